@@ -1,0 +1,1 @@
+"""What is true: the twenty-two walls as exact forward solvers."""

@@ -1,0 +1,1 @@
+"""What to choose: the question, the program, the proof and the plan."""

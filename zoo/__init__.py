@@ -1,0 +1,1 @@
+"""What exists: chips, models, prices, regions and grids, as sourced facts."""

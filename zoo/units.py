@@ -1,0 +1,124 @@
+"""The one unit registry, and the border where text becomes a quantity.
+
+Every quantity in Wallplan belongs to `ureg`; a second registry would make quantities that cannot be
+compared. The definitions stand in `units.txt`: FLOP, byte, token, USD and gCO2e are base dimensions
+of their own, so that adding any two of them is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pint
+
+ureg: pint.UnitRegistry[Any] = pint.UnitRegistry(Path(__file__).with_name("units.txt"))
+ureg.formatter.default_format = "~"
+pint.set_application_registry(ureg)
+
+Q = ureg.Quantity
+Quantity = pint.Quantity
+
+# What a person would call each dimension, with an example that parses.
+DIMENSIONS: dict[str, tuple[str, str]] = {
+    "time": ("second", "500 ms"),
+    "rate": ("1/second", "200/s"),
+    "power": ("watt", "6 MW"),
+    "energy": ("watthour", "5 MWh"),
+    "money": ("USD", "250000 USD"),
+    "money rate": ("USD/hour", "98.32 USD/h"),
+    "carbon": ("gCO2e", "20 tCO2e"),
+    "carbon rate": ("gCO2e/hour", "40 kgCO2e/h"),
+    "carbon price": ("USD/gCO2e", "100 USD/tCO2e"),
+    "carbon intensity": ("gCO2e/watthour", "350 gCO2e/kWh"),
+    "electricity price": ("USD/watthour", "0.08 USD/kWh"),
+    "water": ("liter", "5000 L"),
+    "water rate": ("liter/hour", "120 L/h"),
+    "water intensity": ("liter/watthour", "1.8 L/kWh"),
+    "bytes": ("byte", "80 GiB"),
+    "bandwidth": ("byte/second", "3.35 TB/s"),
+    "operations": ("flop", "3.8e25 FLOP"),
+    "compute": ("flop/second", "989 TFLOP/s"),
+    "tokens": ("token", "15e12 token"),
+    "token rate": ("token/second", "5000 token/s"),
+    "distance": ("meter", "1200 km"),
+    "fraction": ("dimensionless", "0.5 %"),
+}
+
+# Spellings that people write and that no registry may guess at.
+_TRAPS = {
+    "flops": "FLOPS is ambiguous: write FLOP (operations) or FLOP/s (a rate)",
+    "eur": "prices are in USD: convert EUR first",
+    "gbp": "prices are in USD: convert GBP first",
+}
+
+
+class UnitError(ValueError):
+    """A text that is no quantity, or a quantity of the wrong dimension. The message is one clear line."""
+
+
+def quantity(text: Any, dimension: str) -> Quantity:
+    """Parse `text` (for example "500 ms") and check that it has the named dimension (a key of DIMENSIONS).
+
+    A bare number is accepted only for "fraction". Raises UnitError with the expectation and an example.
+    """
+    unit, example = DIMENSIONS[dimension]
+    if isinstance(text, Quantity):
+        value = text
+    else:
+        value = _parse(text, dimension, example)
+    if not value.is_compatible_with(unit):
+        raise UnitError(f'"{text}" is {_describe(value)}, expected {dimension} such as "{example}"')
+    if not np.all(np.isfinite(value.magnitude)):
+        raise UnitError(f'"{text}" is not finite, expected {dimension} such as "{example}"')
+    return value
+
+
+def _parse(text: Any, dimension: str, example: str) -> Quantity:
+    if isinstance(text, bool) or text is None:
+        raise UnitError(f'{str(text).lower()} is not a quantity, expected {dimension} such as "{example}"')
+    if isinstance(text, (int, float)):
+        if dimension != "fraction":
+            raise UnitError(f'bare number {text}: expected {dimension} with a unit, such as "{example}"')
+        return Q(float(text), "dimensionless")
+    if not isinstance(text, str) or not text.strip() or len(text) > 80:
+        raise UnitError(f'{str(text)[:40]!r} is not a quantity, expected {dimension} such as "{example}"')
+    words = re.findall(r"[A-Za-zµ_]+", re.sub(r"(?<=\d)[eE][+-]?\d+", "", text))
+    for word in words:
+        for trap, message in _TRAPS.items():
+            if word.lower().endswith(trap) and word.isupper():
+                raise UnitError(f'"{text}": {message}')
+    if not re.match(r"^\s*[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*[A-Za-zµ%/(]?", text) or "**" in text:
+        raise UnitError(f'"{text}" does not begin with a number, expected {dimension} such as "{example}"')
+    try:
+        value = Q(text)
+    except pint.UndefinedUnitError as error:
+        name = str(error.unit_names if isinstance(error.unit_names, str) else error.unit_names[0])
+        raise UnitError(f'"{text}": unknown unit {name!r}{_nearest(name)}; expected {dimension} such as "{example}"') from None
+    except Exception:
+        raise UnitError(f'"{text}" is not a quantity, expected {dimension} such as "{example}"') from None
+    if isinstance(value.magnitude, str) or value.unitless and dimension != "fraction":
+        raise UnitError(f'bare number {text}: expected {dimension} with a unit, such as "{example}"')
+    return Q(float(value.magnitude), value.units)
+
+
+def _nearest(name: str) -> str:
+    known = ["ms", "s", "min", "h", "day", "month", "year", "W", "kW", "MW", "kWh", "MWh", "USD", "gCO2e", "kgCO2e", "tCO2e",
+             "GB", "GiB", "TB", "Gbps", "FLOP", "TFLOP", "token", "L", "km"]  # fmt: skip
+    match = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
+    return f" (did you mean {next(k for k in known if k.lower() == match[0])!r}?)" if match else ""
+
+
+def _describe(value: Quantity) -> str:
+    for name, (unit, _) in DIMENSIONS.items():
+        if value.is_compatible_with(unit):
+            return f"{'an' if name[0] in 'aeio' else 'a'} {name}" if name in ("rate", "distance", "bandwidth", "fraction") else name
+    return f"{value.dimensionality}"
+
+
+def magnitude(value: Quantity, unit: str) -> Any:
+    """The bare number (or array) of `value` in `unit`. Raises pint.DimensionalityError when it has another dimension."""
+    return value.to(unit).magnitude
