@@ -261,6 +261,19 @@ def _sequence_operations(model: Transformer, before: Any, after: Any, absorbed: 
 
 
 @dimensions("flop", tokens="token", context="token")
+def attention_operations(model: Transformer, tokens: Quantity, context: Quantity) -> Quantity:
+    """Operations of attention and of constant states alone, for `tokens` new tokens after `context` cached ones of one prompt.
+
+    (per full-attention layer) 4 heads head_dim (n c + n (n + 1) / 2): causal; at most a window of pairs where layers slide.
+
+    tokens n, context c [token]. Returns [FLOP]. The part of `prefill_operations` that grows with the square of the prompt.
+    """
+    new, before = tokens.m_as("token"), context.m_as("token")
+    require((new >= 0) & (before >= 0), "tokens and context cannot be negative")
+    return Q(_sequence_operations(model, before, before + new, absorbed=False), "flop")
+
+
+@dimensions("flop", tokens="token", context="token")
 def prefill_operations(model: Transformer, tokens: Quantity, context: Quantity) -> Quantity:
     """Operations to read `tokens` new tokens of one prompt, of which `context` earlier ones are cached already.
 
@@ -273,12 +286,11 @@ def prefill_operations(model: Transformer, tokens: Quantity, context: Quantity) 
     Source: Kaplan et al. (2020) 2P per token; Pope et al. (2023) for the phases.
     Leaves out: norms, activations and router (below 1 %), expansion of a cached MLA prefix.
     """
-    new, before = tokens.m_as("token"), context.m_as("token")
-    require((new >= 0) & (before >= 0), "tokens and context cannot be negative")
+    attention = attention_operations(model, tokens, context)
+    new = tokens.m_as("token")
     head = float(model.vocab * model.hidden)
     body = model.active_parameters - lookup_parameters(model) - head
-    operations = 2.0 * body * new + 2.0 * head * np.minimum(new, 1.0)
-    return Q(operations + _sequence_operations(model, before, before + new, absorbed=False), "flop")
+    return Q(2.0 * body * new + 2.0 * head * np.minimum(new, 1.0), "flop") + attention
 
 
 @dimensions("flop", batch="", context="token")
