@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo.units import Q, Quantity
 
+from .constants import Range, published_range, row
 from .dimensions import Number, dimensions, require
 
 # ----------------------------------------------------------------------------------------------- wall 17: capital
@@ -95,6 +96,11 @@ def draw_fraction(utilisation: Number, idle_fraction: Number) -> Number:
     return idle_fraction + (1 - idle_fraction) * utilisation
 
 
+def published_idle_fraction() -> Range:
+    """Draw of an accelerator at rest over its TDP, as measured (power.csv): bare fractions."""
+    return published_range("power", "idle_fraction")
+
+
 @dimensions("W", accelerators="", tdp="W", draw_fraction="", host_power_share="")
 def node_power(accelerators: Number, tdp: Quantity, draw_fraction: Number, host_power_share: Number) -> Quantity:
     """Power of a whole server: what its accelerators draw, and its host (processors, memory, fans, network ports).
@@ -165,6 +171,12 @@ def checkpoint_bytes(parameters: Number, weight_bytes: Quantity, optimizer_bytes
     copy keeps 12). Returns [byte]. Gradients are not saved. Source: Rajbhandari et al. (2020), ZeRO; Eisenman et al. (2022).
     """
     return parameters * (weight_bytes + optimizer_bytes)
+
+
+def optimizer_bytes(name: str) -> Quantity:
+    """State that an optimiser keeps per parameter [byte]: master copy and moments (optimizers.csv); UnknownValue if not listed."""
+    record = row("optimizers", name)
+    return Q(float(record["master"]) + float(record["first_moment"]) + float(record["second_moment"]), "byte")
 
 
 @dimensions("s", size="byte", writers="", writer_bandwidth="byte/s", storage_bandwidth="byte/s")
@@ -278,6 +290,11 @@ def private_operations(operations: Quantity, overhead: Number) -> Quantity:
     """
     require(overhead >= 1, f"clipping every sample's gradient cannot be faster than not clipping: {overhead}")
     return operations * overhead
+
+
+def private_overhead(method: str) -> Range:
+    """Measured slowdown of DP-SGD over SGD by method ("per_sample_gradients", "ghost_clipping"): factors, from private_training.csv."""
+    return published_range("private_training", method)
 
 
 @dimensions("", group_samples="", prevalence="", confidence="")
