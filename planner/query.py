@@ -148,16 +148,20 @@ def _nearest(word: Any, known: Sequence[str]) -> str:
     return lowered[match[0]] if match else ""
 
 
+_YAML_WORDS = "YAML reads yes, no, on and off as true and false"
+
+
 def _unknown(value: Any, known: Sequence[str], what: str) -> str:
     guess = _nearest(value, known)
     hint = f"; did you mean {_show(guess)}?" if guess else ""
-    if value is True or value is False:
-        hint = f"{hint} (YAML reads yes, no, on and off as true and false: use quotes)"
-    return f"{_show(value)} is no {what}{hint}; known: {', '.join(known)}"
+    if isinstance(value, bool):
+        hint = f"{hint} ({_YAML_WORDS}: use quotes)"
+    return f"{_show(value)} is no {what}{hint} (known: {', '.join(known)})"
 
 
 def _plural(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+    many = f"{thing[:-1]}ies" if thing.endswith("y") else f"{thing}s"
+    return f"{count} {thing if count == 1 else many}"
 
 
 _NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -175,6 +179,8 @@ def _read_quantity(value: Any, dimension: str) -> Quantity:
             stray = [digits for digits in re.findall(r"(?<![\w.])[\d.]+", unit) if digits != "1"]
             if stray or re.search(r"[^\w\s%µ/*()]|\*\*", unit):
                 raise _Fault(f"{_show(value)} is not one number and one unit, expected {dimension} such as {_show(example)}")
+    if not isinstance(value, str | int | float | Quantity):
+        raise _Fault(f"{_show(value)} is not a quantity, expected {dimension} such as {_show(example)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise _Fault(f"{value} is not finite, expected {dimension} such as {_show(example)}")
     return quantity(value, dimension)
@@ -206,7 +212,7 @@ def text_of(value: Quantity) -> str:
     return f"{number}{unit[1:]}" if unit.startswith("1/") else f"{number} {unit}"
 
 
-def _fraction(low: float, high: float, *, above: bool = False, below: bool = False, example: str = "0.5 %") -> _Scalar:
+def _fraction(low: float, high: float, *, above: bool = False, below: bool = False, example: Any = "0.5 %") -> _Scalar:
     """A dimensionless number or percentage from `low` to `high`; `above` and `below` exclude the ends."""
     inside = f"{'above' if above else 'from'} {low:g} {'to below' if below else 'to'} {high:g}"
 
@@ -241,7 +247,7 @@ def _whole(low: int, example: int) -> _Scalar:
 
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
-        quotes = " (YAML reads yes, no, on and off as true and false: use quotes)" if isinstance(value, bool) else ""
+        quotes = f" ({_YAML_WORDS}: use quotes)" if isinstance(value, bool) else ""
         raise _Fault(f"{_show(value)} is not text{quotes}")
     if not value.strip():
         raise _Fault("empty text, expected a name")
@@ -273,9 +279,7 @@ _PRECISIONS = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp
 @cache
 def precisions() -> tuple[str, ...]:
     """The number formats that a query may name: the first column of models/data/precision.csv."""
-    import models
-
-    table = Path(models.__file__).with_name("data") / "precision.csv"
+    table = Path(__file__).parents[1] / "models" / "data" / "precision.csv"
     if not table.is_file():
         return _PRECISIONS
     with table.open(encoding="utf-8", newline="") as lines:
@@ -403,7 +407,7 @@ class Tokens(Part):
 class Arrivals(Part):
     """How requests arrive."""
 
-    cv: Annotated[float, _fraction(0, 100, example="1.0")] = _key(
+    cv: Annotated[float, _fraction(0, 100, example=1.0)] = _key(
         "Coefficient of variation of the time between requests: 1 is Poisson, above 1 bursts.", 1.0, default=1.0
     )
 
@@ -660,12 +664,13 @@ class _Origin:
     def file(self, keys: Keys) -> str:
         return "--set" if self.override(keys) is not None else self.source
 
-    def place(self, keys: Keys, below: Keys | None = None) -> str:
-        """Which file, line and key: "serve.yaml:14: sla.ttft.p99"."""
-        written = self.override(keys) or below
-        if written is not None:
+    def place(self, keys: Keys, overriding: Sequence[Keys] = ()) -> str:
+        """Which file, line and key: "serve.yaml:14: sla.ttft.p99". What overrides are making now is charged to them."""
+        written = self.override(keys)
+        if written is not None or overriding:
+            names = ", ".join(dotted(path) for path in ([written] if written is not None else overriding))
             rest = "" if keys == written or not keys else f": {dotted(keys)}"
-            return f"--set {dotted(written)}{rest}"
+            return f"--set {names}{rest}"
         line = self.line(keys)
         at = self.source if line is None else f"{self.source}:{line}"
         return f"{at}: {dotted(keys)}" if keys else at
@@ -728,7 +733,7 @@ class Query(Part):
         "Time that totals are stated for beside the rates; the plan does not depend on it.", "1 year", default=None
     )
     regions: Regions = _key(
-        "Where the fleet may stand.", {"allow": ["aws/*"], "deny": []}, default=Regions(allow=("*",), deny=())
+        "Allowed and denied regions.", {"allow": ["aws/*"], "deny": []}, default=Regions(allow=("*",), deny=())
     )
     zoo: Annotated[tuple[ZooFile, ...], AfterValidator(_distinct)] = _key(
         "Files of the user's own chips, models, regions and prices, relative to the query's folder.",
@@ -741,10 +746,12 @@ class Query(Part):
         default=Prices(overlays=(), max_age=None),
     )
     carbon: Carbon = _key(
-        "How emissions are counted.", {"method": "average"}, default=Carbon(method="average", price=None, embodied=False)
+        "Which emissions count, and their price.",
+        {"method": "average"},
+        default=Carbon(method="average", price=None, embodied=False),
     )
-    limits: Limits = _key("The most that the fleet may take.", {"cost": "500 USD/h", "power": "2 MW"}, default=Limits())
-    solver: Solver = _key("How hard to look.", {"engine": "highs", "gap": 0, "time": "60 s"}, default=Solver())
+    limits: Limits = _key("Bounds on what the fleet takes.", {"cost": "500 USD/h", "power": "2 MW"}, default=Limits())
+    solver: Solver = _key("Engine, gap and time of the search.", {"engine": "highs", "gap": 0, "time": "60 s"}, default=Solver())
 
     _origin: _Origin = PrivateAttr(default=_Origin())
     _given: dict[str, Any] | None = PrivateAttr(default=None)
@@ -761,13 +768,19 @@ class Query(Part):
 
         Text is read as YAML, so "[bf16]" is a list and "true" is a flag. None (or "null") removes the key.
         """
-        keys = parse_path(path)
-        value = _scalar(value)
-        data = self.to_dict()
-        _replace(data, keys, value)
-        kept = tuple(written for written in self._origin.replaced if written[: len(keys)] != keys)
-        result = _read(data, replace(self._origin, replaced=(*kept, keys)), below=keys)
-        _check_files(result, keys)
+        return self.override({path: value})
+
+    def override(self, values: Mapping[str, Any]) -> AnyQuery:
+        """`set` for several paths at once: only the result has to make sense, not each step."""
+        data, replaced, here = self.to_dict(), self._origin.replaced, []
+        for path, text in values.items():
+            keys, value = parse_path(path), _scalar(text)
+            _replace(data, keys, value)
+            written = keys[:-1] if value is None and isinstance(keys[-1], int) else keys  # what follows in a list moves up
+            replaced = (*(old for old in replaced if old[: len(written)] != written), written)
+            here.append(keys)
+        result = _read(data, replace(self._origin, replaced=replaced), here)
+        _check_files(result)
         return result
 
     # ---- writing
@@ -869,9 +882,9 @@ class ServeQuery(Query):
         "What is served.",
         {"model": "llama-3.1-70b", "rate": "200/s", "tokens": {"input": 1000, "output": 250}, "precision": ["bf16"]},
     )
-    sla: Sla = _key("What every user is promised.", {"ttft": {"p99": "500 ms"}, "tpot": {"p99": "40 ms"}})
+    sla: Sla = _key("Promised latency and quality.", {"ttft": {"p99": "500 ms"}, "tpot": {"p99": "40 ms"}})
     supply: Supply = _key(
-        "What may be rented.",
+        "Chips, purchase options and quotas.",
         {"chips": "all", "offers": ["on-demand", "reserved-1y"]},
         default=Supply(chips="all", offers=("on-demand",), quota=(), mixed=True),
     )
@@ -1025,7 +1038,8 @@ def _replace(data: dict[str, Any], keys: Keys, value: Any) -> None:
             if not isinstance(place, list):
                 raise QueryError(f"{here}{dotted(keys[:depth])} is not a list")
             if key >= len(place):
-                raise QueryError(f"{here}{dotted(keys[:depth])} has {len(place)} entries, counted from 0")
+                entries = _plural(len(place), "entry")
+                raise QueryError(f"{here}{dotted(keys[:depth])} has {entries}, counted from 0")
         elif isinstance(place, list):
             raise QueryError(f"{here}{dotted(keys[:depth])} is a list; name an entry such as {dotted(keys[:depth])}[0]")
         elif not isinstance(place, dict):
@@ -1041,7 +1055,7 @@ def _replace(data: dict[str, Any], keys: Keys, value: Any) -> None:
             place = place[key] if isinstance(key, int) else place.setdefault(key, {})
 
 
-def _check_files(query: AnyQuery, below: Keys | None = None) -> None:
+def _check_files(query: AnyQuery) -> None:
     """The files that a question names are there."""
     named: list[tuple[Keys, Path]] = [(("zoo", place), path) for place, path in enumerate(query.zoo_files)]
     if query.model_file is not None:
@@ -1061,8 +1075,8 @@ def _check_files(query: AnyQuery, below: Keys | None = None) -> None:
 # ---------------------------------------------------------------- from plain data to a record, and from faults to sentences
 
 
-def _read(data: Any, origin: _Origin, below: Keys | None = None) -> AnyQuery:
-    """The record of plain data. `below` is the override that is being made, which every fault is charged to."""
+def _read(data: Any, origin: _Origin, overriding: Sequence[Keys] = ()) -> AnyQuery:
+    """The record of plain data. `overriding` are the overrides being made: a fault that none of them wrote is theirs too."""
     faults: list[tuple[Keys, str]] = []
     plain = _plain(data, (), faults)
     model: type[AnyQuery] | None = None
@@ -1075,18 +1089,18 @@ def _read(data: Any, origin: _Origin, below: Keys | None = None) -> AnyQuery:
         try:
             result = model.model_validate(plain)
         except ValidationError as error:
-            faults += _faults(error, model, limit=_SHOWN_ERRORS)
+            faults += _faults(error, model)
         else:
             if not faults:
                 result._origin, result._given = origin, plain
                 return result
-    raise QueryError(*_sentences(faults, origin, below))
+    raise QueryError(*_sentences(faults, origin, overriding))
 
 
-def _sentences(faults: list[tuple[Keys, str]], origin: _Origin, below: Keys | None) -> list[str]:
+def _sentences(faults: list[tuple[Keys, str]], origin: _Origin, overriding: Sequence[Keys]) -> list[str]:
     """One line per fault, the most specific first."""
     ordered = sorted(faults, key=lambda fault: (-len(fault[0]), origin.line(fault[0]) or 0))
-    lines = list(dict.fromkeys(f"{origin.place(keys, below)}: {_line_of(text)}" for keys, text in ordered))
+    lines = list(dict.fromkeys(f"{origin.place(keys, overriding)}: {_line_of(text)}" for keys, text in ordered))
     if len(lines) > _SHOWN_ERRORS:
         lines = [*lines[:_SHOWN_ERRORS], f"{origin.source}: and {len(lines) - _SHOWN_ERRORS} more faults"]
     return lines
@@ -1127,9 +1141,7 @@ def _plain(value: Any, keys: Keys, faults: list[tuple[Keys, str]], count: list[i
         result = {}
         for key, inner in value.items():
             if not isinstance(key, str):
-                faults.append(
-                    (keys, f"{_show(key)} is not a key: keys are words (YAML reads yes, no, on and off as true and false)")
-                )
+                faults.append((keys, f"{_show(key)} is not a key: keys are words ({_YAML_WORDS})"))
             elif key.isprintable() and len(key) <= _LONGEST_TEXT:
                 result[key] = _plain(inner, (*keys, key), faults, count)
             else:
@@ -1156,7 +1168,7 @@ def _plain(value: Any, keys: Keys, faults: list[tuple[Keys, str]], count: list[i
     return None
 
 
-def _faults(error: ValidationError, model: type[Part], limit: int) -> Iterator[tuple[Keys, str]]:
+def _faults(error: ValidationError, model: type[Part]) -> Iterator[tuple[Keys, str]]:
     """What pydantic found, as (keys, sentence)."""
     found = error.errors(include_url=False)
     missing = {detail["loc"] for detail in found if detail["type"] == "missing"}
@@ -1169,8 +1181,10 @@ def _faults(error: ValidationError, model: type[Part], limit: int) -> Iterator[t
             guess = _nearest(key, absent)
             if guess:
                 explained.add((*parent, guess))
+    # A list is not short because an entry was refused.
+    inside = {detail["loc"][:depth] for detail in found for depth in range(len(detail["loc"]))}
     for detail in found:
-        if detail["loc"] not in explained:
+        if detail["loc"] not in explained and not (detail["type"] == "too_short" and detail["loc"] in inside):
             yield _sentence(detail, model)
 
 
@@ -1198,6 +1212,8 @@ def _sentence(detail: ErrorDetails, model: type[Part]) -> tuple[Keys, str]:
 def _unknown_key(model: type[Part], keys: Keys) -> str:
     key, part = str(keys[-1]), _part_at(model, keys[:-1]) or model
     known = [field.alias or name for name, field in part.model_fields.items()]
+    if part is model:
+        known.sort(key=_KEY_ORDER.index)
     guess = _nearest(key, known)
     if guess:
         return f'unknown key; did you mean "{guess}"?'
