@@ -190,7 +190,7 @@ def measured_mtbf(accelerators: Number, period: Quantity, interruptions: Number)
 
 
 def published_mtbf(run: str) -> Quantity:
-    """MTBF per accelerator [h] of a published run (reliability.csv), for example "llama3-unexpected"; UnknownValue if not listed."""
+    """MTBF per accelerator [h] of a published run, for example "llama3-unexpected"; UnknownValue if reliability.csv lacks it."""
     record = row("reliability", run)
     period = Q(24 * float(record["period_days"]), "h")
     return measured_mtbf(float(record["accelerators"]), period, float(record["interruptions"]))

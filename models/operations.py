@@ -174,7 +174,7 @@ def checkpoint_bytes(parameters: Number, weight_bytes: Quantity, optimizer_bytes
 
 
 def optimizer_bytes(name: str) -> Quantity:
-    """State that an optimiser keeps per parameter [byte]: master copy and moments (optimizers.csv); UnknownValue if not listed."""
+    """State that an optimiser keeps per parameter [byte]: master copy and moments; UnknownValue if optimizers.csv lacks it."""
     record = row("optimizers", name)
     return Q(float(record["master"]) + float(record["first_moment"]) + float(record["second_moment"]), "byte")
 
@@ -293,7 +293,7 @@ def private_operations(operations: Quantity, overhead: Number) -> Quantity:
 
 
 def private_overhead(method: str) -> Range:
-    """Measured slowdown of DP-SGD over SGD by method ("per_sample_gradients", "ghost_clipping"): factors, from private_training.csv."""
+    """Measured slowdown of DP-SGD over SGD, factors: "per_sample_gradients" or "ghost_clipping" (private_training.csv)."""
     return published_range("private_training", method)
 
 
