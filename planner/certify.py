@@ -1,0 +1,255 @@
+"""The proof: solve a relaxation, check the answer exactly, cut, and repeat until nothing is left between the two.
+
+1. Solve the program over the curves as they are cut now. Its bound is a bound on every plan, because the cut curves
+   are never below the exact ones.
+2. Ask the exact forward model whether the pools that were bought carry the load. If they do, the plan costs exactly
+   what the bound says: it is optimal.
+3. If not, cut the curves where they were used (a table row: exact from then on) and go back to 1. Each round makes at
+   least one number of units of one column exact, and only finitely many can be cheaper than the optimum.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from . import cpsat, pyomo_milp
+from .market import Index, Market, assemble
+from .program import LARGEST_COEFFICIENT, Program, Row, Solution
+
+SOLVERS: dict[str, Callable[[Program, float, float], Solution]] = {"highs": pyomo_milp.solve, "cpsat": cpsat.solve}
+
+# carries(column, units) -> load that this many units carry at the SLA, exactly, in integer load units
+Curve = Callable[[int, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """`units` of a column, and the load of each population on it, in integer load units."""
+
+    column: int
+    units: int
+    loads: tuple[tuple[int, int], ...]  # (population, load)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was proven, by whom. Objective and bound are integers of the program (None where nothing was found)."""
+
+    status: str  # optimal | infeasible | stopped
+    objective: int | None
+    lower_bound: int | None
+    rounds: int
+    solves: int
+    seconds: float
+    solver: str
+    cross_check: str
+    purchases: tuple[Purchase, ...]
+    columns: int
+    rows: int
+    variables: int
+
+
+class Cuts:
+    """The curves as they are cut now: for each column the unit counts at which its curve is exact."""
+
+    def __init__(self, market: Market, curve: Curve, slope: Callable[[int], int]) -> None:
+        self.market, self.curve, self.slope = market, curve, slope
+        self.points: list[list[int]] = [[] for _ in market.columns]
+        self.total = sum(market.rates)
+
+    def steps(self) -> list[list[tuple[int | None, int]]]:
+        """The cuts in the form that `market.assemble` takes."""
+        return [self._steps(j) for j in range(len(self.market.columns))]
+
+    def _steps(self, j: int) -> list[tuple[int | None, int]]:
+        points = self.points[j]
+        if not points:
+            return [(None, self.slope(j))]
+        steps: list[tuple[int | None, int]] = []
+        low = 0
+        for high in points:
+            carries = self.curve(j, high)
+            # rounded up: between two cuts the line from the origin through the upper one lies on or above the curve
+            steps.append((high, carries if high == low + 1 else -(-carries // high)))
+            low = high
+        return steps
+
+    def add(self, j: int, units: int) -> bool:
+        """Make the curve of column j exact at `units`. False when it already was."""
+        points = set(self.points[j])
+        if not points:
+            points.add(self._enough(j, units))
+        before = len(points)
+        points.update(p for p in (units - 1, units, units + 1) if 1 <= p <= max(points))
+        self.points[j] = sorted(points)
+        return len(points) > before or before == 1
+
+    def _enough(self, j: int, units: int) -> int:
+        """A number of units that carries the whole demand: more are never bought. Doubles until it is enough."""
+        share = sum(self.market.rates[k] for k in self.market.columns[j].populations)
+        high = max(units + 1, 2)
+        while self.curve(j, high) < share:
+            high *= 2
+            if high * max(self.market.columns[j].amounts.values(), default=1) > LARGEST_COEFFICIENT:
+                break
+        return high
+
+
+def certify(
+    market: Market,
+    curve: Curve,
+    slope: Callable[[int], int],
+    engine: str = "highs",
+    gap: float = 0.0,
+    seconds: float = 60.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Certificate:
+    """Solve `market` to a proof. `engine` is highs, cpsat or both (both: highs solves, cpsat confirms the last program).
+
+    `curve(column, units)` is the exact load that a pool carries; `slope(column)` is at least `curve(column, u) / u` for
+    every u. `gap` is relative. Returns a Certificate; a time limit gives status "stopped" with the bound that was proven.
+    """
+    started = time.perf_counter()
+    main = "cpsat" if engine == "cpsat" else "highs"
+    cuts = Cuts(market, curve, slope)
+    rounds = solves = 0
+    name = ""
+    bound: int | None = None
+    best: tuple[int, tuple[Purchase, ...]] | None = None
+
+    def left() -> float:
+        return seconds - (time.perf_counter() - started)
+
+    def finish(status: str, program: Program | None, cross: str = "not asked for") -> Certificate:
+        objective, purchases = best if best is not None else (None, ())
+        return Certificate(
+            status, objective, bound, rounds, solves, time.perf_counter() - started, name, cross, purchases,
+            len(market.columns), len(program.rows) if program else 0, len(program.variables) if program else 0,
+        )  # fmt: skip
+
+    while True:
+        rounds += 1
+        program, index = assemble(market, cuts.steps())
+        solution = SOLVERS[main](program, left(), gap)
+        solves += 1
+        name = solution.solver
+        if solution.bound is not None:
+            bound = solution.bound if bound is None else max(bound, solution.bound)
+        if solution.status == "infeasible":
+            return finish("infeasible", program, _cross_check(engine, program, None, left()))
+        if solution.point is None:
+            return finish("stopped", program)
+        chosen = solution
+        if solution.status == "optimal" and gap == 0:
+            tied = SOLVERS[main](_tie_break(program, market, index, solution.objective or 0), left(), 0.0)
+            solves += 1
+            chosen = tied if tied.point is not None else solution
+        assert chosen.point is not None
+        purchases, missing = _check(market, index, chosen.point, curve)
+        if not missing:
+            objective = program.cost(chosen.point)
+            if best is None or objective < best[0]:
+                best = (objective, purchases)
+            if solution.status == "optimal" and best[0] <= (1 + gap) * (bound or 0) + 1e-9:
+                return finish("optimal", program, _cross_check(engine, program, solution.objective, left()))
+            if solution.status != "optimal":
+                return finish("stopped", program)
+        progress(f"round {rounds}: bound {bound}, {len(missing)} pools to refine")
+        if left() <= 0:
+            return finish("stopped", program)
+        refined = [cuts.add(j, units) for j, units in missing]
+        if not any(refined):
+            raise ArithmeticError("the exact check fails where the curves are exact: the program and the forward model disagree")
+
+
+def _check(
+    market: Market, index: Index, point: Sequence[int], curve: Curve
+) -> tuple[tuple[Purchase, ...], list[tuple[int, int]]]:
+    """Whether the units bought carry the demand exactly: the purchases with their loads, or the columns to cut."""
+    bought = {j: units for j in range(len(market.columns)) if (units := sum(point[v] for v in index.units(j)))}
+    carried = {j: curve(j, units) for j, units in bought.items()}
+    # a fleet that may not mix keeps each population where the solver put it
+    arcs = [(j, k) for (j, k), load in index.loads.items() if j in bought and (market.mixed or point[load] > 0)]
+    loads = spread(market, carried, arcs)
+    if loads is None:
+        over = [
+            (j, units) for j, units in bought.items()
+            if carried[j] < sum(s.carries * point[s.carrier] for s in index.segments[j])
+        ]  # fmt: skip
+        return (), over
+    return tuple(Purchase(j, units, loads[j]) for j, units in bought.items()), []
+
+
+def spread(market: Market, carried: dict[int, int], arcs: list[tuple[int, int]]) -> dict[int, tuple[tuple[int, int], ...]] | None:
+    """Give each pool its loads: the flow that evens out utilisation; None when the pools cannot carry the demand.
+
+    `carried[column]` is what each pool carries; `arcs` are the (column, population) pairs that may be used.
+    A small transport problem (populations -> pools) solved as an LP: minimise the highest utilisation.
+    Loads come back in integer units and add up to the rates exactly.
+    """
+    from scipy.optimize import linprog  # loads slowly, and only the check needs it
+
+    arcs = [(j, k) for j, k in arcs if carried[j] > 0]
+    if any(not any(a[1] == k for a in arcs) for k in range(len(market.rates))):
+        return None
+    pools = [j for j in carried if carried[j] > 0]
+    n = len(arcs) + 1
+    a_ub = [[0.0] * n for _ in pools]
+    a_eq = [[0.0] * n for _ in market.rates]
+    for i, (j, k) in enumerate(arcs):
+        a_ub[pools.index(j)][i] = 1.0 / carried[j]
+        a_eq[k][i] = 1.0
+    for row in a_ub:
+        row[-1] = -1.0
+    result = linprog(
+        [0.0] * (n - 1) + [1.0], A_ub=a_ub, b_ub=[0.0] * len(pools), A_eq=a_eq, b_eq=list(market.rates), method="highs"
+    )
+    if result.status != 0 or result.x[-1] > 1 + 1e-9:
+        return None
+    return _whole(market, arcs, list(result.x[:-1]), carried)
+
+
+def _whole(
+    market: Market, arcs: list[tuple[int, int]], loads: list[float], carried: dict[int, int]
+) -> dict[int, tuple[tuple[int, int], ...]] | None:
+    """Round loads to integers that add up to each rate and overfill no pool."""
+    whole = {arc: int(load + 1e-6) for arc, load in zip(arcs, loads, strict=True)}
+    room = {j: carried[j] - sum(v for (i, _), v in whole.items() if i == j) for j in carried}
+    for k, rate in enumerate(market.rates):
+        short = rate - sum(v for (_, p), v in whole.items() if p == k)
+        for arc in sorted(arcs, key=lambda a: -room[a[0]]):
+            if arc[1] == k and short > 0:
+                step = min(short, max(room[arc[0]], 0))
+                whole[arc] += step
+                room[arc[0]] -= step
+                short -= step
+        if short:
+            return None
+    return {j: tuple((k, v) for (i, k), v in whole.items() if i == j and v) for j in carried}
+
+
+def _tie_break(program: Program, market: Market, index: Index, objective: int) -> Program:
+    """Among the plans of this objective: least carbon, then fewest chips, then the offers' stated order.
+
+    One weighted sum: carbon counts first, chips break its ties, and the position in the market breaks the rest.
+    """
+    terms = []
+    for j, column in enumerate(market.columns):
+        weight = 1000 * (column.amounts["carbon"] + column.amounts["chips"]) + min(j, 999)
+        terms += [(variable, weight) for variable in index.units(j)]
+    cap = Row("objective", None, "objective", program.objective, "<=", objective)
+    return program.with_rows([cap] if program.objective else []).minimising(terms)
+
+
+def _cross_check(engine: str, program: Program, objective: int | None, seconds: float) -> str:
+    """What the other solver says of the last program, when `engine` is both."""
+    if engine != "both":
+        return "not asked for"
+    other = cpsat.solve(program, max(seconds, 1.0))
+    if other.status == "stopped":
+        return f"{other.solver}: stopped without proof"
+    if other.objective != objective:
+        raise ArithmeticError(f"the solvers disagree: {objective} and {other.objective} ({other.solver})")
+    return f"{other.solver} agrees: {'infeasible' if objective is None else 'same optimum'}"

@@ -1,0 +1,372 @@
+"""The command line. Verbs are plain; JSON alone on stdout, prose and progress on stderr.
+
+Exit codes: 0 solved and every check holds, 1 a bug, 2 usage or invalid input, 3 proven infeasible, 4 an assert failed,
+5 stopped without proof, 6 data missing or stale under --strict.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .query import Query
+
+OK, BUG, USAGE, INFEASIBLE, FAILED, STOPPED = 0, 1, 2, 3, 4, 5
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Plans AI clusters: the cheapest or cleanest fleet that meets an SLA, proven optimal and checked exactly.\n\n"
+        "Start with:  wallplan solve examples/serve-llama70b.yaml\n\n"
+        "Exit codes: 0 solved, 2 invalid input, 3 proven infeasible, 5 stopped without proof."
+    ),
+)
+zoo_app = typer.Typer(
+    no_args_is_help=True, help="What exists: chips, models, regions, offers, fabrics, storage.", rich_markup_mode=None
+)
+app.add_typer(zoo_app, name="zoo")
+
+QueryFile = Annotated[Path, typer.Argument(help="The question: a YAML file (see examples/ and `wallplan schema query`).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help='Change the question, e.g. --set sla.ttft.p99="300 ms". Repeatable.'),
+]
+Format = Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan as JSON to this file.")]
+
+
+class _Progress:
+    """One line on stderr that changes in place, after two seconds, when somebody is looking."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled and sys.stderr.isatty()
+        self.started = self.shown = time.perf_counter()
+        self.open = False
+
+    def __call__(self, text: str) -> None:
+        now = time.perf_counter()
+        if self.enabled and now - self.started > 2 and now - self.shown > 0.2:
+            sys.stderr.write(f"\r\x1b[K{now - self.started:5.1f} s  {text[:100]}")
+            sys.stderr.flush()
+            self.shown, self.open = now, True
+
+    def close(self) -> None:
+        if self.open:
+            sys.stderr.write("\r\x1b[K")
+
+
+def _fail(message: str, code: int = USAGE) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(code)
+
+
+def _query(path: Path, overrides: list[str] | None) -> Query:
+    from .query import QueryError, load
+
+    try:
+        query = load(path)
+        for override in overrides or []:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise QueryError(f'--set {override}: expected PATH=VALUE, such as --set sla.ttft.p99="300 ms"')
+            query = query.set(key.strip(), value)
+    except QueryError as error:
+        raise _fail(str(error)) from None
+    return query
+
+
+def _check_format(format: str, *known: str) -> None:
+    import difflib
+
+    if format not in known:
+        near = difflib.get_close_matches(format, known, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise _fail(f"--format {format}: unknown format; expected {', '.join(known)}{hint}")
+
+
+def _show_plan(plan: Plan, format: str) -> None:
+    from .plan import rows
+    from .report import render, tables
+
+    if format == "json":
+        typer.echo(plan.to_json())
+    elif format == "csv":
+        typer.echo(render.comma_separated(rows(plan.fleet or plan.conflict)), nl=False)
+    elif format == "md":
+        typer.echo(render.markdown(tables.plan_tables(plan)), nl=False)
+    else:
+        typer.echo(_headline(plan))
+        render.terminal(tables.plan_tables(plan))
+
+
+def _headline(plan: Plan) -> str:
+    if plan.status == "infeasible":
+        return f"{plan.name}: proven infeasible"
+    if plan.objective is None:
+        return f"{plan.name}: stopped without a plan and without proof"
+    how = "proven optimal" if plan.status == "optimal" else "stopped without proof"
+    return f"{plan.name}: {plan.objective:,.2f} {plan.objective_unit}, {how}"
+
+
+@app.command()
+def solve(
+    query: QueryFile,
+    overrides: Overrides = None,
+    output: Output = None,
+    format: Format = "table",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Find the best plan, prove it, check it exactly, and say which walls bind.
+
+    Example:  wallplan solve examples/serve-llama70b.yaml -o plan.json
+    """
+    from .query import QueryError
+    from .solve import solve as find
+
+    _check_format(format, "table", "json", "md", "csv")
+    if output is not None and not output.resolve().parent.is_dir():
+        raise _fail(f"--output {output}: the folder {output.parent} does not exist")
+    question = _query(query, overrides)
+    progress = _Progress(not quiet)
+    try:
+        plan = find(question, progress)
+    except QueryError as error:
+        progress.close()
+        raise _fail(str(error)) from None
+    progress.close()
+    if output is not None:
+        try:
+            plan.save(output)
+        except OSError as error:
+            raise _fail(f"--output {output}: {error.strerror}") from None
+    _show_plan(plan, format)
+    raise typer.Exit({"optimal": OK, "infeasible": INFEASIBLE}.get(plan.status, STOPPED))
+
+
+@app.command()
+def check(
+    query: QueryFile,
+    overrides: Overrides = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+) -> None:
+    """Read a question without solving it: every name is looked up, every unit checked.
+
+    Example:  wallplan check examples/serve-llama70b.yaml
+    """
+    from .query import QueryError
+    from .report import render, tables
+    from .solve import model_of, open_catalog
+    from .space import machines_of, offers_of
+
+    _check_format(format, "table", "json")
+    question = _query(query, overrides)
+    try:
+        catalog = open_catalog(question)
+        model = model_of(question, catalog)
+        offers, dropped = offers_of(question, catalog)
+    except QueryError as error:
+        raise _fail(str(error)) from None
+    machines = machines_of(offers, catalog)
+    facts = {
+        "model": model.name,
+        "parameters": f"{model.parameters:,.0f}",
+        "offers": f"{len(offers):,} of {len(catalog.offers):,}",
+        "regions": str(len({offer.region for offer in offers})),
+        "chips": ", ".join(sorted({machine.accelerator.name for machine in machines})),
+    }
+    clauses = [(clause.text, clause.path, str(clause.line or "")) for clause in question.clauses()]
+    if format == "json":
+        typer.echo(json.dumps({"ok": True, **facts, "clauses": [clause[0] for clause in clauses]}, indent=1))
+        return
+    typer.echo(f"{query}: the question is well formed")
+    render.terminal(
+        [
+            tables.Table("Looked up", ("", ""), tuple(facts.items())),
+            tables.Table("Clauses", ("clause", "key", "line"), tuple(clauses), frozenset({"line"})),
+            tables.Table(
+                "Left out", ("clause", "offers", "reason"), tuple((d.name, f"{d.removed:,}", d.reason) for d in dropped)
+            ),
+        ]
+    )
+
+
+@app.command()
+def evaluate(
+    plan: Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+) -> None:
+    """Check a saved plan again with the forward equations alone: no solver.
+
+    Example:  wallplan evaluate plan.json
+    """
+    from .evaluate import evaluate as forward
+    from .plan import Plan, PlanError, rows
+    from .query import QueryError
+    from .report import render, tables
+    from .solve import in_objective_units, reload
+
+    _check_format(format, "table", "json", "md", "csv")
+    try:
+        saved = Plan.load(plan)
+        if not saved.fleet:
+            raise _fail(f"{plan}: the plan has no fleet ({saved.status}); there is nothing to evaluate")
+        query, catalog, model, decisions = reload(saved)
+        result = forward(query, catalog, model, decisions)
+    except (PlanError, QueryError, ValueError) as error:
+        raise _fail(str(error)) from None
+    objective = in_objective_units(query, result.objective)
+    changed = [kind for kind, digest in saved.data.items() if catalog.hash(kind) != digest]
+    verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
+    if format == "json":
+        typer.echo(
+            json.dumps(
+                {
+                    "forward_check": verdict,
+                    "violations": list(result.violations),
+                    "objective": objective,
+                    "saved_objective": saved.objective,
+                    "unit": saved.objective_unit,
+                    "data_changed": changed,
+                    "fleet": [pool.model_dump(mode="json") for pool in result.pools],
+                    "walls": [wall.model_dump(mode="json") for wall in result.walls],
+                    "totals": result.totals,
+                },
+                indent=1,
+            )
+        )
+    elif format == "csv":
+        typer.echo(render.comma_separated(rows(result.pools)), nl=False)
+    else:
+        shown = saved.model_copy(update={"walls": result.walls, "fleet": result.pools, "totals": result.totals})
+        parts = [tables.fleet_table(shown.fleet), tables.service_table(shown.fleet), tables.cost_table(shown.fleet)]
+        parts += [tables.totals_table(shown), tables.walls_table(shown)]
+        typer.echo(f"{saved.name}: {objective:,.2f} {saved.objective_unit}, {verdict} (saved: {saved.objective:,.2f})")
+        if format == "md":
+            typer.echo(render.markdown(parts), nl=False)
+        else:
+            render.terminal(parts)
+    for violation in result.violations:
+        typer.echo(violation, err=True)
+    for kind in changed:
+        typer.echo(f"note: {kind} have changed since the plan was made", err=True)
+    raise typer.Exit(OK if not result.violations else FAILED)
+
+
+@app.command()
+def schema(what: Annotated[str, typer.Argument(help="query or plan.")] = "query") -> None:
+    """Print a JSON Schema, for editors and other programs.
+
+    Example:  wallplan schema query > query.schema.json
+    """
+    if what == "query":
+        from .query import query_schema
+
+        document: dict[str, Any] = query_schema()
+    elif what == "plan":
+        from .plan import Plan
+
+        document = Plan.model_json_schema()
+    else:
+        raise _fail(f'{what}: unknown schema; expected "query" or "plan"')
+    typer.echo(json.dumps(document, indent=1))
+
+
+KINDS = ("chips", "models", "regions", "offers", "fabrics", "storage")
+
+
+@zoo_app.command("list")
+def zoo_list(
+    kind: Annotated[str, typer.Argument(help="chips, models, regions, offers, fabrics or storage.")],
+    match: Annotated[str, typer.Option("--match", "-m", help='Only names with this in them, or a pattern such as "aws/*".')] = "",
+    zoo: Annotated[list[Path] | None, typer.Option("--zoo", help="A zoo file of your own. Repeatable.")] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+) -> None:
+    """List what the zoo knows of a kind.
+
+    Example:  wallplan zoo list chips
+    """
+    from .report import catalog as pages
+    from .report import render
+
+    _check_format(format, "table", "json", "md", "csv")
+    table, records = pages.listing(_catalog(zoo), _kind(kind), match)
+    if format == "json":
+        typer.echo(json.dumps(records, indent=1))
+    elif format == "csv":
+        typer.echo(render.comma_separated(records), nl=False)
+    elif format == "md":
+        typer.echo(render.markdown([table]), nl=False)
+    else:
+        render.terminal([table])
+        typer.echo(f"{len(records)} {kind}", err=True)
+
+
+@zoo_app.command("show")
+def zoo_show(
+    name: Annotated[str, typer.Argument(help="A name of any kind, such as h100-sxm, llama-3.1-70b or aws/us-east-1.")],
+    zoo: Annotated[list[Path] | None, typer.Option("--zoo", help="A zoo file of your own. Repeatable.")] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+) -> None:
+    """Show one record whole, with its source.
+
+    Example:  wallplan zoo show h100-sxm
+    """
+    from zoo.catalog import UnknownName
+
+    from .report import catalog as pages
+    from .report import render
+
+    _check_format(format, "table", "json")
+    try:
+        table, record = pages.page(_catalog(zoo), name, KINDS)
+    except UnknownName as error:
+        raise _fail(str(error)) from None
+    if format == "json":
+        typer.echo(json.dumps(record, indent=1))
+    else:
+        render.terminal([table])
+
+
+def _kind(kind: str) -> str:
+    import difflib
+
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.4)
+        raise _fail(f"{kind}: unknown kind; expected {', '.join(KINDS)}" + (f'; did you mean "{near[0]}"?' if near else ""))
+    return kind
+
+
+def _catalog(files: list[Path] | None) -> Any:
+    from zoo.catalog import load
+    from zoo.yaml_source import ZooError
+
+    try:
+        return load(files or [])
+    except ZooError as error:
+        raise _fail(str(error)) from None
+
+
+def main() -> None:
+    """Entry point of the command `wallplan`."""
+    try:
+        app()
+    except BrokenPipeError:  # the reader of a pipe left: not an error
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""From what machines can run to what can be bought: curves, exact coefficients, dominance.
+
+A *curve* says what a pool of u units of a machine carries at the SLA, for one set of TTFT budgets. It is evaluated
+exactly, one number of units at a time and only where a solver asks: that is what makes a whole catalogue cheap.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from zoo.catalog import Catalog
+
+from models import operations, serving
+from zoo.specs import Accelerator, Offer, Region
+from zoo.units import Q, Quantity
+
+from .market import Column, Limit, Market
+from .program import SCALES, quantise
+from .query import Query
+from .space import Dropped, Runs, in_region
+
+Targets = tuple[tuple[float, Quantity], ...]  # (percentile, largest TTFT without the network)
+
+
+@dataclass(slots=True)
+class Curve:
+    """What u units carry: the best layout at every u, because pooled replicas of one layout never carry less per unit
+    than the same machines split between layouts."""
+
+    runs: Runs
+    targets: Targets
+    variability: float
+    known: dict[int, tuple[int, int]] = field(default_factory=dict)
+    usable: np.ndarray = field(init=False)
+    saturation: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        replica = self.runs.replica
+        self.saturation = self.runs.replicas * np.minimum(
+            (replica.layouts.pipeline_parallel / replica.first_token_time).m_as("1/s"), replica.request_rate.m_as("1/s")
+        )
+        idle = np.exp(
+            [-(target / replica.first_token_time).m_as("dimensionless") for _, target in self.targets]
+            or np.full((1, len(self.saturation)), -np.inf)
+        )
+        allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
+        self.usable = np.flatnonzero(np.all(idle <= allowed[:, None], axis=0))
+
+    @property
+    def slope(self) -> int:
+        """Load per unit that no number of units exceeds (integer load units, rounded up): a pool at saturation."""
+        if not len(self.usable):
+            return 0
+        return quantise(Q(float(self.saturation[self.usable].max()), "1/s"), "load", "up")
+
+    def best(self, units: int) -> tuple[int, int]:
+        """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
+        if units not in self.known:
+            self.known[units] = self._best(units)
+        return self.known[units]
+
+    def _best(self, units: int) -> tuple[int, int]:
+        if not len(self.usable) or units < 1:
+            return 0, -1
+        rates = pool_rates(self.runs, self.usable, units, self.targets, self.variability)
+        top = int(np.argmax(rates))
+        return quantise(Q(float(rates[top]), "1/s"), "load", "down"), int(self.usable[top])
+
+
+def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variability: float) -> np.ndarray:
+    """Rate [1/s] that `units` units carry within the targets, for the layouts at the positions `at`."""
+    replicas = runs.replicas[at] * units
+    layouts = runs.replica.layouts
+    rate = serving.pool_rate(
+        runs.replica.first_token_time[at],
+        replicas * layouts.pipeline_parallel[at],
+        replicas * layouts.batch[at],
+        runs.replica.residence[at],
+        targets,
+        variability,
+    )
+    return np.asarray(rate.m_as("1/s"))
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a region does to a machine: the figures that enter coefficients, and what had to be assumed."""
+
+    region: Region
+    pue: float
+    wue: Quantity
+    intensity: Quantity
+    assumptions: tuple[str, ...]
+
+
+def site_of(region: Region, query: Query, catalog: Catalog) -> Site | str:
+    """PUE, WUE and carbon intensity of a region by the query's method; a reason when the intensity is unknown.
+
+    An unknown PUE or WUE is taken from the survey means of the catalogue, and said so.
+    """
+    method = query.carbon.method
+    grid = region.grid
+    intensity = {"average": grid.average_intensity, "marginal": grid.marginal_intensity, "market": grid.market_intensity}[method]
+    if intensity is None:
+        return f"{region.name} has no {method} carbon intensity"
+    assumptions = []
+    pue, wue = region.pue, region.wue
+    if pue is None:
+        pue = figure(catalog, "PUE industry average")
+        assumptions.append(f"{region.name}: PUE unknown, industry average {pue:.2f} assumed")
+    if wue is None:
+        wue = Q(figure(catalog, "WUE US average"), "liter/kWh")
+        assumptions.append(f"{region.name}: WUE unknown, US average {wue:~} assumed")
+    return Site(region, pue, wue, intensity, tuple(assumptions))
+
+
+def figure(catalog: Catalog, parameter: str, level: str = "typical") -> float:
+    """A figure of the catalogue's economics."""
+    value = getattr(catalog.economics_value(parameter), level)
+    if value is None:
+        raise ValueError(f"economics.csv has no {level} value for {parameter!r}")
+    return float(value)
+
+
+def amounts_of(
+    chips: list[Accelerator], accelerators: np.ndarray, price: Quantity, sites: list[Site], query: Query, catalog: Catalog
+) -> Mapping[str, Quantity]:
+    """What one rented instance of each offer costs, draws and emits per hour (walls 17 and 18); arrays over offers.
+
+    Power is the facility's at full load (nameplate x PUE), which is what a power limit has to hold. Carbon and water
+    follow the average draw of serving. Embodied carbon is spread over the life of the machine if the query counts it.
+    """
+    hour = Q(1.0, "hour")
+    tdp = Q(np.array([chip.tdp.m_as("watt") for chip in chips if chip.tdp is not None]), "watt")
+    share = np.array([chip.host_power_share for chip in chips])
+    pue = np.array([site.pue for site in sites])
+    wue = Q(np.array([site.wue.m_as("liter/kWh") for site in sites]), "liter/kWh")
+    intensity = Q(np.array([site.intensity.m_as("gCO2e/kWh") for site in sites]), "gCO2e/kWh")
+    draw = figure(catalog, "average draw as fraction of TDP, LLM serving")
+    energy = operations.energy(operations.node_power(accelerators, tdp, draw, share), hour)
+    carbon = operations.carbon(energy, pue, intensity)
+    if query.carbon.embodied:
+        life = Q(figure(catalog, "accelerator amortisation life"), "year")
+        embodied = Q(np.array([0.0 if chip.embodied is None else chip.embodied.m_as("gCO2e") for chip in chips]), "gCO2e")
+        carbon = carbon + operations.embodied_carbon(embodied, accelerators, life, hour)
+    return {
+        "cost": price,
+        "carbon": carbon / hour,
+        "power": operations.facility_energy(operations.energy(operations.node_power(accelerators, tdp, 1.0, share), hour), pue)
+        / hour,
+        "water": operations.water(energy, wue, pue, Q(0.0, "liter/kWh")) / hour,
+        "chips": Q(accelerators, "dimensionless"),
+    }
+
+
+def integers(amounts: Mapping[str, Quantity]) -> list[dict[str, int]]:
+    """The amounts of one instance of each offer as the program's integers, each rounded up once."""
+    columns = {resource: quantise(values, resource, "up") for resource, values in amounts.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def budgets(query: Query, slowest: Quantity) -> Targets | None:
+    """TTFT targets [s] less the slowest round trip; None when the network alone takes them."""
+    result = []
+    for bound in query.sla.bounds():
+        if bound.metric != "ttft":
+            continue
+        rest = bound.limit - slowest
+        if rest.m_as("s") <= 0:
+            return None
+        assert bound.percentile is not None
+        result.append((bound.percentile, rest.to("s")))
+    return tuple(result)
+
+
+def tiers(query: Query, catalog: Catalog, region: Region) -> list[tuple[tuple[int, ...], Quantity]]:
+    """The sets of populations that one pool in `region` may serve, each with its slowest round trip.
+
+    Ordered by distance: a pool that serves a population may as well serve every nearer one, at the same TTFT budget.
+    """
+    reach = []
+    for k, population in enumerate(query.populations):
+        if population.residency is not None and not in_region(catalog, region, population.residency):
+            continue
+        trips = [catalog.round_trip_from(place, region.name).time for place in population.near]
+        reach.append((min(trips, default=Q(0.0, "s")), k))
+    reach.sort(key=lambda pair: (pair[0].m_as("s"), pair[1]))
+    result: list[tuple[tuple[int, ...], Quantity]] = []
+    for position, (trip, _) in enumerate(reach):
+        if position + 1 < len(reach) and reach[position + 1][0] == trip:
+            continue  # the next population is as near: the larger set costs nothing
+        result.append((tuple(sorted(k for _, k in reach[: position + 1])), trip))
+    return result
+
+
+def objective_of(query: Query, amounts: Mapping[str, Quantity]) -> list[int]:
+    """The objective of one instance of each offer, in integer units: the resource minimised, or cost plus priced carbon."""
+    if query.minimize in SCALES:
+        return list(quantise(amounts[query.minimize], query.minimize, "up"))
+    assert query.carbon.price is not None
+    return list(quantise(amounts["cost"] + query.carbon.price * amounts["carbon"], "cost", "up"))
+
+
+def limits_of(query: Query, catalog: Catalog, columns: list[Column]) -> list[Limit]:
+    """The query's limits and quotas as rows. A quota counts chips of the offers that it matches."""
+    walls = {"cost": 17, "power": 18, "carbon": 18, "water": 18, "chips": None}
+    result = []
+    for resource, wall in walls.items():
+        bound = getattr(query.limits, resource)
+        if bound is not None:
+            quantity = Q(float(bound), "dimensionless") if isinstance(bound, int) else bound
+            prefix = f"wall_{wall}_" if wall else ""
+            result.append(
+                Limit(f"{prefix}limit_{resource}", wall, resource, quantise(quantity, resource, "down"), f"limits.{resource}")
+            )
+    for position, quota in enumerate(query.supply.quota):
+        matched = frozenset(j for j, column in enumerate(columns) if matches(quota, column.offer, catalog))
+        if quota.chips is not None:
+            result.append(Limit(f"quota[{position}]", None, "chips", quota.chips, f"supply.quota[{position}]", matched))
+        else:
+            result.append(
+                Limit(f"quota[{position}]", None, "instances", quota.instances or 0, f"supply.quota[{position}]", matched)
+            )
+    return result
+
+
+def matches(quota, offer: Offer, catalog: Catalog) -> bool:  # type: ignore[no-untyped-def]
+    """Whether an offer counts against a quota."""
+    from fnmatch import fnmatchcase
+
+    return (
+        (quota.chip is None or fnmatchcase(offer.accelerator, quota.chip.lower()) or _same_chip(catalog, quota.chip, offer))
+        and (quota.cloud is None or offer.cloud.lower() == quota.cloud.lower())
+        and (quota.region is None or in_region(catalog, catalog.regions[offer.region], quota.region))
+        and (quota.offer is None or offer.option == quota.offer)
+    )
+
+
+def _same_chip(catalog: Catalog, name: str, offer: Offer) -> bool:
+    try:
+        return bool(catalog.find("chips", name).name == offer.accelerator)
+    except ValueError:
+        return False
+
+
+def undominated(columns: list[Column], objective: list[int], curves: list[Curve], query: Query, catalog: Catalog) -> list[int]:
+    """Positions of the columns that no other column replaces in every plan.
+
+    One column replaces another when it is the same machine, serves at least the same populations with at least the same
+    TTFT budgets, and needs no more of anything that the program counts: the objective, every limited resource, and every
+    quota. Ties go to less carbon, then to the catalogue's order, so that the same question keeps the same columns.
+    """
+    limited = [resource for resource in SCALES if resource != "load" and getattr(query.limits, resource) is not None]
+    quotas: dict[str, tuple[int, ...]] = {}
+    counted = []
+    for j, column in enumerate(columns):
+        offer = column.offer
+        if offer.name not in quotas:
+            quotas[offer.name] = tuple(int(matches(quota, offer, catalog)) for quota in query.supply.quota)
+        curve = curves[column.curve]
+        budget = tuple(-target.magnitude for _, target in curve.targets)
+        needs = (objective[j], *(column.amounts[resource] for resource in limited), *quotas[offer.name], *budget)
+        counted.append((needs, column.amounts["carbon"], j, id(curve.runs), frozenset(column.populations)))
+    keep: list[int] = []
+    fronts: dict[int, list[tuple[tuple[float, ...], frozenset[int]]]] = {}
+    for needs, _, j, machine, populations in sorted(counted, key=lambda entry: entry[:3]):
+        front = fronts.setdefault(machine, [])
+        if any(served >= populations and all(map(operator.le, better, needs)) for better, served in front):
+            continue
+        front.append((needs, populations))
+        keep.append(j)
+    return sorted(keep)
+
+
+def build(
+    query: Query, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], dropped: list[Dropped]
+) -> tuple[Market, list[Curve], list[Site]]:
+    """The market of a query: columns that survive dominance, their curves, and the site of each column."""
+    sites = {name: site_of(region, query, catalog) for name, region in catalog.regions.items()}
+    entries: list[tuple[Offer, Site, list[Runs]]] = []
+    reasons: dict[str, int] = {}
+    for runs_list, offers in grouped:
+        for offer in offers:
+            site, chip = sites[offer.region], catalog.chips[offer.accelerator]
+            if isinstance(site, str):
+                reasons[site] = reasons.get(site, 0) + 1
+            elif chip.tdp is None or chip.host_power_share is None:
+                reason = f"{chip.name}: power unknown"
+                reasons[reason] = reasons.get(reason, 0) + 1
+            else:
+                entries.append((offer, site, runs_list))
+    for reason, count in reasons.items():
+        dropped.append(Dropped(18, "sustainability", count, reason))
+    columns, objective, column_sites, curves = _columns(query, catalog, entries, dropped)
+    keep = undominated(columns, objective, curves, query, catalog)
+    kept = [columns[j] for j in keep]
+    market = Market(
+        tuple(kept),
+        tuple(population.name for population in query.populations),
+        tuple(quantise(population.rate, "load", "up") for population in query.populations),
+        tuple(limits_of(query, catalog, kept)),
+        query.supply.mixed,
+        tuple(objective[j] for j in keep),
+    )
+    if len(keep) < len(columns):
+        reason = "another offer of the same machine needs no more of anything that counts"
+        dropped.append(Dropped(None, "dominance", len(columns) - len(keep), reason))
+    return market, curves, [column_sites[j] for j in keep]
+
+
+def _columns(
+    query: Query, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], dropped: list[Dropped]
+) -> tuple[list[Column], list[int], list[Site], list[Curve]]:
+    if not entries:
+        return [], [], [], []
+    amounts = amounts_of(
+        [catalog.chips[offer.accelerator] for offer, _, _ in entries],
+        np.array([float(offer.accelerators) for offer, _, _ in entries]),
+        Q(np.array([offer.price.m_as("USD/hour") for offer, _, _ in entries]), "USD/hour"),
+        [site for _, site, _ in entries],
+        query,
+        catalog,
+    )
+    per_instance, objectives = integers(amounts), objective_of(query, amounts)
+    columns: list[Column] = []
+    objective: list[int] = []
+    column_sites: list[Site] = []
+    curves: list[Curve] = []
+    known: dict[tuple[int, float], int] = {}
+    served: dict[str, list[tuple[tuple[int, ...], float, Targets | None]]] = {}
+    far = 0
+    for i, (offer, site, runs_list) in enumerate(entries):
+        if offer.region not in served:
+            served[offer.region] = [
+                (populations, trip.m_as("s"), budgets(query, trip)) for populations, trip in tiers(query, catalog, site.region)
+            ]
+        for populations, trip, targets in served[offer.region]:
+            if targets is None:
+                far += 1
+                continue
+            for runs in runs_list:
+                key = (id(runs), trip)
+                if key not in known:
+                    known[key] = len(curves)
+                    curves.append(Curve(runs, targets, query.workload.arrivals.cv**2))
+                if not len(curves[known[key]].usable):
+                    continue
+                span = f" x{runs.instances}" if runs.instances > 1 else ""
+                label = "" if len(query.populations) == 1 else " for " + "+".join(query.populations[k].name for k in populations)
+                columns.append(
+                    Column(
+                        offer.name + span + label,
+                        offer,
+                        known[key],
+                        populations,
+                        runs.instances,
+                        {name: runs.instances * each for name, each in {**per_instance[i], "instances": 1}.items()},
+                        f"{runs.machine.name} x{runs.instances}",
+                    )
+                )
+                objective.append(runs.instances * objectives[i])
+                column_sites.append(site)
+    if far:
+        dropped.append(Dropped(7, "tail latency", far, "the network round trip alone takes the TTFT budget"))
+    slow = sum(1 for curve in curves if not len(curve.usable))
+    if slow:
+        dropped.append(Dropped(7, "tail latency", slow, "even an idle pool misses TTFT (kinds of machine x round trips)"))
+    return columns, objective, column_sites, curves

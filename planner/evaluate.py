@@ -1,0 +1,377 @@
+"""The exact check: a fleet through the forward models alone. No solver in sight.
+
+`solve` uses it to fill its answer, `wallplan evaluate` to repeat the check from the plan file and the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from models import node, serving
+from models.calibration import Constants, serving_constants
+from zoo.catalog import Catalog
+from zoo.specs import Offer, Transformer
+from zoo.units import Q, Quantity
+
+from . import columns
+from .columns import Site
+from .plan import Layout, Pool, WallRow
+from .program import SCALES, dequantise, quantise
+from .query import Query
+from .space import Machine, format_of, links_of, tpot_limit, traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen for one pool: the offer, how many instances, the layout, and the load of each population [integer units]."""
+
+    offer: str
+    instances: int
+    layout: Layout
+    loads: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A fleet, checked. `violations` is empty when every wall holds."""
+
+    pools: tuple[Pool, ...]
+    walls: tuple[WallRow, ...]
+    totals: dict[str, float]
+    objective: int
+    violations: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """One pool with everything that its walls need."""
+
+    pool: Pool
+    replica: serving.Replica
+    amounts: Mapping[str, int]
+    objective: int
+    late: tuple[tuple[str, float, float], ...]  # (label, share late, share allowed)
+    ttft: tuple[tuple[str, Quantity, Quantity], ...]  # (label, value with network, limit)
+    fewer: bool  # one unit fewer would still carry the load
+    more: bool  # one more sequence per batch would still fit and keep TPOT
+    quality: float | None
+    operations: Quantity  # [FLOP/s] used
+    peak: Quantity
+    site: Site
+
+
+def evaluate(query: Query, catalog: Catalog, model: Transformer, decisions: list[Decision]) -> Evaluated:
+    """Every pool and every wall of a fleet, from the forward models. Loads are taken as given and must add up to the rates.
+
+    Raises zoo.catalog.UnknownName when an offer of the fleet no longer exists.
+    """
+    constants = serving_constants()
+    checked = [_check(query, catalog, model, decision, constants) for decision in decisions]
+    violations = []
+    for population in query.populations:
+        served = sum(decision.loads.get(population.name, 0) for decision in decisions)
+        asked = quantise(population.rate, "load", "up")
+        if served != asked:
+            violations.append(f"wall 4: {population.name} is served {served}, asked {asked} (units of {SCALES['load']})")
+    totals = {resource: sum(c.amounts[resource] for c in checked) for resource in SCALES if resource != "load"}
+    for resource, wall in (("cost", 17), ("power", 18), ("carbon", 18), ("water", 18), ("chips", 0)):
+        bound = getattr(query.limits, resource)
+        if bound is not None and totals[resource] > _limit(bound, resource):
+            violations.append(f"limits.{resource}: {totals[resource]} of {_limit(bound, resource)} (units of {SCALES[resource]})")
+    for position, quota in enumerate(query.supply.quota):
+        mine = [c for c in checked if columns.matches(quota, catalog.offers[c.pool.offer], catalog)]
+        used = sum(c.pool.accelerators if quota.chips is not None else c.pool.instances for c in mine)
+        allowed = quota.chips if quota.chips is not None else quota.instances or 0
+        if used > allowed:
+            violations.append(f"supply.quota[{position}]: {used} of {allowed}")
+    for c in checked:
+        violations += [
+            f"wall {row.number} ({row.what}) in {row.where}: {row.demand:.6g} {row.unit} of {row.limit:.6g}"
+            for row in _pool_walls(query, c)
+            if row.limit is not None and row.demand > row.limit * (1 + 1e-12)
+        ]
+        violations += [
+            f"wall 7: {share:.4%} of requests are later than TTFT {label} in {c.pool.offer}, {allowed:.4%} allowed"
+            for label, share, allowed in c.late
+            if share > allowed * (1 + 1e-9)
+        ]
+    for name, reasons in (("region", [c.pool.region for c in checked if not _may_serve(query, catalog, c)]),):
+        violations += [f"{name} {reason} may not serve its population" for reason in reasons]
+    assumptions = tuple(dict.fromkeys(text for c in checked for text in c.site.assumptions))
+    return Evaluated(
+        tuple(c.pool for c in checked),
+        tuple(_walls(query, checked, totals)),
+        _totals(query, checked, totals),
+        sum(c.objective for c in checked),
+        tuple(violations),
+        assumptions,
+    )
+
+
+def _may_serve(query: Query, catalog: Catalog, checked: _Checked) -> bool:
+    from .space import in_region
+
+    region = catalog.regions[checked.pool.region]
+    return all(
+        population.residency is None or in_region(catalog, region, population.residency)
+        for population in query.populations
+        if checked.pool.serves.get(population.name)
+    )
+
+
+def _check(query: Query, catalog: Catalog, model: Transformer, decision: Decision, constants: Constants) -> _Checked:
+    offer: Offer = catalog.find("offers", decision.offer)
+    chip, region = catalog.chips[offer.accelerator], catalog.regions[offer.region]
+    machine = Machine(chip, offer.accelerators, offer.domain)
+    layout = decision.layout
+    weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
+
+    def layouts(batch: int) -> serving.Layouts:
+        return serving.Layouts(
+            Q(np.array([weights.bytes_per_element.m_as("byte")]), "byte"),
+            Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
+            Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
+            np.array([constants.compute_efficiency[weights.computes_in]]),
+            *(np.array([float(v)]) for v in (layout.tensor_parallel, layout.pipeline_parallel, layout.expert_parallel, batch)),
+        )
+
+    def run(batch: int) -> serving.Replica:
+        return serving.replica(model, chip, layouts(batch), links_of(machine), traffic(query), constants)
+
+    replica = run(layout.batch)
+    chips = int(replica.layouts.chips[0])
+    span = max(1, chips // offer.accelerators)
+    units = decision.instances // span
+    per_unit = span * offer.accelerators // chips
+    replicas = units * per_unit
+    load = sum(decision.loads.values())
+    site = columns.site_of(region, query, catalog)
+    if isinstance(site, str):
+        raise ValueError(site)
+
+    trips = {
+        population.name: min((catalog.round_trip_from(place, region.name).time for place in population.near), default=Q(0.0, "s"))
+        for population in query.populations
+        if decision.loads.get(population.name)
+    }
+    network = max(trips.values(), default=Q(0.0, "s"), key=lambda trip: trip.m_as("s"))
+    targets = columns.budgets(query, network)
+    variability = query.workload.arrivals.cv**2
+    pool = (
+        replica.first_token_time, np.array([replicas * layout.pipeline_parallel * 1.0]), np.array([replicas * layout.batch * 1.0]),
+        replica.residence,
+    )  # fmt: skip
+
+    def carried(units: int) -> int:
+        if targets is None or units < 1:
+            return 0
+        count = units * per_unit
+        rate = serving.pool_rate(
+            replica.first_token_time, np.array([count * layout.pipeline_parallel * 1.0]), np.array([count * layout.batch * 1.0]),
+            replica.residence, targets, variability,
+        )  # fmt: skip
+        return int(quantise(Q(float(rate.m_as("1/s")[0]), "1/s"), "load", "down"))
+
+    rate = Q(np.array([dequantise(load, "load").m_as("1/s")]), "1/s")
+    bounds = [bound for bound in query.sla.bounds() if bound.metric == "ttft"]
+    shares = serving.late_share(rate, *pool, tuple((b.percentile or 0.0, b.limit - network) for b in bounds), variability)
+
+    def ttft(percentile: float) -> Quantity | None:
+        blocked = float(serving.blocked_share(rate, pool[2], replica.residence, variability)[0])
+        if percentile + blocked >= 1:
+            return None
+        value = node.sojourn_quantile(rate, pool[0], pool[1], percentile + blocked, variability, 1.0)[0]
+        return value + network if np.isfinite(value.m_as("s")) else None
+
+    amounts = columns.integers(
+        columns.amounts_of(
+            [chip],
+            np.array([float(offer.accelerators)]),
+            Q(np.array([offer.price.m_as("USD/hour")]), "USD/hour"),
+            [site],
+            query,
+            catalog,
+        )
+    )[0]
+    each = columns.objective_of(
+        query,
+        columns.amounts_of(
+            [chip],
+            np.array([float(offer.accelerators)]),
+            Q(np.array([offer.price.m_as("USD/hour")]), "USD/hour"),
+            [site],
+            query,
+            catalog,
+        ),
+    )[0]
+    total = {name: decision.instances * value for name, value in amounts.items()}
+    p50, p99 = ttft(0.5), ttft(0.99)
+    output = dequantise(load, "load") * Q(float(query.workload.tokens.output), "token")
+    cost = dequantise(total["cost"], "cost")
+    limit = tpot_limit(query)
+    larger = run(layout.batch + 1)
+    fits = bool(larger.memory_needed[0] <= larger.memory_there) and layout.batch < constants.largest_batch
+    per_request = node.prefill_operations(
+        model, traffic(query).input * (1 - traffic(query).prefix_hit), traffic(query).input * traffic(query).prefix_hit
+    ) + node.decode_operations(model, 1.0, traffic(query).input + traffic(query).output / 2) * traffic(query).output.m_as("token")
+    row = Pool(
+        region=region.name,
+        offer=offer.name,
+        chip=chip.name,
+        option=offer.option,
+        instances=decision.instances,
+        accelerators=decision.instances * offer.accelerators,
+        replicas=replicas,
+        layout=layout,
+        serves={name: float(dequantise(value, "load").m_as("1/s")) for name, value in decision.loads.items() if value},
+        load_per_s=float(dequantise(load, "load").m_as("1/s")),
+        capacity_per_s=float(dequantise(carried(units), "load").m_as("1/s")),
+        network_ms=float(network.m_as("ms")),
+        ttft_p50_ms=None if p50 is None else float(p50.m_as("ms")),
+        ttft_p99_ms=None if p99 is None else float(p99.m_as("ms")),
+        tpot_ms=float(replica.tpot[0].m_as("ms")),
+        cost_usd_per_h=float(cost.m_as("USD/hour")),
+        usd_per_million_output_tokens=float((cost / output).m_as("USD/Mtoken")) if load else 0.0,
+        carbon_kgco2e_per_h=float(dequantise(total["carbon"], "carbon").m_as("kgCO2e/hour")),
+        power_kw=float(dequantise(total["power"], "power").m_as("kW")),
+        water_l_per_h=float(dequantise(total["water"], "water").m_as("liter/hour")),
+        price_date=offer.source.date,
+        price_source=offer.source.text,
+        price_flags=offer.flags,
+    )
+    values = [(f"p{(b.percentile or 0) * 100:g}", ttft(b.percentile or 0.0), b.limit) for b in bounds]
+    return _Checked(
+        row,
+        replica,
+        total,
+        decision.instances * each,
+        tuple(
+            (label, float(share[0]), 1 - (b.percentile or 0.0))
+            for (label, _, _), share, b in zip(values, shares, bounds, strict=True)
+        ),
+        tuple((label, value, limit) for label, value, limit in values if value is not None),
+        carried(units - 1) >= load,
+        fits and (limit is None or bool(larger.tpot[0] <= limit)),
+        _loss(weights.loss, cache.loss),
+        per_request * dequantise(load, "load"),
+        row.accelerators * chip.peak[weights.computes_in],
+        site,
+    )
+
+
+def _loss(*losses: float | None) -> float | None:
+    known = [loss for loss in losses if loss is not None]
+    return sum(known) if len(known) == len(losses) else None
+
+
+def _limit(bound: Quantity | int, resource: str) -> int:
+    return bound if isinstance(bound, int) else int(quantise(bound, resource, "down"))
+
+
+def _row(
+    number: int, name: str, what: str, demand: float, limit: float | None, unit: str, binding: bool, origin: str, where: str
+) -> WallRow:
+    headroom = None if limit is None or limit == 0 else (limit - demand) / limit
+    return WallRow(
+        number=number, name=name, what=what, demand=demand, limit=limit, unit=unit, headroom=headroom,
+        binding=binding, origin=origin, where=where,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _pool_walls(query: Query, c: _Checked) -> list[WallRow]:
+    """The walls of one pool. A wall binds when the smallest step against it breaks it: one sequence more, one unit fewer."""
+    where, replica = c.pool.offer, c.replica
+    used = float((c.operations / c.peak).m_as("dimensionless"))
+    efficiency = float(replica.layouts.compute_efficiency[0])
+    needed, there = float(replica.memory_needed[0].m_as("GiB")), float(replica.memory_there.m_as("GiB"))
+    limit = tpot_limit(query)
+    full = not c.more
+    memory_full = c.pool.layout.batch + 1 > float(replica.largest_batch[0])
+    step = replica.decode_step[0]
+    communication = float((replica.decode.communication[0] * c.pool.layout.pipeline_parallel / step).m_as("dimensionless"))
+    rows = [
+        _row(1, "compute", "FLOP/s used", used, 1.0, "of peak", False, "physics", where),
+        _row(2, "memory", "bytes per accelerator", needed, there, "GiB", memory_full, "physics", where),
+        _row(3, "software", "utilisation", used, efficiency, "of peak", False, "physics", where),
+        _row(4, "serving", "TPOT", c.pool.tpot_ms, None if limit is None else float(limit.m_as("ms")), "ms",
+             limit is not None and full and not memory_full, "query" if limit is not None else "none", where),
+        _row(5, "batching", "sequences", c.pool.layout.batch, float(replica.largest_batch[0]), "sequences", memory_full, "physics", where),
+    ]  # fmt: skip
+    rows += [
+        _row(
+            7,
+            "tail latency",
+            f"TTFT {label}",
+            float(value.m_as("ms")),
+            float(limit.m_as("ms")),
+            "ms",
+            not c.fewer,
+            "query",
+            where,
+        )
+        for label, value, limit in c.ttft
+    ]
+    if not c.ttft:
+        rows.append(
+            _row(7, "tail latency", "load", c.pool.load_per_s, c.pool.capacity_per_s, "1/s", not c.fewer, "physics", where)
+        )
+    quality = query.sla.quality
+    if c.quality is not None or quality is not None:
+        rows.append(
+            _row(13, "fidelity", "quality lost", c.quality or 0.0, None if quality is None else quality.loss, "of score", False,
+                 "query" if quality is not None else "none", where)
+        )  # fmt: skip
+    rows.append(_row(14, "communication", "share of a decode step", communication, None, "of step", False, "none", where))
+    return rows
+
+
+def _walls(query: Query, checked: list[_Checked], totals: Mapping[str, int]) -> list[WallRow]:
+    """Each wall once, at the pool where it has the least headroom, and the fleet's own walls."""
+    tightest: dict[tuple[int, str], WallRow] = {}
+    for c in checked:
+        for row in _pool_walls(query, c):
+            key = (row.number, row.what)
+            old = tightest.get(key)
+            if old is None or (row.binding, -(row.headroom if row.headroom is not None else 1.0), row.demand) > (
+                old.binding, -(old.headroom if old.headroom is not None else 1.0), old.demand,
+            ):  # fmt: skip
+                tightest[key] = row
+    rows = list(tightest.values())
+    cheapest = {r: min((c.amounts[r] // max(c.pool.instances, 1) for c in checked), default=0) for r in totals}
+    for number, name, resource, unit in (
+        (17, "capital", "cost", "USD/hour"),
+        (18, "sustainability", "power", "kW"),
+        (18, "sustainability", "carbon", "kgCO2e/hour"),
+        (18, "sustainability", "water", "liter/hour"),
+    ):
+        bound = getattr(query.limits, resource)
+        binds = bound is not None and totals[resource] + cheapest[resource] > _limit(bound, resource)
+        rows.append(
+            _row(number, name, resource, float(dequantise(totals[resource], resource).m_as(unit)),
+                 None if bound is None else float(bound.m_as(unit)), unit.replace("liter", "L").replace("/hour", "/h"), binds,
+                 "query" if bound is not None else "none", "fleet")
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: (row.number, row.what))
+
+
+def _totals(query: Query, checked: list[_Checked], totals: Mapping[str, int]) -> dict[str, float]:
+    load = sum(c.pool.load_per_s for c in checked)
+    cost = float(dequantise(totals["cost"], "cost").m_as("USD/hour"))
+    tokens = load * query.workload.tokens.output * 3600
+    return {
+        "cost_usd_per_h": cost,
+        "cost_usd_per_month": cost * float(Q(1.0, "month").m_as("hour")),
+        "usd_per_million_output_tokens": cost / tokens * 1e6 if tokens else 0.0,
+        "carbon_kgco2e_per_h": float(dequantise(totals["carbon"], "carbon").m_as("kgCO2e/hour")),
+        "power_kw": float(dequantise(totals["power"], "power").m_as("kW")),
+        "water_l_per_h": float(dequantise(totals["water"], "water").m_as("liter/hour")),
+        "accelerators": float(totals["chips"]),
+        "instances": float(sum(c.pool.instances for c in checked)),
+        "replicas": float(sum(c.pool.replicas for c in checked)),
+        "load_per_s": load,
+        "capacity_per_s": sum(c.pool.capacity_per_s for c in checked),
+    }

@@ -1,0 +1,233 @@
+"""The answer: a plan that round-trips through JSON, with every number that a report shows.
+
+Numbers carry their unit in their name. `Plan.to_json` and `Plan.from_json` are inverse; `plan.fleet`, `plan.walls` and
+`plan.certificate` are records, and `frame` turns any list of them into a DataFrame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA = "wallplan/plan/v1"
+Status = Literal["optimal", "infeasible", "stopped"]
+
+
+class Record(BaseModel):
+    """A row of the answer: fixed once made, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Layout(Record):
+    """How one replica is laid out."""
+
+    precision: str
+    kv_precision: str
+    tensor_parallel: int
+    pipeline_parallel: int
+    expert_parallel: int
+    batch: int
+
+
+class Pool(Record):
+    """Replicas of one layout on one offer, sharing one queue: a row of the fleet table."""
+
+    region: str
+    offer: str
+    chip: str
+    option: str
+    instances: int
+    accelerators: int
+    replicas: int
+    layout: Layout
+    serves: dict[str, float]  # population -> requests per second
+    load_per_s: float
+    capacity_per_s: float
+    network_ms: float
+    ttft_p50_ms: float | None
+    ttft_p99_ms: float | None
+    tpot_ms: float
+    cost_usd_per_h: float
+    usd_per_million_output_tokens: float
+    carbon_kgco2e_per_h: float
+    power_kw: float
+    water_l_per_h: float
+    price_date: str | None
+    price_source: str
+    price_flags: tuple[str, ...] = ()
+
+
+class WallRow(Record):
+    """What one wall asks and allows. `headroom` is (limit - demand) / limit; None where nothing limits it."""
+
+    number: int
+    name: str
+    what: str
+    demand: float
+    limit: float | None
+    unit: str
+    headroom: float | None
+    binding: bool
+    origin: Literal["physics", "query", "none"]
+    where: str
+
+
+class Certificate(Record):
+    """What was proven and by whom. All in the objective's unit."""
+
+    status: Status
+    objective: float | None
+    lower_bound: float | None
+    gap: float | None
+    unit: str
+    rounds: int
+    solves: int
+    solver: str
+    cross_check: str
+    forward_check: str
+    columns: int
+    rows: int
+    variables: int
+    seconds: float
+
+
+class Removed(Record):
+    """How many candidates a wall or a clause removed before the solver, and why."""
+
+    wall: int | None
+    name: str
+    removed: int
+    reason: str
+
+
+class Assumption(Record):
+    """Something taken for granted, and where it comes from."""
+
+    text: str
+    source: str
+
+
+class Conflict(Record):
+    """One clause (or wall) of a set that cannot hold together."""
+
+    clause: str
+    text: str
+    file: str
+    line: int | None
+    walls: tuple[str, ...] = ()
+
+
+class Fix(Record):
+    """A change that makes the question feasible, and what the best plan then costs."""
+
+    clause: str
+    change: str
+    value: str
+    objective: float | None = None
+    unit: str = ""
+
+
+class Plan(Record):
+    """The answer to a query. `query` is the question itself, complete, so that a plan can be evaluated on its own."""
+
+    schema_version: Literal["wallplan/plan/v1"] = SCHEMA
+    wallplan: str
+    name: str
+    kind: str
+    status: Status
+    minimize: str
+    objective: float | None
+    objective_unit: str
+    query: dict[str, Any]
+    query_folder: str
+    fleet: tuple[Pool, ...]
+    totals: dict[str, float]
+    walls: tuple[WallRow, ...]
+    certificate: Certificate
+    removed: tuple[Removed, ...]
+    assumptions: tuple[Assumption, ...]
+    conflict: tuple[Conflict, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    data: dict[str, str]
+    candidates: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the JSON."""
+        return self.model_dump(mode="json")
+
+    def to_json(self) -> str:
+        """The plan as JSON; `Plan.from_json` reads it back to an equal plan."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan; the file appears whole or not at all."""
+        target = Path(path)
+        temporary = target.with_name(target.name + ".part")
+        temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+        temporary.replace(target)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan. Raises PlanError, one line, for anything that is not a plan of this version."""
+        from pydantic import ValidationError
+
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"not JSON: {error}") from None
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise PlanError('not a Wallplan plan: "schema_version" is missing')
+        if data["schema_version"] != SCHEMA:
+            raise PlanError(f"plan of version {data['schema_version']!r}, expected {SCHEMA!r}")
+        try:
+            return Plan.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise PlanError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read a plan from a file. Raises PlanError, one line that names the file."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from None
+        try:
+            return Plan.from_json(text)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
+
+    def frame(self, table: str = "fleet") -> Any:
+        """`fleet`, `walls`, `removed`, `assumptions`, `conflict` or `fixes` as a pandas DataFrame; the certificate as one row."""
+        import pandas as pd
+
+        value = getattr(self, table)
+        return pd.DataFrame(rows(value if isinstance(value, tuple) else (value,)))
+
+
+class PlanError(ValueError):
+    """A file that is no plan. One line."""
+
+
+def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Records as flat mappings: nested records become columns of their own."""
+    flat = []
+    for record in records:
+        line: dict[str, Any] = {}
+        for key, value in record.model_dump(mode="json").items():
+            if isinstance(value, dict) and key == "layout":
+                line.update(value)
+            elif isinstance(value, dict):
+                line[key] = "; ".join(f"{name}={amount:g}" for name, amount in value.items())
+            elif isinstance(value, list):
+                line[key] = "; ".join(map(str, value))
+            else:
+                line[key] = value
+        flat.append(line)
+    return flat

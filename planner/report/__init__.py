@@ -1,0 +1,1 @@
+"""Answers as tables: the same rows for the terminal, Markdown and CSV."""

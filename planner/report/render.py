@@ -1,0 +1,59 @@
+"""Tables on the screen (rich), as Markdown, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from .tables import Table
+
+
+def terminal(tables: Sequence[Table], file: TextIO | None = None) -> None:
+    """Print tables without cutting anything off: cells wrap, at 80 columns or however wide the terminal is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    stream = file or sys.stdout
+    console = Console(file=stream, soft_wrap=False, highlight=False, width=None if stream.isatty() else 100)
+    for table in tables:
+        if not table.rows:
+            continue
+        shown = RichTable(
+            title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+        )
+        for head in table.heads:
+            shown.add_column(head, justify="right" if head in table.numeric else "left", overflow="fold")
+        for row in table.rows:
+            shown.add_row(*(Text(cell) for cell in row))
+        console.print(shown)
+        for note in table.notes:
+            console.print(Text("  " + note, style="dim"))
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """GitHub-flavoured Markdown."""
+    parts = []
+    for table in tables:
+        if not table.rows:
+            continue
+        lines = [f"## {table.title}", "", "| " + " | ".join(table.heads) + " |"]
+        lines.append("|" + "|".join("---:" if head in table.numeric else "---" for head in table.heads) + "|")
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
+        lines += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def comma_separated(rows: Sequence[dict[str, object]]) -> str:
+    """CSV with a header; the columns of all rows, in the order in which they first appear."""
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

@@ -1,0 +1,193 @@
+"""What a report shows, as plain tables: a title, column heads, and rows of text. Rendering is `render.py`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..plan import Plan, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`numeric` names the columns that are right-aligned; `notes` are lines below the table."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure with enough digits to act on and none to distract; a dash for what is not known."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    text = f"{value:.{digits}g}"
+    return text if "e" not in text else f"{value:.2e}"
+
+
+def money(value: float) -> str:
+    return f"{value:,.2f}"
+
+
+def plan_tables(plan: Plan) -> list[Table]:
+    """The whole answer."""
+    if plan.status == "infeasible":
+        return [*conflict_tables(plan), removed_table(plan), assumption_table(plan)]
+    tables = [fleet_table(plan.fleet), service_table(plan.fleet), cost_table(plan.fleet), totals_table(plan)]
+    tables += [walls_table(plan), certificate_table(plan), removed_table(plan), assumption_table(plan)]
+    return [table for table in tables if table.rows]
+
+
+def fleet_table(fleet: Sequence[Pool]) -> Table:
+    """What to rent, and how to lay it out."""
+    rows = []
+    for i, pool in enumerate(fleet, 1):
+        layout = pool.layout
+        degrees = f"TP{layout.tensor_parallel}" + (f" PP{layout.pipeline_parallel}" if layout.pipeline_parallel > 1 else "")
+        degrees += f" EP{layout.expert_parallel}" if layout.expert_parallel > 1 else ""
+        kv = "" if layout.kv_precision == layout.precision else f", KV {layout.kv_precision}"
+        rows.append(
+            (
+                str(i),
+                pool.offer,
+                pool.chip,
+                str(pool.instances),
+                str(pool.replicas),
+                f"{layout.precision}{kv}",
+                degrees,
+                str(layout.batch),
+            )
+        )
+    return Table(
+        "Fleet",
+        ("#", "offer", "chip", "inst.", "repl.", "precision", "layout", "batch"),
+        tuple(rows),
+        frozenset({"#", "inst.", "repl.", "batch"}),
+        tuple(f"#{i} price of {pool.price_date or 'unknown date'}{_flags(pool)}" for i, pool in enumerate(fleet, 1)),
+    )
+
+
+def _flags(pool: Pool) -> str:
+    return "".join(f"; {flag}" for flag in pool.price_flags)
+
+
+def service_table(fleet: Sequence[Pool]) -> Table:
+    """What each pool serves, and how fast."""
+    rows = [
+        (
+            str(i),
+            ", ".join(f"{name} {number(rate)}" for name, rate in pool.serves.items()),
+            number(pool.capacity_per_s),
+            number(pool.network_ms),
+            number(pool.ttft_p50_ms),
+            number(pool.ttft_p99_ms),
+            number(pool.tpot_ms),
+        )
+        for i, pool in enumerate(fleet, 1)
+    ]
+    heads = ("#", "load 1/s", "carries 1/s", "network ms", "TTFT p50 ms", "TTFT p99 ms", "TPOT ms")
+    return Table("Service", heads, tuple(rows), frozenset(heads) - {"load 1/s"})
+
+
+def cost_table(fleet: Sequence[Pool]) -> Table:
+    """What each pool costs, emits and draws."""
+    rows = [
+        (
+            str(i),
+            money(pool.cost_usd_per_h),
+            number(pool.usd_per_million_output_tokens),
+            number(pool.carbon_kgco2e_per_h),
+            number(pool.power_kw),
+            number(pool.water_l_per_h),
+            str(pool.accelerators),
+        )
+        for i, pool in enumerate(fleet, 1)
+    ]
+    heads = ("#", "USD/h", "USD/Mtok out", "kgCO2e/h", "kW", "water L/h", "chips")
+    return Table("Cost, carbon, power", heads, tuple(rows), frozenset(heads))
+
+
+_TOTALS = {
+    "cost_usd_per_h": "USD/h",
+    "cost_usd_per_month": "USD/month",
+    "usd_per_million_output_tokens": "USD per million output tokens",
+    "carbon_kgco2e_per_h": "kgCO2e/h",
+    "power_kw": "kW at the meter, full load",
+    "water_l_per_h": "water L/h",
+    "accelerators": "chips",
+    "instances": "instances",
+    "replicas": "replicas",
+    "load_per_s": "requests/s served",
+    "capacity_per_s": "requests/s carried within the SLA",
+}
+
+
+def totals_table(plan: Plan) -> Table:
+    rows = tuple(
+        (name, money(plan.totals[key]) if "usd" in key else number(plan.totals[key]))
+        for key, name in _TOTALS.items()
+        if key in plan.totals
+    )
+    return Table("Totals", ("total", "value"), rows, frozenset({"value"}))
+
+
+def walls_table(plan: Plan) -> Table:
+    """Every wall: demand, limit, headroom, and whether one more step would break it."""
+    rows = [
+        (
+            str(wall.number),
+            wall.name,
+            wall.what,
+            number(wall.demand),
+            number(wall.limit),
+            wall.unit,
+            "-" if wall.headroom is None else f"{wall.headroom:.1%}",
+            "binds" if wall.binding else "",
+        )
+        for wall in plan.walls
+    ]
+    heads = ("#", "wall", "what", "demand", "limit", "unit", "headroom", "")
+    return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}))
+
+
+def certificate_table(plan: Plan) -> Table:
+    c = plan.certificate
+    gap = "-" if c.gap is None else f"{c.gap:.2%}"
+    rows = (
+        ("status", {"optimal": "proven optimal", "stopped": "stopped without proof"}.get(c.status, c.status)),
+        ("objective", f"{number(c.objective, 8)} {c.unit}" if c.objective is not None else "-"),
+        ("lower bound", f"{number(c.lower_bound, 8)} {c.unit}" if c.lower_bound is not None else "-"),
+        ("gap", gap),
+        ("rounds", f"{c.rounds} ({c.solves} solves, {c.columns} columns, {c.rows} rows, {c.variables} variables)"),
+        ("solver", c.solver),
+        ("forward check", c.forward_check),
+        ("cross check", c.cross_check),
+        ("time", f"{plan.seconds:.2f} s, of which {c.seconds:.2f} s proof; {plan.candidates:,} candidates"),
+    )
+    return Table("Certificate", ("", "what was proven"), rows)
+
+
+def removed_table(plan: Plan) -> Table:
+    """What each wall and clause removed before the solver saw it."""
+    rows = tuple(("" if r.wall is None else str(r.wall), r.name, f"{r.removed:,}", r.reason) for r in plan.removed)
+    return Table("Removed before solving", ("#", "wall or clause", "removed", "reason"), rows, frozenset({"#", "removed"}))
+
+
+def assumption_table(plan: Plan) -> Table:
+    return Table("Assumptions", ("assumption", "source"), tuple((a.text, a.source) for a in plan.assumptions))
+
+
+def conflict_tables(plan: Plan) -> list[Table]:
+    """Why there is no plan, and what would make one."""
+    clash = tuple((c.text, f"{c.file}:{c.line}" if c.line else c.file, c.clause, ", ".join(c.walls)) for c in plan.conflict)
+    fixes = tuple((f.change, f.value, "-" if f.objective is None else f"{number(f.objective)} {f.unit}") for f in plan.fixes)
+    return [
+        Table("These cannot hold together", ("clause", "where", "key", "walls"), clash),
+        Table("Each of these alone would make it feasible", ("change", "to", "the best plan is then"), fixes),
+    ]

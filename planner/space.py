@@ -1,0 +1,418 @@
+"""The candidate configurations, as arrays: which offers may be rented, and what each kind of machine can run.
+
+Enumeration is exact and cheap. Every step that drops candidates says how many and because of which wall.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from zoo.catalog import Catalog
+
+from models import algorithm, serving
+from models.dimensions import UnknownValue
+from models.calibration import Constants
+from zoo.specs import Accelerator, Offer, Region, Transformer
+from zoo.units import Q, Quantity
+
+from .query import Query, QueryError
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """How many candidates a wall (or, with wall None, the market or the query) removed, and why."""
+
+    wall: int | None
+    name: str
+    removed: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A number format. `loss` is the quality that weights or cache in it lose, None where nothing was measured."""
+
+    name: str
+    bytes_per_element: Quantity
+    computes_in: str
+    loss: float | None
+
+
+def format_of(name: str) -> Format:
+    """The number format `name`, with the high end of its measured quality loss."""
+    try:
+        loss: float | None = algorithm.quality_loss(name).high
+    except UnknownValue:
+        loss = None
+    return Format(name, algorithm.bytes_per_element(name), algorithm.computes_in(name), loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What offers have in common as far as performance goes: the same accelerators, as many, as far connected."""
+
+    accelerator: Accelerator
+    accelerators: int  # per instance
+    domain: int  # in reach over the scale-up link
+
+    @property
+    def name(self) -> str:
+        return f"{self.accelerator.name} x{self.accelerators}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One layout of one replica, in the words of a report."""
+
+    precision: str
+    kv_precision: str
+    tensor_parallel: int
+    pipeline_parallel: int
+    expert_parallel: int
+    batch: int
+    chips: int
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What one kind of machine can run within memory and TPOT: replicas with their layouts, and how they fill machines.
+
+    A *unit* is `instances` machines and holds `replicas` replicas (arrays over layouts where marked).
+    """
+
+    machine: Machine
+    instances: int
+    replicas: np.ndarray  # per unit, array
+    replica: serving.Replica  # arrays
+    choices: tuple[Choice, ...]
+    tpot_slack: np.ndarray  # array
+
+
+def offers_of(query: Query, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
+    """The offers that the query allows, and how many each of its clauses drops.
+
+    Raises QueryError for a chip, region or residency label that does not exist, and for a chip that nobody offers.
+    """
+    dropped: list[Dropped] = []
+    offers = list(catalog.offers.values())
+
+    def keep(name: str, reason: str, test: Iterable[bool]) -> None:
+        nonlocal offers
+        kept = [offer for offer, good in zip(offers, test, strict=True) if good]
+        if len(kept) < len(offers):
+            dropped.append(Dropped(None, name, len(offers) - len(kept), reason))
+        offers = kept
+
+    if query.supply.chips != "all":
+        wanted = {find(query, catalog, "chips", name, ("supply", "chips", i)).name for i, name in enumerate(query.supply.chips)}
+        unpriced = sorted(wanted - {offer.accelerator for offer in offers})
+        if unpriced:
+            position = next(i for i, name in enumerate(query.supply.chips) if catalog.find("chips", name).name == unpriced[0])
+            raise QueryError(
+                f"{query.locate(('supply', 'chips', position))}: nobody offers {unpriced[0]!r} at a known price; "
+                "add one with zoo: (prices) or choose another chip"
+            )
+        keep("supply.chips", "not among the chips asked for", (offer.accelerator in wanted for offer in offers))
+    keep("supply.offers", "not a purchase option asked for", (offer.option in query.supply.offers for offer in offers))
+    for position, pattern in enumerate((*query.regions.allow, *query.regions.deny)):
+        side, place = (
+            ("allow", position) if position < len(query.regions.allow) else ("deny", position - len(query.regions.allow))
+        )
+        if pattern != "*" and not any(in_region(catalog, catalog.regions[name], pattern) for name in catalog.regions):
+            find(query, catalog, "regions", pattern, ("regions", side, place))  # raises with the nearest name
+    keep(
+        "regions.allow",
+        "outside the regions allowed",
+        (any(in_region(catalog, catalog.regions[o.region], p) for p in query.regions.allow) for o in offers),
+    )
+    keep(
+        "regions.deny",
+        "in a region denied",
+        (not any(in_region(catalog, catalog.regions[o.region], p) for p in query.regions.deny) for o in offers),
+    )
+    return offers, dropped
+
+
+def in_region(catalog: Catalog, region: Region, pattern: str) -> bool:
+    """Whether a region is meant by a name, an alias, a pattern such as "aws/*", a country, or a label such as "EU"."""
+    lower = pattern.lower()
+    names = (region.name, region.region, region.cloud, *region.aliases)
+    return any(fnmatchcase(name.lower(), lower) for name in names) or lower in {
+        label.lower() for label in catalog.residency(region)
+    }
+
+
+def find(query: Query, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
+    """The catalog's record, or QueryError naming the file, the line, the key and the nearest valid name."""
+    from zoo.catalog import UnknownName
+
+    try:
+        return catalog.find(kind, name)
+    except UnknownName as error:
+        raise QueryError(f"{query.locate(keys)}: {error}") from None
+
+
+def machines_of(offers: Iterable[Offer], catalog: Catalog) -> dict[Machine, list[Offer]]:
+    """Offers by kind of machine, in the catalog's order."""
+    groups: dict[Machine, list[Offer]] = {}
+    chips: dict[tuple[str, int, int], Machine] = {}
+    for offer in offers:
+        key = (offer.accelerator, offer.accelerators, offer.domain)
+        machine = chips.setdefault(key, Machine(catalog.chips[offer.accelerator], offer.accelerators, offer.domain))
+        groups.setdefault(machine, []).append(offer)
+    return groups
+
+
+def links_of(machine: Machine) -> serving.Links:
+    """The links of a replica on this kind of machine: the scale-up link where there is one, else PCIe; the NIC between machines.
+
+    A bandwidth that is not known stays a link of no bandwidth, which `_shapes` never lets a replica use.
+    """
+    chip = machine.accelerator
+    inside = chip.link_bandwidth if chip.link_bandwidth is not None and chip.scale_up_domain > 1 else chip.host_bandwidth
+    none = Q(0.0, "byte/s")
+    return serving.Links(
+        none if inside is None else inside, Q(0.0, "s"), none if chip.nic_bandwidth is None else chip.nic_bandwidth, Q(0.0, "s")
+    )
+
+
+# Batches between one and the largest that fits: every integer up to 16, then eight per doubling.
+_DENSE_BATCHES = 16
+_BATCHES_PER_DOUBLING = 8
+# A replica may span at most this many machines (pipeline stages across the network).
+_LARGEST_SPAN = 8
+
+
+def runs_of(
+    machine: Machine, model: Transformer, query: Query, constants: Constants, links: serving.Links
+) -> tuple[list[Runs], list[Dropped]]:
+    """Every layout of a replica on a kind of machine that fits in memory and keeps TPOT, grouped by the machines it spans.
+
+    Tensor parallelism divides the heads and stays within the scale-up domain of the machine; pipeline stages and wide
+    expert parallelism may span machines; the batch is any of a dense grid up to the largest that memory and TPOT allow.
+    """
+    dropped: list[Dropped] = []
+    shapes = _shapes(machine, model, query, dropped)
+    if not shapes:
+        return [], dropped
+    base = _layouts(shapes, machine, constants, np.ones(len(shapes)))
+    one = serving.replica(model, machine.accelerator, base, links, traffic(query), constants)
+    fits = np.minimum(one.largest_batch, constants.largest_batch)
+    in_memory = fits >= 1
+    _count(dropped, 2, "memory", ~in_memory, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
+    limit = tpot_limit(query)
+    largest = fits.copy()
+    if limit is not None:
+        largest = _largest_batch_within(limit, shapes, machine, model, query, constants, links, fits)
+        _count(dropped, 4, "serving", in_memory & (largest < 1), "TPOT at batch 1 is above its limit")
+    rows = [
+        (shape, float(batch)) for shape, top, ok in zip(shapes, largest, in_memory, strict=True) if ok
+        for batch in _batches(int(top))
+    ]  # fmt: skip
+    if not rows:
+        return [], dropped
+    layouts = _layouts([shape for shape, _ in rows], machine, constants, np.array([batch for _, batch in rows]))
+    replicas = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
+    chips = layouts.chips
+    spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
+    slack = np.full(len(rows), np.inf) if limit is None else (limit - replicas.tpot).m_as("s")
+    result = []
+    for span in sorted(set(spans.tolist())):
+        at = np.flatnonzero(spans == span)
+        at = at[_undominated(replicas, np.floor(span * machine.accelerators / chips), at)]
+        result.append(
+            Runs(
+                machine,
+                span,
+                np.floor(span * machine.accelerators / chips[at]),
+                _take(replicas, at),
+                tuple(_choice(rows[i], int(chips[i])) for i in at),
+                slack[at],
+            )
+        )
+    return result, dropped
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A layout before its batch is chosen."""
+
+    weights: Format
+    cache: Format
+    peak: Quantity
+    tensor_parallel: int
+    pipeline_parallel: int
+    expert_parallel: int
+
+
+def _shapes(machine: Machine, model: Transformer, query: Query, dropped: list[Dropped]) -> list[_Shape]:
+    chip = machine.accelerator
+    links = links_of(machine)
+    reach = machine.domain if links.inside.magnitude else 1
+    reaches_out = bool(links.between.magnitude)
+    tensor = [t for t in range(1, reach + 1) if model.heads % t == 0 and _packs(t, machine)]
+    shapes, unsupported, lossy = [], 0, 0
+    for name in query.workload.precision:
+        weights = format_of(name)
+        peak = chip.peak.get(weights.computes_in)
+        spans = [
+            (t, p, e)
+            for t in tensor
+            for p in (1, 2, 3, 4, 5, 6, 8)
+            if p <= model.layers and _packs(t * p, machine) and (p == 1 or reaches_out)
+            for e in _expert_degrees(model, machine, t, p)
+        ]
+        caches = [format_of(kv) for kv in query.workload.kv_precisions(name)]
+        if peak is None:
+            unsupported += len(spans) * len(caches)
+            continue
+        for cache in caches:
+            if _too_lossy(query, weights, cache):
+                lossy += len(spans)
+                continue
+            shapes += [_Shape(weights, cache, peak, t, p, e) for t, p, e in spans]
+    if unsupported:
+        dropped.append(Dropped(1, "compute", unsupported, "the chip has no peak at this precision"))
+    if lossy:
+        dropped.append(Dropped(13, "fidelity", lossy, "quality lost at this precision is above its limit, or unknown"))
+    return shapes
+
+
+def _packs(chips: int, machine: Machine) -> bool:
+    """Replicas fill machines without a remainder that no replica uses: inside one machine, or a whole number of machines."""
+    if chips <= machine.accelerators:
+        return machine.accelerators % chips == 0
+    span, rest = divmod(chips, machine.accelerators)
+    return rest == 0 and span <= max(_LARGEST_SPAN, machine.domain // machine.accelerators)
+
+
+def _expert_degrees(model: Transformer, machine: Machine, tensor: int, pipeline: int) -> list[int]:
+    """Expert parallelism: none, or over a group wider than the tensor-parallel one that divides the experts."""
+    if not model.experts:
+        return [1]
+    reach = max(machine.domain, machine.accelerators)
+    wide = [tensor * k for k in (2, 4, 8, 16) if tensor * k <= reach and model.experts % (tensor * k) == 0]
+    return [1, *(e for e in wide if _packs(e * pipeline, machine))]
+
+
+def _too_lossy(query: Query, weights: Format, cache: Format) -> bool:
+    if query.sla.quality is None:
+        return False
+    losses = [format.loss for format in {weights, cache}]
+    return any(loss is None for loss in losses) or sum(loss or 0.0 for loss in losses) > query.sla.quality.loss
+
+
+def _layouts(shapes: list[_Shape], machine: Machine, constants: Constants, batch: np.ndarray) -> serving.Layouts:
+    def column(values: Iterable[float]) -> np.ndarray:
+        return np.fromiter(values, float)
+
+    return serving.Layouts(
+        weight_bytes=Q(column(s.weights.bytes_per_element.m_as("byte") for s in shapes), "byte"),
+        kv_bytes=Q(column(s.cache.bytes_per_element.m_as("byte") for s in shapes), "byte"),
+        peak=Q(column(s.peak.m_as("flop/s") for s in shapes), "flop/s"),
+        compute_efficiency=column(constants.compute_efficiency[s.weights.computes_in] for s in shapes),
+        tensor_parallel=column(s.tensor_parallel for s in shapes),
+        pipeline_parallel=column(s.pipeline_parallel for s in shapes),
+        expert_parallel=column(s.expert_parallel for s in shapes),
+        batch=batch,
+    )
+
+
+def traffic(query: Query) -> serving.Traffic:
+    tokens = query.workload.tokens
+    return serving.Traffic(Q(float(tokens.input), "token"), Q(float(tokens.output), "token"), query.workload.prefix_hit)
+
+
+def tpot_limit(query: Query) -> Quantity | None:
+    """The tightest TPOT that is asked for: at a full batch every percentile is the same."""
+    limits = [bound.limit for bound in query.sla.bounds() if bound.metric == "tpot"]
+    return min(limits) if limits else None
+
+
+def _largest_batch_within(
+    limit: Quantity, shapes: list[_Shape], machine: Machine, model: Transformer, query: Query, constants: Constants,
+    links: serving.Links, fits: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """The largest batch of each shape, at most `fits`, whose TPOT is within the limit; 0 where even one sequence is too slow.
+
+    TPOT never falls as the batch grows, so integer bisection is exact.
+    """
+    low, high = np.zeros(len(shapes)), fits.copy()
+    for _ in range(math.ceil(math.log2(max(float(fits.max()), 1) + 1)) + 1):
+        middle = np.ceil((low + high) / 2)
+        layouts = _layouts(shapes, machine, constants, np.maximum(middle, 1))
+        tpot = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants).tpot
+        good = (tpot <= limit) & (middle >= 1)
+        low, high = np.where(good, middle, low), np.where(good, high, np.maximum(middle - 1, low))
+    return low
+
+
+def _batches(largest: int) -> list[int]:
+    """The batches tried up to and with `largest`."""
+    if largest < 1:
+        return []
+    grid = set(range(1, min(largest, _DENSE_BATCHES) + 1)) | {largest}
+    for step in range(1, 200):
+        batch = round(_DENSE_BATCHES * 2 ** (step / _BATCHES_PER_DOUBLING))
+        if batch >= largest:
+            break
+        grid.add(batch)
+    return sorted(grid)
+
+
+def _undominated(replica: serving.Replica, replicas: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Positions in `at` of layouts that no other layout with as many replicas and stages beats in both of what a pool needs:
+    time to the first token, and requests per second. A pool of the better one carries at least as much at any size."""
+    first, rate = replica.first_token_time.m_as("s")[at], replica.request_rate.m_as("1/s")[at]
+    slots = replica.layouts.batch[at]
+    kind = replicas[at] * 1000 + replica.layouts.pipeline_parallel[at]
+    keep = []
+    for value in np.unique(kind):
+        mine = np.flatnonzero(kind == value)
+        order = mine[np.lexsort((-slots[mine], -rate[mine], first[mine]))]
+        front: list[int] = []
+        for i in order:
+            if not any(rate[j] >= rate[i] and slots[j] >= slots[i] for j in front):
+                front.append(int(i))
+        keep += front
+    return np.sort(np.array(keep, int))
+
+
+def _take(replica: serving.Replica, at: np.ndarray) -> serving.Replica:
+    """The same record for some of its layouts."""
+    from dataclasses import fields, replace
+
+    def part(value):  # type: ignore[no-untyped-def]
+        if isinstance(value, (serving.Layouts, serving.PassTime)):
+            return replace(value, **{f.name: part(getattr(value, f.name)) for f in fields(value)})
+        return value[at] if np.ndim(value.magnitude if isinstance(value, Quantity) else value) else value
+
+    return part_of(replica, part)
+
+
+def part_of(replica: serving.Replica, part) -> serving.Replica:  # type: ignore[no-untyped-def]
+    from dataclasses import fields, replace
+
+    return replace(replica, **{f.name: part(getattr(replica, f.name)) for f in fields(replica)})
+
+
+def _choice(row: tuple[_Shape, float], chips: int) -> Choice:
+    shape, batch = row
+    return Choice(
+        shape.weights.name,
+        shape.cache.name,
+        shape.tensor_parallel,
+        shape.pipeline_parallel,
+        shape.expert_parallel,
+        int(batch),
+        chips,
+    )
+
+
+def _count(dropped: list[Dropped], wall: int, name: str, removed: np.ndarray, reason: str) -> None:
+    if removed.any():
+        dropped.append(Dropped(wall, name, int(removed.sum()), reason))
