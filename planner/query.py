@@ -40,6 +40,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from zoo.units import DIMENSIONS, Quantity, UnitError, quantity
+from zoo.yaml_source import Document, ZooError, parse, read
 
 SCHEMA = "wallplan/v1"
 SCHEMA_ID = "urn:wallplan:schema:query:v1"
@@ -50,6 +51,7 @@ RESERVED_KINDS = ("train", "procure", "place")
 
 _SHOWN_ERRORS = 20
 _MOST_VALUES = 100_000
+_MOST_KEYS = 1000
 _DEEPEST = 40
 _LONGEST_TEXT = 300
 _MOST = 10**9  # the largest count a query may name: beyond it lies a typing slip, and the solvers' integers
@@ -148,14 +150,9 @@ def _nearest(word: Any, known: Sequence[str]) -> str:
     return lowered[match[0]] if match else ""
 
 
-_YAML_WORDS = "YAML reads yes, no, on and off as true and false"
-
-
 def _unknown(value: Any, known: Sequence[str], what: str) -> str:
     guess = _nearest(value, known)
     hint = f"; did you mean {_show(guess)}?" if guess else ""
-    if isinstance(value, bool):
-        hint = f"{hint} ({_YAML_WORDS}: use quotes)"
     return f"{_show(value)} is no {what}{hint} (known: {', '.join(known)})"
 
 
@@ -247,7 +244,7 @@ def _whole(low: int, example: int) -> _Scalar:
 
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
-        quotes = f" ({_YAML_WORDS}: use quotes)" if isinstance(value, bool) else ""
+        quotes = "; use quotes if it is a name" if isinstance(value, bool | int | float) else ""
         raise _Fault(f"{_show(value)} is not text{quotes}")
     if not value.strip():
         raise _Fault("empty text, expected a name")
@@ -639,7 +636,7 @@ class _Origin:
 
     source: str = "<python>"
     folder: Path = Path()
-    document: Any = None  # zoo.yaml_source.Document
+    document: Document | None = None
     replaced: tuple[Keys, ...] = ()
 
     def override(self, keys: Keys) -> Keys | None:
@@ -653,13 +650,7 @@ class _Origin:
         """The line of a key, or of the nearest key above it. None when it was not read from a file."""
         if self.document is None or self.override(keys) is not None:
             return None
-        while True:
-            try:
-                return int(self.document.line(keys))
-            except LookupError:
-                if not keys:
-                    return None
-                keys = keys[:-1]
+        return self.document.line(keys)
 
     def file(self, keys: Keys) -> str:
         return "--set" if self.override(keys) is not None else self.source
@@ -795,7 +786,7 @@ class Query(Part):
 
     def to_yaml(self) -> str:
         """The question as a YAML file."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+        return yaml.dump(self.to_dict(), Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
 
     def digest(self) -> str:
         """SHA-256 of what the question means: equal for "500 ms" and "0.5 s", for a default and the same value written out."""
@@ -976,15 +967,24 @@ _KEY_ORDER = (
 
 def load(path: str | Path) -> AnyQuery:
     """The question in a YAML file. Raises QueryError, one line per fault."""
-    from zoo.yaml_source import ZooError, read
-
     try:
-        document = read(Path(path))
+        document = read(path)
     except ZooError as error:
         raise QueryError(_line_of(str(error))) from None
     result = _read(document.data, _Origin(source=str(path), folder=Path(path).parent, document=document))
     _check_files(result)
     return result
+
+
+class _Writer(yaml.SafeDumper):
+    """PyYAML writes for YAML 1.1, `zoo.yaml_source` reads 1.2: text that would read as a number gets quotes."""
+
+
+def _write_text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if _scalar(text) == text else '"')
+
+
+_Writer.add_representer(str, _write_text)
 
 
 def _show_limit(value: Any) -> str:
@@ -1020,12 +1020,13 @@ def _meaning(value: Any) -> Any:
 
 def _scalar(value: Any) -> Any:
     """Text of the command line as YAML reads it; anything else as it is."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         return value
     try:
-        return yaml.safe_load(value) if len(value) <= 10_000 else value
-    except (yaml.YAMLError, ValueError, RecursionError):
+        data = parse(f"value: {value}").data
+    except ZooError:
         return value
+    return data["value"] if len(data) == 1 else value
 
 
 def _replace(data: dict[str, Any], keys: Keys, value: Any) -> None:
@@ -1138,10 +1139,13 @@ def _plain(value: Any, keys: Keys, faults: list[tuple[Keys, str]], count: list[i
             count[0] = 2 * _MOST_VALUES
         return None
     if isinstance(value, Mapping):
+        if len(value) > _MOST_KEYS:
+            faults.append((keys, f"{len(value)} keys, expected at most {_MOST_KEYS}"))
+            return None
         result = {}
         for key, inner in value.items():
             if not isinstance(key, str):
-                faults.append((keys, f"{_show(key)} is not a key: keys are words ({_YAML_WORDS})"))
+                faults.append((keys, f"{_show(key)} is not a key: keys are text"))
             elif key.isprintable() and len(key) <= _LONGEST_TEXT:
                 result[key] = _plain(inner, (*keys, key), faults, count)
             else:
@@ -1171,14 +1175,16 @@ def _plain(value: Any, keys: Keys, faults: list[tuple[Keys, str]], count: list[i
 def _faults(error: ValidationError, model: type[Part]) -> Iterator[tuple[Keys, str]]:
     """What pydantic found, as (keys, sentence)."""
     found = error.errors(include_url=False)
-    missing = {detail["loc"] for detail in found if detail["type"] == "missing"}
+    missing: dict[tuple[int | str, ...], list[str]] = {}
+    for detail in found:
+        if detail["type"] == "missing":
+            missing.setdefault(detail["loc"][:-1], []).append(str(detail["loc"][-1]))
     # A misspelt key explains why its right spelling is missing: one fault, not two.
     explained: set[tuple[int | str, ...]] = set()
     for detail in found:
         if detail["type"] == "extra_forbidden":
             *parent, key = detail["loc"]
-            absent = [str(place[-1]) for place in missing if list(place[:-1]) == parent]
-            guess = _nearest(key, absent)
+            guess = _nearest(key, missing.get(tuple(parent), []))
             if guess:
                 explained.add((*parent, guess))
     # A list is not short because an entry was refused.
