@@ -229,8 +229,13 @@ def bits_per_element(precision: str) -> float:
     return float(record["bits"]) + float(record["scale_bits"]) / float(record["scale_group"])
 
 
+def computes_in(precision: str) -> str:
+    """The number format that a chip multiplies in when weights are in `precision`: int4 weights are widened to bf16."""
+    return row("precision", precision)["computes_in"]
+
+
 def bytes_per_element(precision: str) -> Quantity:
-    """`bits_per_element` as a quantity [byte]."""
+    """Memory that one element takes in a number format, its share of the scales included [byte]; see `bits_per_element`."""
     return Q(bits_per_element(precision) / 8, "byte")
 
 

@@ -486,7 +486,7 @@ def erlang_b(servers: Number, offered_load: Number) -> Number:
     overloaded = below < 1e-280
     with np.errstate(divide="ignore"):
         exact = np.exp(special.xlogy(count, load) - load - special.gammaln(count + 1) - np.log(below))
-    return np.where(overloaded, _overloaded_loss(count, np.maximum(load, 1.0)), exact)
+    return np.where(overloaded, _overloaded_loss(count, np.where(overloaded, load, np.inf)), exact)
 
 
 def _overloaded_loss(count: Any, load: Any) -> Any:
@@ -542,7 +542,7 @@ def wait_tail(
     waiting, drain, _ = _queue(arrival_rate, service_time, servers, ca2, cs2)
     elapsed = time.m_as("s")
     with np.errstate(invalid="ignore"):
-        return np.where(drain < 0, 1.0, waiting * np.exp(-np.where(elapsed > 0, drain * elapsed, 0.0)))
+        return np.where(drain < 0, 1.0, waiting * np.exp(-np.where(elapsed > 0, np.abs(drain) * elapsed, 0.0)))
 
 
 @dimensions("s", arrival_rate="1/s", service_time="s", servers="", probability="", ca2="", cs2="")

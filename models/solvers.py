@@ -36,7 +36,9 @@ class Software:
 
 
 def _peak(accelerator: Accelerator, precision: str) -> Quantity:
-    return known(accelerator.peak.get(precision), f"the peak of {accelerator.name} at {precision}")
+    """The peak at the format that weights in `precision` are multiplied in."""
+    multiplied = algorithm.computes_in(precision)
+    return known(accelerator.peak.get(multiplied), f"the peak of {accelerator.name} at {multiplied}")
 
 
 # ------------------------------------------------------------------------------------------------- node, walls 1-7
