@@ -155,8 +155,7 @@ def replica(
     first = decode_step + prefill_time
     residence = first + traffic.output.m_as("token") * tpot
     return Replica(
-        layouts, weights, cache, Q(np.broadcast_to(reserve.m_as("byte"), layouts.batch.shape), "byte"), needed, accelerator.memory,
-        fits, decode, prefill, decode_step, prefill_time, first, tpot, residence,
+        layouts, weights, cache, reserve, needed, accelerator.memory, np.asarray(fits), decode, prefill, decode_step, prefill_time, first, tpot, residence,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from .plan import Plan
-    from .query import Query
+    from .query import AnyQuery
 
 OK, BUG, USAGE, INFEASIBLE, FAILED, STOPPED = 0, 1, 2, 3, 4, 5
 
@@ -70,7 +70,7 @@ def _fail(message: str, code: int = USAGE) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _query(path: Path, overrides: list[str] | None) -> Query:
+def _query(path: Path, overrides: list[str] | None) -> AnyQuery:
     from .query import QueryError, load
 
     try:
@@ -348,6 +348,7 @@ def _kind(kind: str) -> str:
 
 def _catalog(files: list[Path] | None) -> Any:
     from zoo.catalog import load
+
     from zoo.yaml_source import ZooError
 
     try:

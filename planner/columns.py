@@ -19,7 +19,7 @@ from zoo.units import Q, Quantity
 
 from .market import Column, Limit, Market
 from .program import SCALES, quantise
-from .query import Query
+from .query import ServeQuery
 from .space import Dropped, Runs, in_region
 
 Targets = tuple[tuple[float, Quantity], ...]  # (percentile, largest TTFT without the network)
@@ -96,7 +96,7 @@ class Site:
     assumptions: tuple[str, ...]
 
 
-def site_of(region: Region, query: Query, catalog: Catalog) -> Site | str:
+def site_of(region: Region, query: ServeQuery, catalog: Catalog) -> Site | str:
     """PUE, WUE and carbon intensity of a region by the query's method; a reason when the intensity is unknown.
 
     An unknown PUE or WUE is taken from the survey means of the catalogue, and said so.
@@ -126,7 +126,7 @@ def figure(catalog: Catalog, parameter: str, level: str = "typical") -> float:
 
 
 def amounts_of(
-    chips: list[Accelerator], accelerators: np.ndarray, price: Quantity, sites: list[Site], query: Query, catalog: Catalog
+    chips: list[Accelerator], accelerators: np.ndarray, price: Quantity, sites: list[Site], query: ServeQuery, catalog: Catalog
 ) -> Mapping[str, Quantity]:
     """What one rented instance of each offer costs, draws and emits per hour (walls 17 and 18); arrays over offers.
 
@@ -162,7 +162,7 @@ def integers(amounts: Mapping[str, Quantity]) -> list[dict[str, int]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def budgets(query: Query, slowest: Quantity) -> Targets | None:
+def budgets(query: ServeQuery, slowest: Quantity) -> Targets | None:
     """TTFT targets [s] less the slowest round trip; None when the network alone takes them."""
     result = []
     for bound in query.sla.bounds():
@@ -176,7 +176,7 @@ def budgets(query: Query, slowest: Quantity) -> Targets | None:
     return tuple(result)
 
 
-def tiers(query: Query, catalog: Catalog, region: Region) -> list[tuple[tuple[int, ...], Quantity]]:
+def tiers(query: ServeQuery, catalog: Catalog, region: Region) -> list[tuple[tuple[int, ...], Quantity]]:
     """The sets of populations that one pool in `region` may serve, each with its slowest round trip.
 
     Ordered by distance: a pool that serves a population may as well serve every nearer one, at the same TTFT budget.
@@ -196,7 +196,7 @@ def tiers(query: Query, catalog: Catalog, region: Region) -> list[tuple[tuple[in
     return result
 
 
-def objective_of(query: Query, amounts: Mapping[str, Quantity]) -> list[int]:
+def objective_of(query: ServeQuery, amounts: Mapping[str, Quantity]) -> list[int]:
     """The objective of one instance of each offer, in integer units: the resource minimised, or cost plus priced carbon."""
     if query.minimize in SCALES:
         return list(quantise(amounts[query.minimize], query.minimize, "up"))
@@ -204,7 +204,7 @@ def objective_of(query: Query, amounts: Mapping[str, Quantity]) -> list[int]:
     return list(quantise(amounts["cost"] + query.carbon.price * amounts["carbon"], "cost", "up"))
 
 
-def limits_of(query: Query, catalog: Catalog, columns: list[Column]) -> list[Limit]:
+def limits_of(query: ServeQuery, catalog: Catalog, columns: list[Column]) -> list[Limit]:
     """The query's limits and quotas as rows. A quota counts chips of the offers that it matches."""
     walls = {"cost": 17, "power": 18, "carbon": 18, "water": 18, "chips": None}
     result = []
@@ -246,7 +246,9 @@ def _same_chip(catalog: Catalog, name: str, offer: Offer) -> bool:
         return False
 
 
-def undominated(columns: list[Column], objective: list[int], curves: list[Curve], query: Query, catalog: Catalog) -> list[int]:
+def undominated(
+    columns: list[Column], objective: list[int], curves: list[Curve], query: ServeQuery, catalog: Catalog
+) -> list[int]:
     """Positions of the columns that no other column replaces in every plan.
 
     One column replaces another when it is the same machine, serves at least the same populations with at least the same
@@ -276,7 +278,7 @@ def undominated(columns: list[Column], objective: list[int], curves: list[Curve]
 
 
 def build(
-    query: Query, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], dropped: list[Dropped]
+    query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], dropped: list[Dropped]
 ) -> tuple[Market, list[Curve], list[Site]]:
     """The market of a query: columns that survive dominance, their curves, and the site of each column."""
     sites = {name: site_of(region, query, catalog) for name, region in catalog.regions.items()}
@@ -312,7 +314,7 @@ def build(
 
 
 def _columns(
-    query: Query, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], dropped: list[Dropped]
+    query: ServeQuery, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], dropped: list[Dropped]
 ) -> tuple[list[Column], list[int], list[Site], list[Curve]]:
     if not entries:
         return [], [], [], []

@@ -31,7 +31,8 @@ def model(program: Program) -> tuple[Any, list[Any]]:
 
 def solve(program: Program, seconds: float, gap: float = 0.0) -> Solution:
     """Solve with CP-SAT. `seconds` limits the time, `gap` is the relative gap at which it may stop (0: prove)."""
-    import ortools
+    from importlib.metadata import version
+
     from ortools.sat.python import cp_model
 
     started = time.perf_counter()
@@ -44,7 +45,7 @@ def solve(program: Program, seconds: float, gap: float = 0.0) -> Solution:
     solver.parameters.linearization_level = 2
     status = solver.solve(m)
     elapsed = time.perf_counter() - started
-    name = f"OR-Tools CP-SAT {ortools.__version__}"
+    name = f"OR-Tools CP-SAT {version('ortools')}"
     if status == cp_model.INFEASIBLE:
         return Solution("infeasible", None, None, None, name, elapsed)
     if status == cp_model.MODEL_INVALID:

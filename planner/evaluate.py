@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from zoo.catalog import Catalog
 
 from models import node, serving
 from models.calibration import Constants, serving_constants
-from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
 from zoo.units import Q, Quantity
 
@@ -20,13 +20,13 @@ from . import columns
 from .columns import Site
 from .plan import Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
-from .query import Query
+from .query import ServeQuery
 from .space import Machine, format_of, links_of, tpot_limit, traffic
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was chosen for one pool: the offer, how many instances, the layout, and the load of each population [integer units]."""
+    """What was chosen for one pool: offer, instances, layout, and the load of each population [integer units]."""
 
     offer: str
     instances: int
@@ -64,7 +64,7 @@ class _Checked:
     site: Site
 
 
-def evaluate(query: Query, catalog: Catalog, model: Transformer, decisions: list[Decision]) -> Evaluated:
+def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions: list[Decision]) -> Evaluated:
     """Every pool and every wall of a fleet, from the forward models. Loads are taken as given and must add up to the rates.
 
     Raises zoo.catalog.UnknownName when an offer of the fleet no longer exists.
@@ -78,7 +78,7 @@ def evaluate(query: Query, catalog: Catalog, model: Transformer, decisions: list
         if served != asked:
             violations.append(f"wall 4: {population.name} is served {served}, asked {asked} (units of {SCALES['load']})")
     totals = {resource: sum(c.amounts[resource] for c in checked) for resource in SCALES if resource != "load"}
-    for resource, wall in (("cost", 17), ("power", 18), ("carbon", 18), ("water", 18), ("chips", 0)):
+    for resource in totals:
         bound = getattr(query.limits, resource)
         if bound is not None and totals[resource] > _limit(bound, resource):
             violations.append(f"limits.{resource}: {totals[resource]} of {_limit(bound, resource)} (units of {SCALES[resource]})")
@@ -112,7 +112,7 @@ def evaluate(query: Query, catalog: Catalog, model: Transformer, decisions: list
     )
 
 
-def _may_serve(query: Query, catalog: Catalog, checked: _Checked) -> bool:
+def _may_serve(query: ServeQuery, catalog: Catalog, checked: _Checked) -> bool:
     from .space import in_region
 
     region = catalog.regions[checked.pool.region]
@@ -123,7 +123,7 @@ def _may_serve(query: Query, catalog: Catalog, checked: _Checked) -> bool:
     )
 
 
-def _check(query: Query, catalog: Catalog, model: Transformer, decision: Decision, constants: Constants) -> _Checked:
+def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision, constants: Constants) -> _Checked:
     offer: Offer = catalog.find("offers", decision.offer)
     chip, region = catalog.chips[offer.accelerator], catalog.regions[offer.region]
     machine = Machine(chip, offer.accelerators, offer.domain)
@@ -162,8 +162,8 @@ def _check(query: Query, catalog: Catalog, model: Transformer, decision: Decisio
     targets = columns.budgets(query, network)
     variability = query.workload.arrivals.cv**2
     pool = (
-        replica.first_token_time, np.array([replicas * layout.pipeline_parallel * 1.0]), np.array([replicas * layout.batch * 1.0]),
-        replica.residence,
+        replica.first_token_time, np.array([replicas * layout.pipeline_parallel * 1.0]),
+        np.array([replicas * layout.batch * 1.0]), replica.residence,
     )  # fmt: skip
 
     def carried(units: int) -> int:
@@ -282,7 +282,7 @@ def _row(
     )  # fmt: skip
 
 
-def _pool_walls(query: Query, c: _Checked) -> list[WallRow]:
+def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
     """The walls of one pool. A wall binds when the smallest step against it breaks it: one sequence more, one unit fewer."""
     where, replica = c.pool.offer, c.replica
     used = float((c.operations / c.peak).m_as("dimensionless"))
@@ -299,7 +299,8 @@ def _pool_walls(query: Query, c: _Checked) -> list[WallRow]:
         _row(3, "software", "utilisation", used, efficiency, "of peak", False, "physics", where),
         _row(4, "serving", "TPOT", c.pool.tpot_ms, None if limit is None else float(limit.m_as("ms")), "ms",
              limit is not None and full and not memory_full, "query" if limit is not None else "none", where),
-        _row(5, "batching", "sequences", c.pool.layout.batch, float(replica.largest_batch[0]), "sequences", memory_full, "physics", where),
+        _row(5, "batching", "sequences", c.pool.layout.batch, float(replica.largest_batch[0]), "sequences", memory_full,
+             "physics", where),
     ]  # fmt: skip
     rows += [
         _row(
@@ -329,7 +330,7 @@ def _pool_walls(query: Query, c: _Checked) -> list[WallRow]:
     return rows
 
 
-def _walls(query: Query, checked: list[_Checked], totals: Mapping[str, int]) -> list[WallRow]:
+def _walls(query: ServeQuery, checked: list[_Checked], totals: Mapping[str, int]) -> list[WallRow]:
     """Each wall once, at the pool where it has the least headroom, and the fleet's own walls."""
     tightest: dict[tuple[int, str], WallRow] = {}
     for c in checked:
@@ -358,7 +359,7 @@ def _walls(query: Query, checked: list[_Checked], totals: Mapping[str, int]) -> 
     return sorted(rows, key=lambda row: (row.number, row.what))
 
 
-def _totals(query: Query, checked: list[_Checked], totals: Mapping[str, int]) -> dict[str, float]:
+def _totals(query: ServeQuery, checked: list[_Checked], totals: Mapping[str, int]) -> dict[str, float]:
     load = sum(c.pool.load_per_s for c in checked)
     cost = float(dequantise(totals["cost"], "cost").m_as("USD/hour"))
     tokens = load * query.workload.tokens.output * 3600

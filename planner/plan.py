@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA = "wallplan/plan/v1"
+SCHEMA: Literal["wallplan/plan/v1"] = "wallplan/plan/v1"
 Status = Literal["optimal", "infeasible", "stopped"]
 
 

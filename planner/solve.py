@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from models.calibration import serving_constants
 from zoo.catalog import Catalog, UnknownName, apply_price_overlays, load
+
+from models.calibration import serving_constants
 from zoo.specs import Offer, Transformer
 from zoo.yaml_source import ZooError
 
@@ -20,7 +21,7 @@ from .evaluate import Decision, Evaluated, evaluate
 from .market import Market
 from .plan import Plan
 from .program import SCALES, dequantise
-from .query import Query, QueryError
+from .query import QueryError, ServeQuery
 
 Progress = Callable[[str], None]
 
@@ -29,7 +30,7 @@ Progress = Callable[[str], None]
 class Prepared:
     """Everything that the program is made of, before any solver."""
 
-    query: Query
+    query: ServeQuery
     catalog: Catalog
     model: Transformer
     market: Market
@@ -38,7 +39,7 @@ class Prepared:
     candidates: int
 
 
-def open_catalog(query: Query) -> Catalog:
+def open_catalog(query: ServeQuery) -> Catalog:
     """The zoo with the query's own files and price overlays. Raises QueryError, one line."""
     try:
         catalog = load(query.zoo_files)
@@ -58,7 +59,7 @@ def open_catalog(query: Query) -> Catalog:
     return catalog
 
 
-def model_of(query: Query, catalog: Catalog) -> Transformer:
+def model_of(query: ServeQuery, catalog: Catalog) -> Transformer:
     """The model that the query names: a zoo record or a config.json. Raises QueryError, one line, when it cannot be served."""
     if query.model_file is not None:
         from zoo.importers.huggingface import transformer_from_config
@@ -76,7 +77,7 @@ def model_of(query: Query, catalog: Catalog) -> Transformer:
     return record
 
 
-def prepare(query: Query, progress: Progress = lambda _: None) -> Prepared:
+def prepare(query: ServeQuery, progress: Progress = lambda _: None) -> Prepared:
     """The market of a query: every candidate through the forward models. Raises QueryError for what is not there."""
     catalog = open_catalog(query)
     model = model_of(query, catalog)
@@ -114,7 +115,7 @@ def prove(prepared: Prepared, progress: Progress = lambda _: None) -> Certificat
     )
 
 
-def solve(query: Query, progress: Progress = lambda _: None) -> Plan:
+def solve(query: ServeQuery, progress: Progress = lambda _: None) -> Plan:
     """The best plan with its proof, or the reasons why there is none.
 
     Raises QueryError (one line) for names that do not exist and data that is missing. Infeasible is a plan whose status
@@ -160,7 +161,7 @@ def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]
 UNITS = {"cost": "USD/hour", "carbon": "kgCO2e/hour", "power": "kW", "water": "liter/hour", "chips": "dimensionless"}
 
 
-def objective_units(query: Query) -> tuple[str, str]:
+def objective_units(query: ServeQuery) -> tuple[str, str]:
     """(resource whose integer unit the objective is in, unit that reports state it in)."""
     resource = query.minimize if query.minimize in SCALES else "cost"
     return resource, {"USD/hour": "USD/h", "kgCO2e/hour": "kgCO2e/h", "dimensionless": "chips"}.get(
@@ -168,7 +169,7 @@ def objective_units(query: Query) -> tuple[str, str]:
     )
 
 
-def in_objective_units(query: Query, value: int | None) -> float | None:
+def in_objective_units(query: ServeQuery, value: int | None) -> float | None:
     """An integer of the program as the number that reports state."""
     if value is None:
         return None
@@ -230,7 +231,7 @@ def _plan(
     )
 
 
-def assumptions_of(query: Query, catalog: Catalog, checked: Evaluated | None) -> tuple[plan.Assumption, ...]:
+def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | None) -> tuple[plan.Assumption, ...]:
     """Everything that the answer takes for granted, each with where it comes from."""
     from models import serving
 
@@ -254,11 +255,11 @@ def assumptions_of(query: Query, catalog: Catalog, checked: Evaluated | None) ->
     return tuple(found)
 
 
-def reload(saved: Plan) -> tuple[Query, Catalog, Any, list[Decision]]:
+def reload(saved: Plan) -> tuple[ServeQuery, Catalog, Any, list[Decision]]:
     """What `evaluate` needs, from a plan file alone: the question, the data, the model and the decisions."""
-    from .query import Query as AnyKind
+    from .query import Query
 
-    query = AnyKind.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    query = Query.from_dict(saved.query, source="plan", folder=saved.query_folder)
     catalog = open_catalog(query)
     model = model_of(query, catalog)
     decisions = [

@@ -14,12 +14,12 @@ import numpy as np
 from zoo.catalog import Catalog
 
 from models import algorithm, serving
-from models.dimensions import UnknownValue
 from models.calibration import Constants
+from models.dimensions import UnknownValue
 from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity
 
-from .query import Query, QueryError
+from .query import QueryError, ServeQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Runs:
     tpot_slack: np.ndarray  # array
 
 
-def offers_of(query: Query, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
+def offers_of(query: ServeQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
     """The offers that the query allows, and how many each of its clauses drops.
 
     Raises QueryError for a chip, region or residency label that does not exist, and for a chip that nobody offers.
@@ -146,7 +146,7 @@ def in_region(catalog: Catalog, region: Region, pattern: str) -> bool:
     }
 
 
-def find(query: Query, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
+def find(query: ServeQuery, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
     """The catalog's record, or QueryError naming the file, the line, the key and the nearest valid name."""
     from zoo.catalog import UnknownName
 
@@ -188,7 +188,7 @@ _LARGEST_SPAN = 8
 
 
 def runs_of(
-    machine: Machine, model: Transformer, query: Query, constants: Constants, links: serving.Links
+    machine: Machine, model: Transformer, query: ServeQuery, constants: Constants, links: serving.Links
 ) -> tuple[list[Runs], list[Dropped]]:
     """Every layout of a replica on a kind of machine that fits in memory and keeps TPOT, grouped by the machines it spans.
 
@@ -249,7 +249,7 @@ class _Shape:
     expert_parallel: int
 
 
-def _shapes(machine: Machine, model: Transformer, query: Query, dropped: list[Dropped]) -> list[_Shape]:
+def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: list[Dropped]) -> list[_Shape]:
     chip = machine.accelerator
     links = links_of(machine)
     reach = machine.domain if links.inside.magnitude else 1
@@ -299,7 +299,7 @@ def _expert_degrees(model: Transformer, machine: Machine, tensor: int, pipeline:
     return [1, *(e for e in wide if _packs(e * pipeline, machine))]
 
 
-def _too_lossy(query: Query, weights: Format, cache: Format) -> bool:
+def _too_lossy(query: ServeQuery, weights: Format, cache: Format) -> bool:
     if query.sla.quality is None:
         return False
     losses = [format.loss for format in {weights, cache}]
@@ -322,19 +322,19 @@ def _layouts(shapes: list[_Shape], machine: Machine, constants: Constants, batch
     )
 
 
-def traffic(query: Query) -> serving.Traffic:
+def traffic(query: ServeQuery) -> serving.Traffic:
     tokens = query.workload.tokens
     return serving.Traffic(Q(float(tokens.input), "token"), Q(float(tokens.output), "token"), query.workload.prefix_hit)
 
 
-def tpot_limit(query: Query) -> Quantity | None:
+def tpot_limit(query: ServeQuery) -> Quantity | None:
     """The tightest TPOT that is asked for: at a full batch every percentile is the same."""
     limits = [bound.limit for bound in query.sla.bounds() if bound.metric == "tpot"]
     return min(limits) if limits else None
 
 
 def _largest_batch_within(
-    limit: Quantity, shapes: list[_Shape], machine: Machine, model: Transformer, query: Query, constants: Constants,
+    limit: Quantity, shapes: list[_Shape], machine: Machine, model: Transformer, query: ServeQuery, constants: Constants,
     links: serving.Links, fits: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """The largest batch of each shape, at most `fits`, whose TPOT is within the limit; 0 where even one sequence is too slow.
