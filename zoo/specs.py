@@ -32,7 +32,12 @@ class Transformer:
     Counts are dimensionless integers. `kv_layers` layers keep a growing KV cache; of these
     `sliding_layers` keep at most `sliding_window` tokens; `state_layers` layers keep a constant
     `state_elements` elements per sequence per layer instead (SSM, linear attention).
-    MLA models cache `kv_lora_rank + qk_rope_dim` elements per token and layer.
+    A hybrid may have more or fewer attention, state and MLP layers than `layers`: `ffn_layers` dense MLPs (None:
+    every layer that is not MoE), `moe_layers` expert layers. `state_elements` counts the recurrent state and the
+    window of its convolution; `state_parameters` are the weights of one state layer.
+    MLA models cache `kv_lora_rank + qk_rope_dim` elements per token and layer. Attention heads are `head_dim` wide
+    for queries and keys, `v_head_dim` (None: the same) for values.
+    `gaps` says in words what the record does not know, and which side its figures then err on.
     `parameters` and `active_parameters` are published totals where known, else counted from the shape.
     """
 
@@ -65,6 +70,9 @@ class Transformer:
     v_head_dim: int | None = None
     tie_embeddings: bool = False
     max_context: int | None = None
+    ffn_layers: int | None = None
+    state_parameters: int = 0
+    gaps: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     source: Source = Source("")
 
@@ -98,18 +106,24 @@ Workload = Transformer | Generic
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One accelerator. Peaks are dense (no sparsity). Link and NIC bandwidths are per direction."""
+    """One accelerator. Peaks are dense (no sparsity). Link and NIC bandwidths are per direction.
+
+    `memory` is the marketed figure read as GiB, which is what a driver reports within 1 % for the parts that matter:
+    A100-80GB 81,920 MiB = 80.0 GiB, H100-80GB 81,559 MiB = 79.6 GiB, H200-141GB 143,771 MiB = 140.4 GiB,
+    B200-180GB 183,359 MiB = 179.1 GiB; with error correction in GDDR parts it is less (L40S 46,068 MiB of 48 GiB).
+    """
 
     name: str
     vendor: str
     year: int
-    kind: str  # datacenter | consumer | workstation | edge | cpu | mcu
-    peak: Mapping[str, Quantity]  # precision -> FLOP/s; keys among fp64 fp32 tf32 bf16 fp16 fp8 int8 fp4
+    kind: str  # datacenter | consumer | workstation | edge | mobile | cpu | mcu
+    peak: Mapping[str, Quantity]  # precision -> FLOP/s (int8 too); keys among fp64 fp32 tf32 bf16 fp16 fp8 int8 fp4
     memory: Quantity
     memory_bandwidth: Quantity
     link: str | None = None  # scale-up link, for example NVLink4
     link_bandwidth: Quantity | None = None
     scale_up_domain: int = 1  # accelerators reachable over the scale-up link
+    domain_kind: str = "instance"  # how far the link reaches: instance | rack | slice | bridge | host (no link: PCIe)
     host_bandwidth: Quantity | None = None  # PCIe, per direction
     nic_bandwidth: Quantity | None = None  # scale-out, per accelerator and direction
     on_chip: Quantity | None = None
@@ -138,7 +152,11 @@ class Fabric:
     achievable: float | None = None  # fraction of line rate
     domain: int | None = None
     topology: str | None = None  # fat-tree | dragonfly | torus-2d | torus-3d | ring | rail | mesh | switch
-    oversubscription: float | None = None
+    oversubscription: float | None = None  # the worst of the range that is usual
+    switch: str | None = None
+    switch_ports: int | None = None
+    switch_power: Quantity | None = None
+    transceiver_power: Quantity | None = None
     aliases: tuple[str, ...] = ()
     source: Source = Source("")
 
@@ -227,6 +245,9 @@ class Region:
     wue: Quantity | None = None
     electricity_price: Quantity | None = None
     electricity_basis: str | None = None
+    carbon_free_share: float | None = None  # 0..1, as the provider counts it: see the basis
+    carbon_free_basis: str | None = None
+    government: bool = False
     state: str | None = None
     profile_zone: str | None = None
     aliases: tuple[str, ...] = ()
@@ -251,7 +272,10 @@ class Offer:
     accelerator: str  # Accelerator.name
     accelerators: int  # per instance
     price: Quantity  # USD per hour and instance
-    domain: int = 1  # accelerators in reach over the scale-up link when several instances are rented together
+    # Accelerators in reach over the scale-up link when several instances are rented together: those of one
+    # instance (cloud machines do not share NVLink), the whole rack for rack-scale parts, the largest slice for TPUs,
+    # a pair for bridged PCIe boards, and those of one instance over PCIe for boards without a link.
+    domain: int = 1
     interruption_band: str | None = None
     stock_confirmed: bool = True
     vcpus: int | None = None
@@ -271,6 +295,55 @@ class Economics:
     typical: float | None
     high: float | None
     unit: str
+    source: Source = Source("")
+
+
+@dataclass(frozen=True, slots=True)
+class GridProfile:
+    """The day of a grid zone, month by month: arrays of 12 months by 24 hours (UTC) of carbon intensity.
+
+    `p10` and `p90` are percentiles over the days of the month. Scale a profile to a newer annual mean before use.
+    """
+
+    zone: str
+    year: int
+    basis: str  # lca-flow | direct-flow | lca-gen
+    mean: Quantity
+    p10: Quantity
+    p90: Quantity
+    source: Source = Source("")
+
+
+@dataclass(frozen=True, slots=True)
+class SpotTrace:
+    """A measured series of spot capacity, reduced: how much was there, for how long, how often it was lost."""
+
+    name: str
+    kind: str  # availability | preemption
+    cloud: str
+    region: str
+    zone: str
+    accelerator: str
+    accelerators: int  # per node; 0 for traces of machines without one
+    nodes: int
+    period: Quantity
+    available_fraction: float
+    mean_up: Quantity | None
+    mean_down: Quantity | None
+    interruption_rate: Quantity | None  # 1/time
+    source: Source = Source("")
+
+
+@dataclass(frozen=True, slots=True)
+class Interruptions:
+    """What a published training run or cluster lost: interruptions over a period, and the mean time between them."""
+
+    name: str
+    accelerators: int  # 0: not given
+    period: Quantity | None
+    interruptions: int | None
+    mtbf_cluster: Quantity | None
+    mtbf_accelerator: Quantity | None
     source: Source = Source("")
 
 

@@ -66,10 +66,7 @@ def quantity(text: Any, dimension: str) -> Quantity:
     A bare number is accepted only for "fraction". Raises UnitError with the expectation and an example.
     """
     unit, example = DIMENSIONS[dimension]
-    if isinstance(text, Quantity):
-        value = text
-    else:
-        value = _parse(text, dimension, example)
+    value: Quantity = text if isinstance(text, Quantity) else _parse(text, dimension, example)
     if not value.is_compatible_with(unit):
         raise UnitError(f'"{text}" is {_describe(value)}, expected {dimension} such as "{example}"')
     if not np.all(np.isfinite(value.magnitude)):
@@ -91,16 +88,17 @@ def _parse(text: Any, dimension: str, example: str) -> Quantity:
         for trap, message in _TRAPS.items():
             if word.lower().endswith(trap) and word.isupper():
                 raise UnitError(f'"{text}": {message}')
-    if not re.match(r"^\s*[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*[A-Za-zµ%/(]?", text) or "**" in text:
-        raise UnitError(f'"{text}" does not begin with a number, expected {dimension} such as "{example}"')
+    # one number, then only a unit: "1,5 ms", "1 000 ms" and "9^9^9 s" would otherwise be read as something
+    if not re.match(r"^\s*[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*([/A-Za-zµ%][^0-9,^]*)?$", text) or "**" in text:
+        raise UnitError(f'"{text}" is not a number and a unit, expected {dimension} such as "{example}"')
     try:
-        value = Q(text)
+        value: Quantity = Q(text)
     except pint.UndefinedUnitError as error:
         name = str(error.unit_names if isinstance(error.unit_names, str) else error.unit_names[0])
         raise UnitError(f'"{text}": unknown unit {name!r}{_nearest(name)}; expected {dimension} such as "{example}"') from None
     except Exception:
         raise UnitError(f'"{text}" is not a quantity, expected {dimension} such as "{example}"') from None
-    if isinstance(value.magnitude, str) or value.unitless and dimension != "fraction":
+    if isinstance(value.magnitude, str) or (value.unitless and dimension != "fraction"):
         raise UnitError(f'bare number {text}: expected {dimension} with a unit, such as "{example}"')
     return Q(float(value.magnitude), value.units)
 
@@ -115,7 +113,9 @@ def _nearest(name: str) -> str:
 def _describe(value: Quantity) -> str:
     for name, (unit, _) in DIMENSIONS.items():
         if value.is_compatible_with(unit):
-            return f"{'an' if name[0] in 'aeio' else 'a'} {name}" if name in ("rate", "distance", "bandwidth", "fraction") else name
+            return (
+                f"{'an' if name[0] in 'aeio' else 'a'} {name}" if name in ("rate", "distance", "bandwidth", "fraction") else name
+            )
     return f"{value.dimensionality}"
 
 
