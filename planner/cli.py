@@ -75,11 +75,14 @@ def _query(path: Path, overrides: list[str] | None) -> AnyQuery:
 
     try:
         query = load(path)
+        changes = {}
         for override in overrides or []:
             key, equals, value = override.partition("=")
             if not equals:
                 raise QueryError(f'--set {override}: expected PATH=VALUE, such as --set sla.ttft.p99="300 ms"')
-            query = query.set(key.strip(), value)
+            changes[key.strip()] = value
+        if changes:
+            query = query.override(changes)
     except QueryError as error:
         raise _fail(str(error)) from None
     return query
