@@ -12,7 +12,6 @@ import numpy as np
 
 from zoo.units import Q, Quantity
 
-from .constants import row
 from .dimensions import Number, dimensions, require
 
 # ------------------------------------------------------------------------------------------ wall 14: communication
@@ -187,13 +186,6 @@ def measured_mtbf(accelerators: Number, period: Quantity, interruptions: Number)
     software), spread over the accelerators. Source: maximum likelihood for a constant rate.
     """
     return accelerators * period / interruptions
-
-
-def published_mtbf(run: str) -> Quantity:
-    """MTBF per accelerator [h] of a published run, for example "llama3-unexpected"; UnknownValue if reliability.csv lacks it."""
-    record = row("reliability", run)
-    period = Q(24 * float(record["period_days"]), "h")
-    return measured_mtbf(float(record["accelerators"]), period, float(record["interruptions"]))
 
 
 @dimensions("", duration="h", mtbf="h")

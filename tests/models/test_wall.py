@@ -76,7 +76,7 @@ CHECKED = [p for p in FUNCTIONS if hasattr(p.values[0], "dimensions")]
 # Functions of names, records and other functions: they take no quantity that a decorator could check.
 WITHOUT_QUANTITIES = {
     "lookup_parameters", "kv_elements_per_token", "scaling_law", "bits_per_element", "computes_in", "bytes_per_element",
-    "quality_loss", "published_mtbf", "published_idle_fraction", "optimizer_bytes", "private_overhead", "elasticities",
+    "quality_loss", "published_idle_fraction", "optimizer_bytes", "private_overhead", "elasticities",
     "binding_input", "smallest",
 }  # fmt: skip
 
