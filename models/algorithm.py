@@ -90,7 +90,7 @@ def inference_aware_parameters(law: ScalingLaw, loss: Number, inference_tokens: 
     parameters; the training tokens follow from `tokens_for_loss`. With no inference this is the compute-optimal size.
     Source: Sardana et al. (2024), Beyond Chinchilla-Optimal. Counts operations, not their different prices.
     """
-    require(np.asarray(loss) > law.E, f"no model reaches a loss of {loss}: the floor of {law.name} is {law.E}")
+    require(np.asarray(loss) > law.E, "no model reaches a loss of {}: the floor of {} is {}", loss, law.name, law.E)
     used = np.asarray(inference_tokens.m_as("token"))
     budget = np.asarray(loss) - law.E  # shared by A / P^alpha and B / D^beta
     low, high = np.broadcast_arrays(0.0 * budget * used, budget + 0.0 * used)
@@ -110,7 +110,7 @@ def tokens_for_loss(law: ScalingLaw, loss: Number, parameters: Number) -> Quanti
     loss: nats per token; parameters: count. ImpossibleValue where the model is too small for the loss whatever it reads.
     """
     left = loss - law.E - law.A / parameters**law.alpha
-    require(np.asarray(left) > 0, f"{parameters} parameters cannot reach a loss of {loss}")
+    require(np.asarray(left) > 0, "{} parameters cannot reach a loss of {}", parameters, loss)
     return Q((law.B / left) ** (1 / law.beta), "token")
 
 
@@ -144,7 +144,7 @@ def growing_reasoning_time(
 @dimensions("", success="", samples="")
 def best_of(success: Number, samples: Number) -> Number:
     """Chance that at least one of k independent attempts at one problem is right: 1 - (1 - p)^k; both bare."""
-    require((np.asarray(success) >= 0) & (np.asarray(success) <= 1), f"success is a probability, not {success}")
+    require((np.asarray(success) >= 0) & (np.asarray(success) <= 1), "success is a probability, not {}", success)
     with np.errstate(divide="ignore", invalid="ignore"):
         missed = np.where(np.asarray(success) < 1, np.asarray(samples) * np.log1p(-np.asarray(success)), -np.inf)
     return np.where(np.asarray(samples) == 0, 0.0, -np.expm1(missed))
@@ -158,9 +158,9 @@ def coverage(single: Number, samples: Number, exponent: Number) -> Number:
     mixed difficulty gain more slowly than `best_of`. Returns a share. Source: Brown et al. (2024), Large Language Monkeys.
     Leaves out: choosing the right sample, which needs a verifier.
     """
-    require((np.asarray(single) > 0) & (np.asarray(single) <= 1), f"coverage is a share in (0, 1], not {single}")
-    require(np.asarray(samples) >= 1, f"at least one sample is drawn, not {samples}")
-    require(np.asarray(exponent) <= 0, f"more samples never solve less: the exponent is not positive, but {exponent}")
+    require((np.asarray(single) > 0) & (np.asarray(single) <= 1), "coverage is a share in (0, 1], not {}", single)
+    require(np.asarray(samples) >= 1, "at least one sample is drawn, not {}", samples)
+    require(np.asarray(exponent) <= 0, "more samples never solve less: the exponent is not positive, but {}", exponent)
     return np.asarray(single) ** (np.asarray(samples) ** np.asarray(exponent))
 
 
@@ -209,7 +209,7 @@ def pruning_ratio(sparsity: Number) -> Number:
 
     Counts values alone; `sparse_ratio` adds what it takes to say where they are.
     """
-    require((np.asarray(sparsity) >= 0) & (np.asarray(sparsity) < 1), f"sparsity is a share in [0, 1), not {sparsity}")
+    require((np.asarray(sparsity) >= 0) & (np.asarray(sparsity) < 1), "sparsity is a share in [0, 1), not {}", sparsity)
     return 1 / (1 - sparsity)
 
 

@@ -40,9 +40,9 @@ def elasticities(output: Output, inputs: Mapping[str, Any], step: float) -> tupl
     inputs: quantities or numbers by name; step h: a fraction, for example 0.01. An infeasible output is infinite, so a
     capacity that just fits shows as an infinite `down`. Source: Williams et al. (2009) for the binding constraint.
     """
-    require(0 < step < 1, f"a step is a fraction in (0, 1), not {step}")
+    require(0 < step < 1, "a step is a fraction in (0, 1), not {}", step)
     base = _bare(output(inputs))
-    require(np.isfinite(base) and base > 0, f"the output must be positive and finite at the start, not {base}")
+    require(np.isfinite(base) and base > 0, "the output must be positive and finite at the start, not {}", base)
     found = []
     for name, value in inputs.items():
         more = _bare(output({**inputs, name: value * (1 + step)}))
@@ -104,7 +104,7 @@ def required_capacity(weights: Quantity, bytes_per_sequence: Quantity, batch: Nu
 
     weights, bytes_per_sequence [byte]; batch: count; usable: the fraction that the runtime leaves. Returns [byte].
     """
-    require((np.asarray(usable) > 0) & (np.asarray(usable) <= 1), f"usable is a fraction in (0, 1], not {usable}")
+    require((np.asarray(usable) > 0) & (np.asarray(usable) <= 1), "usable is a fraction in (0, 1], not {}", usable)
     return (weights + batch * bytes_per_sequence) / usable
 
 
@@ -115,7 +115,7 @@ def required_link(message: Quantity, ranks: Number, time: Quantity, latency: Qua
     message M [byte]; ranks N >= 2; time T, latency alpha [s]. Returns [byte/s]: `fleet.ring_all_reduce` inverted.
     ImpossibleValue where latency alone takes longer.
     """
-    require(np.asarray(ranks) >= 2, f"one rank needs no link, and {ranks} ranks are no ring")
+    require(np.asarray(ranks) >= 2, "one rank needs no link, and {} ranks are no ring", ranks)
     moving = time - 2 * (ranks - 1) * latency
     require(moving.m_as("s") > 0, "the target cannot be met: the latency of the ring's steps alone takes longer")
     return 2 * (ranks - 1) / ranks * message / moving
@@ -134,7 +134,7 @@ def smallest(forward: Callable[[Quantity], Quantity], limit: Quantity, low: Quan
     def meets(value: float) -> bool:
         return bool(forward(Q(value, unit)) <= limit)
 
-    require(meets(upper), f"even {high} does not meet {limit}")
+    require(meets(upper), "even {} does not meet {}", high, limit)
     if meets(lower):
         return Q(lower, unit)
     while (middle := float(np.sqrt(lower) * np.sqrt(upper))) not in (lower, upper) and lower < middle < upper:

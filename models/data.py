@@ -83,7 +83,7 @@ def bisection_fraction(topology: str, endpoints: Number) -> Number:
     Source: Leiserson (1985); Dally and Towles (2004), chapter 5; Kim et al. (2008) for the balanced dragonfly (a = 2p = 2h).
     Assumes minimal routing, a cube-shaped torus. Leaves out: congestion within a bisection (adaptive routing).
     """
-    require(endpoints >= 1, f"a network has at least one endpoint, not {endpoints}")
+    require(endpoints >= 1, "a network has at least one endpoint, not {}", endpoints)
     if topology in ("fat-tree", "switch", "rail"):
         return np.ones_like(np.asarray(endpoints, float))
     if topology == "dragonfly":  # n = 2 p^2 (2 p^2 + 1), solved for p^2
@@ -104,7 +104,7 @@ def effective_bandwidth(link_bandwidth: Quantity, topology: str, endpoints: Numb
     link_bandwidth [byte/s] of one endpoint and direction; topology and endpoints as `bisection_fraction`; oversubscription
     >= 1: bandwidth into a switch over bandwidth out of it. Returns [byte/s]. Source: Leiserson (1985).
     """
-    require(oversubscription >= 1, f"oversubscription is at least 1, not {oversubscription}")
+    require(oversubscription >= 1, "oversubscription is at least 1, not {}", oversubscription)
     return link_bandwidth * bisection_fraction(topology, endpoints) / oversubscription
 
 

@@ -35,10 +35,10 @@ class ImpossibleValue(ValueError):
     """A number that no machine, workload or price can have: an efficiency above one, half a rank, a negative time."""
 
 
-def require(condition: Any, message: str) -> None:
-    """Raise ImpossibleValue unless `condition` holds for every element."""
+def require(condition: Any, message: str, *values: Any) -> None:
+    """Raise ImpossibleValue unless `condition` holds for every element; `message` is formatted only then (arrays print slowly)."""
     if not (condition if isinstance(condition, bool) else bool(np.all(condition))):
-        raise ImpossibleValue(message)
+        raise ImpossibleValue(message.format(*values))
 
 
 def known(value: Any, name: str) -> Any:

@@ -36,7 +36,7 @@ def all_gather(message: Quantity, ranks: Number, bandwidth: Quantity, latency: Q
     message M [byte], the gathered size; ranks N: count; bandwidth beta [byte/s] per rank and direction; latency alpha [s]
     per step. Returns [s], exactly 0 for one rank. Source: Thakur, Rabenseifner, Gropp (2005).
     """
-    require(ranks >= 1, f"a collective has at least one rank, not {ranks}")
+    require(ranks >= 1, "a collective has at least one rank, not {}", ranks)
     return (ranks - 1) / ranks * message / bandwidth + (ranks - 1) * latency
 
 
@@ -71,7 +71,7 @@ def tree_all_reduce(message: Quantity, ranks: Number, bandwidth: Quantity, laten
     Arguments as `ring_all_reduce`. Source: Sanders, Speck, Träff (2009), two-tree algorithm (NCCL since 2.4).
     Assumes messages long enough to fill the pipeline. Leaves out: the pipeline's chunk overhead.
     """
-    require(ranks >= 1, f"a collective has at least one rank, not {ranks}")
+    require(ranks >= 1, "a collective has at least one rank, not {}", ranks)
     return np.minimum(ranks - 1, 1.0) * (2 * message / bandwidth) + 2 * np.ceil(np.log2(ranks)) * latency
 
 
@@ -149,8 +149,8 @@ def pipeline_bubble(stages: Number, microbatches: Number, virtual_stages: Number
     Assumes equal stages. Leaves out: the time of point-to-point messages, zero-bubble schedules.
     """
     require((stages >= 1) & (virtual_stages >= 1), "a pipeline has at least one stage and one chunk per stage")
-    require(microbatches >= 1, f"a step has at least one microbatch, not {microbatches}")
-    require(microbatches <= batch, f"{microbatches} microbatches need as many sequences, there are only {batch}")
+    require(microbatches >= 1, "a step has at least one microbatch, not {}", microbatches)
+    require(microbatches <= batch, "{} microbatches need as many sequences, there are only {}", microbatches, batch)
     return (stages - 1) / (virtual_stages * microbatches + stages - 1)
 
 

@@ -30,7 +30,7 @@ def compute_time(operations: Quantity, peak: Quantity, efficiency: Number) -> Qu
     Source: Williams, Waterman, Patterson (2009), Roofline.
     Leaves out: launch and framework overhead (see `soft_roofline`), and that eta depends on shape (`gemm_efficiency`).
     """
-    require((efficiency > 0) & (efficiency <= 1), f"efficiency is a fraction of the peak in (0, 1], not {efficiency}")
+    require((efficiency > 0) & (efficiency <= 1), "efficiency is a fraction of the peak in (0, 1], not {}", efficiency)
     return operations / (peak * efficiency)
 
 
@@ -47,7 +47,7 @@ def memory_time(traffic: Quantity, bandwidth: Quantity, efficiency: Number) -> Q
     Source: Williams, Waterman, Patterson (2009).
     Leaves out: reuse in caches; the caller counts the bytes that really move.
     """
-    require((efficiency > 0) & (efficiency <= 1), f"efficiency is a fraction of the bandwidth in (0, 1], not {efficiency}")
+    require((efficiency > 0) & (efficiency <= 1), "efficiency is a fraction of the bandwidth in (0, 1], not {}", efficiency)
     return traffic / (bandwidth * efficiency)
 
 
@@ -80,7 +80,7 @@ def soft_roofline(compute_time: Quantity, memory_time: Quantity, exponent: Numbe
     Source: Williams et al. (2009) for the ideal form; the p-norm is a fit to measured kernels (p about 2 to 8).
     Assumes: both phases are spread over the whole step.
     """
-    require(exponent >= 1, f"the overlap exponent is at least 1, not {exponent}")
+    require(exponent >= 1, "the overlap exponent is at least 1, not {}", exponent)
     compute, memory = np.asarray(compute_time.m_as("s")), np.asarray(memory_time.m_as("s"))
     longer, shorter = np.maximum(compute, memory), np.minimum(compute, memory)
     ratio = np.divide(shorter, longer, out=np.zeros(np.broadcast(shorter, longer).shape), where=longer > 0)
@@ -99,7 +99,7 @@ def product_efficiency(kernel: Number, fusion: Number, occupancy: Number) -> Num
     Source: the decomposition of Chowdhery et al. (2022), PaLM, appendix B. Assumes the three losses are independent.
     """
     for name, value in (("kernel", kernel), ("fusion", fusion), ("occupancy", occupancy)):
-        require((value >= 0) & (value <= 1), f"{name} is a fraction, not {value}")
+        require((value >= 0) & (value <= 1), "{} is a fraction, not {}", name, value)
     return kernel * fusion * occupancy
 
 
@@ -195,7 +195,7 @@ def distinct_experts(experts: Number, top_k: Number, tokens: Quantity) -> Number
     experts E, top_k k: counts; tokens n [token] that pass the layer together. Returns a count between k (one token) and E.
     Assumes tokens choose independently and uniformly. Skewed routing touches fewer experts but loads one more heavily.
     """
-    require((top_k >= 0) & (top_k <= experts), f"top_k {top_k} must lie between 0 and the number of experts {experts}")
+    require((top_k >= 0) & (top_k <= experts), "top_k {} must lie between 0 and the number of experts {}", top_k, experts)
     with np.errstate(divide="ignore"):
         return -experts * np.expm1(tokens.m_as("token") * np.log1p(-top_k / experts))
 
@@ -379,7 +379,7 @@ def kv_cache_bytes(
 
 def _whole_pages(tokens: Quantity, page: Quantity) -> Any:
     size = page.m_as("token")
-    require(size > 0, f"a page holds at least one token, not {size}")
+    require(size > 0, "a page holds at least one token, not {}", size)
     return np.ceil(tokens.m_as("token") / size) * size
 
 
@@ -486,6 +486,8 @@ def erlang_b(servers: Number, offered_load: Number) -> Number:
     overloaded = below < 1e-280
     with np.errstate(divide="ignore"):
         exact = np.exp(special.xlogy(count, load) - load - special.gammaln(count + 1) - np.log(below))
+    if not overloaded.any():  # the recurrence is slow, and hardly ever needed
+        return exact
     return np.where(overloaded, _overloaded_loss(count, np.where(overloaded, load, np.inf)), exact)
 
 
@@ -555,7 +557,7 @@ def wait_quantile(
 
     probability q in (0, 1); the other arguments and the source as `wait_tail`, whose inverse this is. Returns [s].
     """
-    require((probability > 0) & (probability < 1), f"a percentile is asked as a probability in (0, 1), not {probability}")
+    require((probability > 0) & (probability < 1), "a percentile is asked as a probability in (0, 1), not {}", probability)
     waiting, drain, _ = _queue(arrival_rate, service_time, servers, ca2, cs2)
     with np.errstate(divide="ignore"):
         wait = np.maximum(np.log(waiting / (1 - probability)), 0.0) / drain
@@ -608,7 +610,7 @@ def sojourn_quantile(
     probability q in (0, 1); the other arguments, the source and what is left out as `sojourn_tail`. Returns [s]; infinite
     when the queue is unstable. Found by Newton's method on the logarithm of the tail, kept inside a bracket.
     """
-    require((probability > 0) & (probability < 1), f"a percentile is asked as a probability in (0, 1), not {probability}")
+    require((probability > 0) & (probability < 1), "a percentile is asked as a probability in (0, 1), not {}", probability)
     waiting, drain, service = _queue(arrival_rate, service_time, servers, ca2, cs2)
     waiting, drain, service, probability = np.broadcast_arrays(waiting, drain, service, probability)
     stable, drain, allowed = drain > 0, np.abs(drain), 1 - probability

@@ -26,7 +26,7 @@ def capital_cost(price: Quantity, count: Number, life: Quantity, duration: Quant
     the price that is left at the end of its life. Returns [USD]. Source: Barroso, Hölzle, Ranganathan (2018), chapter 6.
     Leaves out: the cost of money (`annualised`). A duration beyond the life is charged on, as for a successor.
     """
-    require((residual >= 0) & (residual <= 1), f"residual is a fraction of the price, not {residual}")
+    require((residual >= 0) & (residual <= 1), "residual is a fraction of the price, not {}", residual)
     return price * count * (1 - residual) * duration / life
 
 
@@ -39,7 +39,7 @@ def annualised(price: Quantity, interest: Quantity, life: Quantity, residual: Nu
     price [USD]; interest r [1/year], compounded yearly; life n [time]; residual: a fraction of the price. Returns [USD/year].
     Source: the capital recovery factor of engineering economics; Barroso et al. (2018).
     """
-    require((residual >= 0) & (residual <= 1), f"residual is a fraction of the price, not {residual}")
+    require((residual >= 0) & (residual <= 1), "residual is a fraction of the price, not {}", residual)
     rate, years = np.asarray(interest.m_as("1/yr")), np.asarray(life.m_as("yr"))
     growth = years * np.log1p(rate)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -91,8 +91,8 @@ def draw_fraction(utilisation: Number, idle_fraction: Number) -> Number:
     utilisation: fraction of time and units at work; idle_fraction: draw at rest over rated power. Returns a fraction.
     Source: Fan, Weber, Barroso (2007), linear power model. Leaves out: clock and voltage scaling.
     """
-    require((utilisation >= 0) & (utilisation <= 1), f"utilisation is a fraction, not {utilisation}")
-    require((idle_fraction >= 0) & (idle_fraction <= 1), f"idle_fraction is a fraction, not {idle_fraction}")
+    require((utilisation >= 0) & (utilisation <= 1), "utilisation is a fraction, not {}", utilisation)
+    require((idle_fraction >= 0) & (idle_fraction <= 1), "idle_fraction is a fraction, not {}", idle_fraction)
     return idle_fraction + (1 - idle_fraction) * utilisation
 
 
@@ -111,7 +111,7 @@ def node_power(accelerators: Number, tdp: Quantity, draw_fraction: Number, host_
     server's nameplate power that accelerators do not draw (a DGX H100: 10.2 kW, 8 x 700 W, s = 0.45). Returns [W].
     Assumes that the host draws its nameplate part whatever the load: fans and memory hardly fall with it.
     """
-    require((host_power_share >= 0) & (host_power_share < 1), f"host_power_share is a fraction below 1, not {host_power_share}")
+    require((host_power_share >= 0) & (host_power_share < 1), "host_power_share is a fraction below 1, not {}", host_power_share)
     return accelerators * tdp * (draw_fraction + host_power_share / (1 - host_power_share))
 
 
@@ -124,7 +124,7 @@ def energy(power: Quantity, duration: Quantity) -> Quantity:
 @dimensions("Wh", it_energy="Wh", pue="")
 def facility_energy(it_energy: Quantity, pue: Number) -> Quantity:
     """Energy at the site's meter: IT energy x PUE [Wh]. it_energy [Wh]; pue >= 1. Source: ISO/IEC 30134-2."""
-    require(pue >= 1, f"PUE is at least 1, not {pue}")
+    require(pue >= 1, "PUE is at least 1, not {}", pue)
     return it_energy * pue
 
 
@@ -252,9 +252,10 @@ def privacy_loss(noise_multiplier: Number, sampling_rate: Number, steps: Number,
     require(np.asarray(noise_multiplier) > 0, "without noise there is no privacy: noise_multiplier must be positive")
     require(
         (np.asarray(sampling_rate) >= 0) & (np.asarray(sampling_rate) <= 1),
-        f"sampling_rate is a probability, not {sampling_rate}",
+        "sampling_rate is a probability, not {}",
+        sampling_rate,
     )
-    require((np.asarray(delta) > 0) & (np.asarray(delta) < 1), f"delta is a probability in (0, 1), not {delta}")
+    require((np.asarray(delta) > 0) & (np.asarray(delta) < 1), "delta is a probability in (0, 1), not {}", delta)
     spent = np.asarray(steps)[..., None] * _renyi_epsilon(noise_multiplier, sampling_rate)
     return np.min(spent - np.log(np.asarray(delta))[..., None] / (_ORDERS - 1), axis=-1)
 
@@ -288,7 +289,7 @@ def private_operations(operations: Quantity, overhead: Number) -> Quantity:
     operations [FLOP] without privacy; overhead >= 1: the measured cost of the method (`private_overhead`), which does not
     depend on epsilon: noise costs accuracy, per-sample clipping costs time. Returns [FLOP] of equal duration.
     """
-    require(overhead >= 1, f"clipping every sample's gradient cannot be faster than not clipping: {overhead}")
+    require(overhead >= 1, "clipping every sample's gradient cannot be faster than not clipping: {}", overhead)
     return operations * overhead
 
 
@@ -309,9 +310,9 @@ def samples_for_group(group_samples: Number, prevalence: Number, confidence: Num
     """
     from scipy import special
 
-    require((np.asarray(prevalence) > 0) & (np.asarray(prevalence) <= 1), f"prevalence is a share in (0, 1], not {prevalence}")
-    require((np.asarray(confidence) > 0) & (np.asarray(confidence) < 1), f"confidence lies in (0, 1), not {confidence}")
-    require((np.asarray(group_samples) >= 1), f"at least one sample of the group is asked for, not {group_samples}")
+    require((np.asarray(prevalence) > 0) & (np.asarray(prevalence) <= 1), "prevalence is a share in (0, 1], not {}", prevalence)
+    require((np.asarray(confidence) > 0) & (np.asarray(confidence) < 1), "confidence lies in (0, 1), not {}", confidence)
+    require((np.asarray(group_samples) >= 1), "at least one sample of the group is asked for, not {}", group_samples)
     needed, share, confidence = np.broadcast_arrays(np.ceil(group_samples), prevalence, confidence)
 
     def enough(count: Any) -> Any:

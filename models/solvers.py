@@ -364,7 +364,9 @@ def distributed(
     ranks_in_node = cluster.node.accelerators / tensor_parallel
     data_parallel = cluster.accelerators / (tensor_parallel * pipeline_parallel)
     require(tensor_parallel <= cluster.node.accelerators, "tensor parallelism beyond one node is not what this solver models")
-    require(data_parallel >= 1, f"{cluster.accelerators} accelerators cannot hold {tensor_parallel} x {pipeline_parallel} ranks")
+    require(
+        data_parallel >= 1, "{} accelerators cannot hold {} x {} ranks", cluster.accelerators, tensor_parallel, pipeline_parallel
+    )
 
     element = algorithm.bytes_per_element(precision)
     work = algorithm.training_operations(scaled.parameters, batch_tokens)

@@ -185,7 +185,7 @@ def check(
         "parameters": f"{model.parameters:,.0f}",
         "offers": f"{len(offers):,} of {len(catalog.offers):,}",
         "regions": str(len({offer.region for offer in offers})),
-        "chips": ", ".join(sorted({machine.accelerator.name for machine in machines})),
+        "chips": ", ".join(sorted({machine.accelerator.name for machine, _ in machines})),
     }
     clauses = [(clause.text, clause.path, str(clause.line or "")) for clause in question.clauses()]
     if format == "json":
@@ -324,7 +324,7 @@ def zoo_show(
 
     Example:  wallplan zoo show h100-sxm
     """
-    from zoo.catalog import UnknownName
+    from zoo.errors import UnknownName
 
     from .report import catalog as pages
     from .report import render
@@ -352,7 +352,7 @@ def _kind(kind: str) -> str:
 def _catalog(files: list[Path] | None) -> Any:
     from zoo.catalog import load
 
-    from zoo.yaml_source import ZooError
+    from zoo.errors import ZooError
 
     try:
         return load(files or [])

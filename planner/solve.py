@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from zoo.catalog import Catalog, UnknownName, apply_price_overlays, load
+from zoo.catalog import Catalog, apply_price_overlays, load
 
 from models.calibration import serving_constants
 from zoo.specs import Offer, Transformer
-from zoo.yaml_source import ZooError
+from zoo.errors import ZooError
 
 from . import columns, explain, plan, space
 from .certify import Certificate, certify
@@ -43,19 +43,18 @@ def open_catalog(query: ServeQuery) -> Catalog:
     """The zoo with the query's own files and price overlays. Raises QueryError, one line."""
     try:
         catalog = load(query.zoo_files)
-        if query.prices.overlays:
-            overlays = [
-                {
-                    "match": overlay.match.model_dump(exclude_none=True),
-                    "price": overlay.price,
-                    "adjust": overlay.adjust,
-                    "per": overlay.per,
-                }
-                for overlay in query.prices.overlays
-            ]
-            catalog = catalog.with_offers(apply_price_overlays(catalog.offers, overlays, catalog))
-    except (ZooError, UnknownName) as error:
-        raise QueryError(f"{query.locate(('zoo',) if query.zoo else ('prices', 'overlays'))}: {error}") from None
+    except ZooError as error:  # names the file and the line itself
+        raise QueryError(str(error)) from None
+    for position, overlay in enumerate(query.prices.overlays):
+        match = overlay.match.model_dump(exclude_none=True)
+        if "offer" in match:
+            match["option"] = match.pop("offer")
+        change = {"match": match, "price": overlay.price, "adjust": overlay.adjust, "per": overlay.per}
+        try:
+            catalog = catalog.with_offers(apply_price_overlays(catalog.offers, [change], catalog))
+        except ZooError as error:
+            text = str(error).removeprefix("price overlay 1: ")
+            raise QueryError(f"{query.locate(('prices', 'overlays', position))}: {text}") from None
     return catalog
 
 
@@ -87,7 +86,7 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None) -> Prepared:
     candidates = 0
     removed: dict[tuple[int | None, str, str], int] = {}
     machines = space.machines_of(offers, catalog)
-    for position, (machine, theirs) in enumerate(machines.items()):
+    for position, (machine, theirs) in enumerate(machines):
         progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
         runs, gone = space.runs_of(machine, model, query, constants, space.links_of(machine))
         candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)

@@ -148,7 +148,7 @@ def in_region(catalog: Catalog, region: Region, pattern: str) -> bool:
 
 def find(query: ServeQuery, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
     """The catalog's record, or QueryError naming the file, the line, the key and the nearest valid name."""
-    from zoo.catalog import UnknownName
+    from zoo.errors import UnknownName
 
     try:
         return catalog.find(kind, name)
@@ -156,15 +156,12 @@ def find(query: ServeQuery, catalog: Catalog, kind: str, name: str, keys: tuple[
         raise QueryError(f"{query.locate(keys)}: {error}") from None
 
 
-def machines_of(offers: Iterable[Offer], catalog: Catalog) -> dict[Machine, list[Offer]]:
+def machines_of(offers: Iterable[Offer], catalog: Catalog) -> list[tuple[Machine, list[Offer]]]:
     """Offers by kind of machine, in the catalog's order."""
-    groups: dict[Machine, list[Offer]] = {}
-    chips: dict[tuple[str, int, int], Machine] = {}
+    groups: dict[tuple[str, int, int], list[Offer]] = {}
     for offer in offers:
-        key = (offer.accelerator, offer.accelerators, offer.domain)
-        machine = chips.setdefault(key, Machine(catalog.chips[offer.accelerator], offer.accelerators, offer.domain))
-        groups.setdefault(machine, []).append(offer)
-    return groups
+        groups.setdefault((offer.accelerator, offer.accelerators, offer.domain), []).append(offer)
+    return [(Machine(catalog.chips[chip], count, domain), theirs) for (chip, count, domain), theirs in groups.items()]
 
 
 def links_of(machine: Machine) -> serving.Links:

@@ -29,21 +29,22 @@ class Index:
         self._suffixes = tuple(normalise(s) for s in suffixes)
         self._names = {name: name for name in spellings}
         self._spellings: dict[str, tuple[str, ...]] = {}
+        self._exact: dict[str, tuple[str, ...]] = {}
         for name, aliases in spellings.items():
             for alias in aliases:
-                key = normalise(alias)
-                known = self._spellings.get(key, ())
-                if name not in known:
-                    self._spellings[key] = (*known, name)
+                for table, key in ((self._spellings, normalise(alias)), (self._exact, alias.lower())):
+                    known = table.get(key, ())
+                    if name not in known:
+                        table[key] = (*known, name)
         for name in spellings:
-            self._spellings[normalise(name)] = (name,)
+            self._spellings[normalise(name)] = self._exact[name.lower()] = (name,)
 
     def find(self, name: str) -> str:
         """The canonical name meant by `name`. Raises UnknownName."""
         if name in self._names:
             return name
         key = normalise(name) if isinstance(name, str) else ""
-        found = self._spellings.get(key, ())
+        found = self._exact.get(str(name).lower()) or self._spellings.get(key, ())
         for suffix in self._suffixes:
             if not found and key.endswith(suffix):
                 found = self._spellings.get(key[: -len(suffix)], ())

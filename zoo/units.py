@@ -89,7 +89,10 @@ def _parse(text: Any, dimension: str, example: str) -> Quantity:
             if word.lower().endswith(trap) and word.isupper():
                 raise UnitError(f'"{text}": {message}')
     # one number, then only a unit: "1,5 ms", "1 000 ms" and "9^9^9 s" would otherwise be read as something
-    if not re.match(r"^\s*[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*([/A-Za-zµ%]([^0-9,^]|(?<=[A-Za-z])\d)*)?$", text) or "**" in text:
+    if (
+        not re.match(r"^\s*[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*([/A-Za-zµ%]([^0-9,^]|(?<=[A-Za-z])\d)*)?$", text)
+        or "**" in text
+    ):
         raise UnitError(f'"{text}" is not a number and a unit, expected {dimension} such as "{example}"')
     try:
         value: Quantity = Q(text)

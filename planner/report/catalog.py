@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zoo.catalog import Catalog, UnknownName
+from zoo.catalog import Catalog
+from zoo.errors import UnknownName
 
 from zoo.specs import Accelerator, Fabric, Generic, Offer, Region, Source, Storage, Transformer
 from zoo.units import Quantity
