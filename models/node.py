@@ -442,11 +442,11 @@ def largest_batch(memory_free: Quantity, bytes_per_sequence: Quantity) -> Number
 def streaming_time(layers: Number, inject_time: Quantity, compute_time: Quantity) -> Quantity:
     """Time of one pass when each layer's weights are streamed in while the layer before computes.
 
-    T = L max(T_inject, T_compute), and the first layer's weights must arrive before anything computes:
-    T = T_inject + (L - 1) max(T_inject, T_compute) + T_compute for a single pass; L max(...) in steady state.
+    T = L max(T_inject, T_compute)
 
-    layers L: count; inject_time, compute_time [s] of one layer. Returns the steady-state time [s].
+    layers L: count; inject_time, compute_time [s] of one layer. Returns [s] in steady state, pass after pass.
     Source: Cerebras (2024), weight streaming. Assumes equal layers and double buffering.
+    Leaves out: filling and draining, which `streaming_latency` adds.
     """
     return np.maximum(inject_time, compute_time) * layers  # type: ignore[return-value]
 
