@@ -237,7 +237,7 @@ def _tie_break(program: Program, market: Market, index: Index, objective: int) -
     """
     terms = []
     for j, column in enumerate(market.columns):
-        weight = 1000 * (column.amounts["carbon"] + column.amounts["chips"]) + min(j, 999)
+        weight = 1000 * (column.amounts["carbon"] + column.amounts["chips"]) + min(j, 999) * column.instances
         terms += [(variable, weight) for variable in index.units(j)]
     cap = Row("objective", None, "objective", program.objective, "<=", objective)
     return program.with_rows([cap] if program.objective else []).minimising(terms)

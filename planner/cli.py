@@ -351,7 +351,6 @@ def _kind(kind: str) -> str:
 
 def _catalog(files: list[Path] | None) -> Any:
     from zoo.catalog import load
-
     from zoo.errors import ZooError
 
     try:

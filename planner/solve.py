@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from zoo.catalog import Catalog, apply_price_overlays, load
-
 from models.calibration import serving_constants
-from zoo.specs import Offer, Transformer
+from zoo.catalog import Catalog, apply_price_overlays, load
 from zoo.errors import ZooError
+from zoo.specs import Offer, Transformer
 
 from . import columns, explain, plan, space
 from .certify import Certificate, certify

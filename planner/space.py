@@ -5,17 +5,17 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
-from zoo.catalog import Catalog
 
 from models import algorithm, serving
 from models.calibration import Constants
 from models.dimensions import UnknownValue
+from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity
 
@@ -89,7 +89,6 @@ class Runs:
     replicas: np.ndarray  # per unit, array
     replica: serving.Replica  # arrays
     choices: tuple[Choice, ...]
-    tpot_slack: np.ndarray  # array
 
 
 def offers_of(query: ServeQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
@@ -196,41 +195,49 @@ def runs_of(
     shapes = _shapes(machine, model, query, dropped)
     if not shapes:
         return [], dropped
-    base = _layouts(shapes, machine, constants, np.ones(len(shapes)))
-    one = serving.replica(model, machine.accelerator, base, links, traffic(query), constants)
-    fits = np.minimum(one.largest_batch, constants.largest_batch)
+    base = _layouts(shapes, constants)
+
+    def run(layouts: serving.Layouts) -> serving.Replica:
+        return serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
+
+    fits = np.minimum(run(base).largest_batch, constants.largest_batch)
     in_memory = fits >= 1
     _count(dropped, 2, "memory", ~in_memory, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     limit = tpot_limit(query)
-    largest = fits.copy()
-    if limit is not None:
-        largest = _largest_batch_within(limit, shapes, machine, model, query, constants, links, fits)
-        _count(dropped, 4, "serving", in_memory & (largest < 1), "TPOT at batch 1 is above its limit")
-    rows = [
-        (shape, float(batch)) for shape, top, ok in zip(shapes, largest, in_memory, strict=True) if ok
-        for batch in _batches(int(top))
-    ]  # fmt: skip
-    if not rows:
+
+    def tried(grids: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(shape, batch, whether TPOT is kept) of every batch of every shape."""
+        shape = np.repeat(np.arange(len(shapes)), [len(grid) for grid in grids])
+        batch = np.array([float(b) for grid in grids for b in grid])
+        good = np.full(len(shape), True)
+        if len(shape) and limit is not None:
+            good = np.asarray(run(replace(_part(base, shape), batch=batch)).tpot <= limit)
+        return shape, batch, good
+
+    coarse = [_batches(int(top)) if ok else [] for top, ok in zip(fits, in_memory, strict=True)]
+    shape, batch, good = tried(coarse)
+    fine = [_between(grid, good[shape == i]) for i, grid in enumerate(coarse)]
+    more_shape, more_batch, more_good = tried(fine)
+    # of the integers between the last batch that keeps TPOT and the next one tried, only the largest is of interest
+    last = [max(more_batch[(more_shape == i) & more_good], default=0.0) for i in range(len(shapes))]
+    top = np.flatnonzero(last)
+    shape, batch = np.append(shape[good], top), np.append(batch[good], np.array(last)[top])
+    too_slow = in_memory & ~np.isin(np.arange(len(shapes)), shape)
+    _count(dropped, 4, "serving", too_slow, "TPOT at batch 1 is above its limit")
+    if not len(shape):
         return [], dropped
-    layouts = _layouts([shape for shape, _ in rows], machine, constants, np.array([batch for _, batch in rows]))
-    replicas = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
-    chips = layouts.chips
+    order = np.lexsort((batch, shape))
+    shape, batch = shape[order], batch[order]
+    replicas = run(replace(_part(base, shape), batch=batch))
+    chips = replicas.layouts.chips
     spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
-    slack = np.full(len(rows), np.inf) if limit is None else (limit - replicas.tpot).m_as("s")
+    per_unit = np.floor(spans * machine.accelerators / chips)
     result = []
     for span in sorted(set(spans.tolist())):
         at = np.flatnonzero(spans == span)
-        at = at[_undominated(replicas, np.floor(span * machine.accelerators / chips), at)]
-        result.append(
-            Runs(
-                machine,
-                span,
-                np.floor(span * machine.accelerators / chips[at]),
-                _take(replicas, at),
-                tuple(_choice(rows[i], int(chips[i])) for i in at),
-                slack[at],
-            )
-        )
+        at = at[_undominated(replicas, per_unit, at)]
+        choices = tuple(_choice(shapes[shape[i]], int(replicas.layouts.batch[i]), int(chips[i])) for i in at)
+        result.append(Runs(machine, span, per_unit[at], _part(replicas, at), choices))
     return result, dropped
 
 
@@ -240,7 +247,7 @@ class _Shape:
 
     weights: Format
     cache: Format
-    peak: Quantity
+    peak: Quantity  # FLOP/s, in base units
     tensor_parallel: int
     pipeline_parallel: int
     expert_parallel: int
@@ -271,7 +278,7 @@ def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: li
             if _too_lossy(query, weights, cache):
                 lossy += len(spans)
                 continue
-            shapes += [_Shape(weights, cache, peak, t, p, e) for t, p, e in spans]
+            shapes += [_Shape(weights, cache, peak.to("flop/s"), t, p, e) for t, p, e in spans]
     if unsupported:
         dropped.append(Dropped(1, "compute", unsupported, "the chip has no peak at this precision"))
     if lossy:
@@ -303,19 +310,26 @@ def _too_lossy(query: ServeQuery, weights: Format, cache: Format) -> bool:
     return any(loss is None for loss in losses) or sum(loss or 0.0 for loss in losses) > query.sla.quality.loss
 
 
-def _layouts(shapes: list[_Shape], machine: Machine, constants: Constants, batch: np.ndarray) -> serving.Layouts:
-    def column(values: Iterable[float]) -> np.ndarray:
-        return np.fromiter(values, float)
-
+def _layouts(shapes: list[_Shape], constants: Constants) -> serving.Layouts:
+    """The shapes as arrays, at batch 1."""
+    numbers = np.array(
+        [
+            (
+                s.weights.bytes_per_element.magnitude,
+                s.cache.bytes_per_element.magnitude,
+                s.peak.magnitude,
+                constants.compute_efficiency[s.weights.computes_in],
+                s.tensor_parallel,
+                s.pipeline_parallel,
+                s.expert_parallel,
+            )
+            for s in shapes
+        ],
+        float,
+    )
+    weights, cache, peak, efficiency, tensor, pipeline, expert = numbers.T
     return serving.Layouts(
-        weight_bytes=Q(column(s.weights.bytes_per_element.m_as("byte") for s in shapes), "byte"),
-        kv_bytes=Q(column(s.cache.bytes_per_element.m_as("byte") for s in shapes), "byte"),
-        peak=Q(column(s.peak.m_as("flop/s") for s in shapes), "flop/s"),
-        compute_efficiency=column(constants.compute_efficiency[s.weights.computes_in] for s in shapes),
-        tensor_parallel=column(s.tensor_parallel for s in shapes),
-        pipeline_parallel=column(s.pipeline_parallel for s in shapes),
-        expert_parallel=column(s.expert_parallel for s in shapes),
-        batch=batch,
+        Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, np.ones(len(shapes))
     )
 
 
@@ -330,22 +344,12 @@ def tpot_limit(query: ServeQuery) -> Quantity | None:
     return min(limits) if limits else None
 
 
-def _largest_batch_within(
-    limit: Quantity, shapes: list[_Shape], machine: Machine, model: Transformer, query: ServeQuery, constants: Constants,
-    links: serving.Links, fits: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """The largest batch of each shape, at most `fits`, whose TPOT is within the limit; 0 where even one sequence is too slow.
-
-    TPOT never falls as the batch grows, so integer bisection is exact.
-    """
-    low, high = np.zeros(len(shapes)), fits.copy()
-    for _ in range(math.ceil(math.log2(max(float(fits.max()), 1) + 1)) + 1):
-        middle = np.ceil((low + high) / 2)
-        layouts = _layouts(shapes, machine, constants, np.maximum(middle, 1))
-        tpot = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants).tpot
-        good = (tpot <= limit) & (middle >= 1)
-        low, high = np.where(good, middle, low), np.where(good, high, np.maximum(middle - 1, low))
-    return low
+def _between(grid: list[int], good: np.ndarray) -> list[int]:
+    """The integers between the last batch of a grid that keeps TPOT and the first that does not (TPOT never falls with it)."""
+    kept = int(np.sum(good))
+    if kept in (0, len(grid)):
+        return []
+    return list(range(grid[kept - 1] + 1, grid[kept]))
 
 
 def _batches(largest: int) -> list[int]:
@@ -379,33 +383,25 @@ def _undominated(replica: serving.Replica, replicas: np.ndarray, at: np.ndarray)
     return np.sort(np.array(keep, int))
 
 
-def _take(replica: serving.Replica, at: np.ndarray) -> serving.Replica:
-    """The same record for some of its layouts."""
-    from dataclasses import fields, replace
+def _part(record: Any, at: np.ndarray) -> Any:
+    """The same record of arrays for some of its layouts."""
 
-    def part(value):  # type: ignore[no-untyped-def]
-        if isinstance(value, (serving.Layouts, serving.PassTime)):
-            return replace(value, **{f.name: part(getattr(value, f.name)) for f in fields(value)})
+    def part(value: Any) -> Any:
+        if is_dataclass(value):
+            return _part(value, at)
         return value[at] if np.ndim(value.magnitude if isinstance(value, Quantity) else value) else value
 
-    return part_of(replica, part)
+    return replace(record, **{f.name: part(getattr(record, f.name)) for f in fields(record)})
 
 
-def part_of(replica: serving.Replica, part) -> serving.Replica:  # type: ignore[no-untyped-def]
-    from dataclasses import fields, replace
-
-    return replace(replica, **{f.name: part(getattr(replica, f.name)) for f in fields(replica)})
-
-
-def _choice(row: tuple[_Shape, float], chips: int) -> Choice:
-    shape, batch = row
+def _choice(shape: _Shape, batch: int, chips: int) -> Choice:
     return Choice(
         shape.weights.name,
         shape.cache.name,
         shape.tensor_parallel,
         shape.pipeline_parallel,
         shape.expert_parallel,
-        int(batch),
+        batch,
         chips,
     )
 

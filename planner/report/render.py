@@ -6,9 +6,11 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Literal, TextIO
 
 from .tables import Table
+
+_LONGEST_WORD = 18
 
 
 def terminal(tables: Sequence[Table], file: TextIO | None = None) -> None:
@@ -19,15 +21,18 @@ def terminal(tables: Sequence[Table], file: TextIO | None = None) -> None:
     from rich.text import Text
 
     stream = file or sys.stdout
-    console = Console(file=stream, soft_wrap=False, highlight=False, width=None if stream.isatty() else 100)
+    console = Console(file=stream, soft_wrap=False, highlight=False, width=None if stream.isatty() else 80)
     for table in tables:
         if not table.rows:
             continue
         shown = RichTable(
             title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
         )
-        for head in table.heads:
-            shown.add_column(head, justify="right" if head in table.numeric else "left", overflow="fold")
+        for place, head in enumerate(table.heads):
+            longest = max(len(word) for row in (table.heads, *table.rows) for word in (row[place].split() or [""]))
+            justify: Literal["left", "right"] = "right" if head in table.numeric else "left"
+            # words stay whole; only a name longer than this may be broken
+            shown.add_column(head, justify=justify, overflow="fold", min_width=min(longest, _LONGEST_WORD))
         for row in table.rows:
             shown.add_row(*(Text(cell) for cell in row))
         console.print(shown)

@@ -143,16 +143,15 @@ def walls_table(plan: Plan) -> Table:
         (
             str(wall.number),
             wall.name,
-            wall.what,
+            f"{wall.what}, {wall.unit}",
             number(wall.demand),
             number(wall.limit),
-            wall.unit,
             "-" if wall.headroom is None else f"{wall.headroom:.1%}",
             "binds" if wall.binding else "",
         )
         for wall in plan.walls
     ]
-    heads = ("#", "wall", "what", "demand", "limit", "unit", "headroom", "")
+    heads = ("#", "wall", "what", "demand", "limit", "headroom", "")
     return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}))
 
 
