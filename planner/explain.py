@@ -9,13 +9,14 @@ candidates exist.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import plan
 from .query import Clause, Keys, Query, QueryError, ServeQuery, parse_path
 
 if TYPE_CHECKING:
-    from .solve import Prepared
+    from .solve import Known, Prepared
 
 Progress = Callable[[str], None]
 
@@ -71,33 +72,75 @@ def relaxable(query: ServeQuery) -> list[Clause]:
     return [clause for clause in query.clauses() if not clause.path.endswith("precision")]
 
 
-def feasible(query: ServeQuery) -> bool:
-    """Whether any plan exists: the whole enumeration, and a solver that may stop at its first plan."""
-    from .solve import prepare, prove
+@dataclass(slots=True)
+class Asker:
+    """Asks whether questions have any plan at all, and remembers the answers and what machines can run."""
 
-    try:
-        relaxed = query.set("solver.gap", "99 %")
-        return prove(prepare(relaxed)).status != "infeasible"
-    except QueryError:
-        return False
+    known: Known = field(default_factory=dict)
+    answers: dict[str, bool] = field(default_factory=dict)
+
+    def feasible(self, query: ServeQuery) -> bool:
+        """The whole enumeration, and a solver that may stop at its first plan."""
+        digest = query.digest()
+        if digest not in self.answers:
+            from .solve import prepare, prove
+
+            try:
+                self.answers[digest] = prove(prepare(query.set("solver.gap", "99 %"), known=self.known)).status != "infeasible"
+            except QueryError:
+                self.answers[digest] = False
+        return self.answers[digest]
 
 
 def why_infeasible(
     prepared: Prepared, progress: Progress = lambda _: None
 ) -> tuple[tuple[plan.Conflict, ...], tuple[plan.Fix, ...]]:
     """(the clash, the repairs) of an infeasible question. An empty clash: no clause is to blame, physics is."""
-    query = prepared.query
-    core = relaxable(query)
-    if not feasible(without(query, core)):
+    query, asker = prepared.query, Asker()
+    clauses = relaxable(query)
+    if not asker.feasible(without(query, clauses)):
         return (), ()
-    for clause in list(core):
+    core = list(clauses)
+    for clause in clauses:
         progress(f"is {clause.path} to blame?")
         rest = [other for other in core if other is not clause]
-        others = [c for c in relaxable(query) if c not in rest]
-        if not feasible(without(query, others)):
+        if not asker.feasible(without(query, [c for c in clauses if c not in rest])):
             core = rest
     conflict = tuple(plan.Conflict(clause=c.path, text=c.text, file=c.file, line=c.line, walls=_walls_of(c)) for c in core)
-    return conflict, _fixes(query, core, progress)
+    fixes = _fixes(query, core, asker, progress) or _joint_fix(query, clauses, asker, progress)
+    return conflict, fixes
+
+
+def _joint_fix(query: ServeQuery, clauses: list[Clause], asker: Asker, progress: Progress) -> tuple[plan.Fix, ...]:
+    """A smallest set of clauses that must all give way, where no single one suffices: found by putting clauses back.
+
+    Minimal: putting any further clause back makes the question infeasible again.
+    """
+    dropped = list(clauses)
+    for clause in clauses:
+        progress(f"can {clause.path} stay?")
+        rest = [other for other in dropped if other is not clause]
+        if asker.feasible(without(query, rest)):
+            dropped = rest
+    moved = query
+    values: list[str] = []
+    for position, clause in enumerate(dropped):
+        progress(f"how far must {clause.path} move?")
+        others = dropped[position + 1 :]
+        relaxed, value = _least_move(moved, clause, asker, lambda q, gone=others: without(q, gone))  # type: ignore[misc]
+        if relaxed is None:
+            return ()
+        moved, values = relaxed, [*values, value]
+    return (_fix(moved, " + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), "; ".join(values), asker),)
+
+
+def _fix(query: ServeQuery, clause: str, change: str, value: str, asker: Asker) -> plan.Fix:
+    """A repair with the best plan that it allows."""
+    from .solve import in_objective_units, objective_units, prepare, prove
+
+    certificate = prove(prepare(query, known=asker.known))
+    objective, unit = in_objective_units(query, certificate.objective), objective_units(query)[1]
+    return plan.Fix(clause=clause, change=change, value=value, objective=objective, unit=unit)
 
 
 def _walls_of(clause: Clause) -> tuple[str, ...]:
@@ -115,50 +158,49 @@ def _walls_of(clause: Clause) -> tuple[str, ...]:
     return ()
 
 
-def _fixes(query: ServeQuery, core: list[Clause], progress: Progress) -> tuple[plan.Fix, ...]:
+def _fixes(query: ServeQuery, core: list[Clause], asker: Asker, progress: Progress) -> tuple[plan.Fix, ...]:
     """For each clause of the clash: the least move that alone makes the question feasible, and the best plan then."""
-    from .solve import in_objective_units, objective_units, prepare, prove
-
     result = []
     for clause in core:
         progress(f"how far must {clause.path} move?")
-        repaired, value = _least_move(query, clause)
-        if repaired is None:
-            continue
-        certificate = prove(prepare(repaired))
-        result.append(
-            plan.Fix(
-                clause=clause.path,
-                change=clause.text,
-                value=value,
-                objective=in_objective_units(query, certificate.objective),
-                unit=objective_units(query)[1],
-            )
-        )
+        repaired, value = _least_move(query, clause, asker, lambda q: q)
+        if repaired is not None:
+            result.append(_fix(repaired, clause.path, clause.text, value, asker))
     return tuple(result)
 
 
 # A move is found to within this fraction of the clause's own value.
 _STEP = 0.01
+# No clause is moved by more than this factor.
+_FARTHEST = 4096.0
 
 
-def _least_move(query: ServeQuery, clause: Clause) -> tuple[ServeQuery | None, str]:
-    """The question with the clause moved as little as makes it feasible (to 1 %), and the clause's new value."""
-    keys = parse_path(clause.path)
-    value = _value(query, keys)
-    if clause.path.startswith(("sla.", "limits.")) and clause.path != "sla.quality.loss" and hasattr(value, "m"):
-        factor = _least_factor(lambda f: query.set(clause.path, f"{value.m * f:.6g} {value.units:~}"), 1.0, 4096.0)
-        if factor is None:
-            return None, ""
-        text = f"{value.m * factor:.4g} {value.units:~}"
-        return query.set(clause.path, f"{value.m * factor:.6g} {value.units:~}"), text
-    if clause.path.endswith("rate"):
-        factor = _least_factor(lambda f: query.set(clause.path, f"{value.m / f:.6g} {value.units:~}"), 1.0, 4096.0)
-        if factor is None:
-            return None, ""
-        return query.set(clause.path, f"{value.m / factor:.6g} {value.units:~}"), f"{value.m / factor:.4g} {value.units:~}"
-    relaxed = without(query, [clause])
-    return (relaxed, "dropped") if feasible(relaxed) else (None, "")
+def _least_move(
+    query: ServeQuery, clause: Clause, asker: Asker, context: Callable[[ServeQuery], ServeQuery]
+) -> tuple[ServeQuery | None, str]:
+    """The question with the clause moved as little as makes it feasible (to 1 %), and the clause's new value.
+
+    `context` is applied before asking: other clauses that are relaxed meanwhile. None when no move suffices.
+    """
+    value = _value(query, parse_path(clause.path))
+    quantitative = (hasattr(value, "units") and clause.path.startswith(("sla.", "limits."))) or clause.path.endswith("rate")
+    if not quantitative:
+        relaxed = without(query, [clause])
+        return (relaxed, "dropped") if asker.feasible(context(relaxed)) else (None, "")
+    shrinks = clause.path.endswith("rate")
+
+    def moved(factor: float) -> ServeQuery:
+        size = value.m / factor if shrinks else value.m * factor
+        return query.set(clause.path, f"{size:.6g} {value.units:~}")
+
+    low, high = 1.0, _FARTHEST
+    if not asker.feasible(context(moved(high))):
+        return None, ""
+    while high / low > 1 + _STEP:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if asker.feasible(context(moved(middle))) else (middle, high)
+    size = value.m / high if shrinks else value.m * high
+    return moved(high), f"{size:.4g} {value.units:~}"
 
 
 def _value(query: ServeQuery, keys: Keys) -> Any:
@@ -167,16 +209,3 @@ def _value(query: ServeQuery, keys: Keys) -> Any:
     for key in keys:
         value = value[key] if isinstance(value, (dict, tuple, list)) else getattr(value, str(key))
     return value
-
-
-def _least_factor(moved: Callable[[float], ServeQuery], low: float, high: float) -> float | None:
-    """The least factor, to 1 %, at which the moved question is feasible; None when even `high` is not."""
-    if not feasible(moved(high)):
-        return None
-    while high / low > 1 + _STEP:
-        middle = (low * high) ** 0.5
-        if feasible(moved(middle)):
-            high = middle
-        else:
-            low = middle
-    return high

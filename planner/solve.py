@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -75,8 +75,16 @@ def model_of(query: ServeQuery, catalog: Catalog) -> Transformer:
     return record
 
 
-def prepare(query: ServeQuery, progress: Progress = lambda _: None) -> Prepared:
-    """The market of a query: every candidate through the forward models. Raises QueryError for what is not there."""
+# What machines can run, kept between questions that differ in other things only (explanations ask many such questions).
+Known = dict[tuple[Hashable, ...], tuple[list[space.Runs], list[space.Dropped]]]
+
+
+def prepare(query: ServeQuery, progress: Progress = lambda _: None, known: Known | None = None) -> Prepared:
+    """The market of a query: every candidate through the forward models. Raises QueryError for what is not there.
+
+    `known` is filled with what each machine can run, and read where an earlier question has filled it.
+    """
+    known = {} if known is None else known
     catalog = open_catalog(query)
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
@@ -87,11 +95,14 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None) -> Prepared:
     machines = space.machines_of(offers, catalog)
     for position, (machine, theirs) in enumerate(machines):
         progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
-        runs, gone = space.runs_of(machine, model, query, constants, space.links_of(machine))
+        key = (machine.accelerator.name, machine.accelerators, machine.domain, *space.what_runs_depend_on(query))
+        if key not in known:
+            known[key] = space.runs_of(machine, model, query, constants, space.links_of(machine))
+        runs, gone = known[key]
         candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)
         for d in gone:
-            key = (d.wall, d.name, d.reason)
-            removed[key] = removed.get(key, 0) + d.removed
+            step = (d.wall, d.name, d.reason)
+            removed[step] = removed.get(step, 0) + d.removed
         if runs:
             grouped.append((runs, theirs))
     dropped += [space.Dropped(wall, name, count, reason) for (wall, name, reason), count in removed.items()]

@@ -5,7 +5,7 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -173,6 +173,21 @@ def links_of(machine: Machine) -> serving.Links:
     none = Q(0.0, "byte/s")
     return serving.Links(
         none if inside is None else inside, Q(0.0, "s"), none if chip.nic_bandwidth is None else chip.nic_bandwidth, Q(0.0, "s")
+    )
+
+
+def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
+    """Everything in a question that `runs_of` looks at."""
+    workload, limit, quality = query.workload, tpot_limit(query), query.sla.quality
+    return (
+        workload.model,
+        workload.tokens.input,
+        workload.tokens.output,
+        workload.prefix_hit,
+        workload.precision,
+        workload.kv_precision,
+        None if limit is None else limit.m_as("s"),
+        None if quality is None else quality.loss,
     )
 
 
