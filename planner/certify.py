@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from . import cpsat, pyomo_milp
-from .market import Index, Market, assemble
+from .assemble import assemble
+from .market import Index, Market
 from .program import LARGEST_COEFFICIENT, Program, Row, Solution
 
 SOLVERS: dict[str, Callable[[Program, float, float], Solution]] = {"highs": pyomo_milp.solve, "cpsat": cpsat.solve}
@@ -60,7 +61,7 @@ class Cuts:
         self.total = sum(market.rates)
 
     def steps(self) -> list[list[tuple[int | None, int]]]:
-        """The cuts in the form that `market.assemble` takes."""
+        """The cuts in the form that `assemble` takes."""
         return [self._steps(j) for j in range(len(self.market.columns))]
 
     def _steps(self, j: int) -> list[tuple[int | None, int]]:

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import plan
+from .prepare import Known, Prepared, Progress, in_objective_units, objective_units, prepare, prove
 from .query import Clause, Keys, Query, QueryError, ServeQuery, parse_path
-
-if TYPE_CHECKING:
-    from .solve import Known, Prepared
-
-Progress = Callable[[str], None]
 
 # What a clause becomes when it is taken out of the question; None removes the key.
 _EVERYTHING: dict[str, object] = {
@@ -83,8 +79,6 @@ class Asker:
         """The whole enumeration, and a solver that may stop at its first plan."""
         digest = query.digest()
         if digest not in self.answers:
-            from .solve import prepare, prove
-
             try:
                 self.answers[digest] = prove(prepare(query.set("solver.gap", "99 %"), known=self.known)).status != "infeasible"
             except QueryError:
@@ -136,8 +130,6 @@ def _joint_fix(query: ServeQuery, clauses: list[Clause], asker: Asker, progress:
 
 def _fix(query: ServeQuery, clause: str, change: str, value: str, asker: Asker) -> plan.Fix:
     """A repair with the best plan that it allows."""
-    from .solve import in_objective_units, objective_units, prepare, prove
-
     certificate = prove(prepare(query, known=asker.known))
     objective, unit = in_objective_units(query, certificate.objective), objective_units(query)[1]
     return plan.Fix(clause=clause, change=change, value=value, objective=objective, unit=unit)
