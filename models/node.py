@@ -200,21 +200,31 @@ def distinct_experts(experts: Number, top_k: Number, tokens: Quantity) -> Number
         return -experts * np.expm1(tokens.m_as("token") * np.log1p(-top_k / experts))
 
 
+def routed_parameters(model: Transformer) -> float:
+    """Parameters in routed experts, over all layers; 0 for a dense model.
+
+    E (P - P_active) / (E - k): what all but the chosen experts hold is P - P_active
+
+    Assumes the published totals, so an expert may have any shape. Shared experts are active always and not counted here.
+    """
+    if not model.experts or model.experts == model.top_k:
+        return 0.0
+    return model.experts * (model.parameters - model.active_parameters) / (model.experts - model.top_k)
+
+
 @dimensions("", tokens="token")
 def touched_parameters(model: Transformer, tokens: Quantity) -> Number:
     """Parameters whose weights are read when `tokens` pass through the model together.
 
-    P_a + (P - P_a) (d - k) / (E - k), with d = distinct_experts: P_active for one token, all P for very many
+    P_active + routed (d - k) / E, with d = distinct_experts: P_active for one token, all P for very many
 
     tokens [token]. Returns a count. A dense model reads all its weights but the input embedding table.
-    Assumes the published totals: (P - P_a) / (E - k) is what one expert holds over all layers, whatever its shape.
+    Assumes the published totals: routed_parameters / E is what one expert holds over all layers, whatever its shape.
     """
     if not model.experts:
         return model.parameters - lookup_parameters(model) + 0 * tokens.m_as("token")
-    if model.experts == model.top_k:
-        return model.parameters + 0 * tokens.m_as("token")
-    beyond = (distinct_experts(model.experts, model.top_k, tokens) - model.top_k) / (model.experts - model.top_k)
-    return model.active_parameters + (model.parameters - model.active_parameters) * beyond
+    beyond = distinct_experts(model.experts, model.top_k, tokens) - model.top_k
+    return model.active_parameters + routed_parameters(model) / model.experts * beyond
 
 
 def _attended_pairs(first: Any, last: Any, window: Any) -> Any:

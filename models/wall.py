@@ -6,12 +6,15 @@ runs every example, so the table cannot drift from the code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from zoo.errors import UnknownName
+from zoo.names import Index
 from zoo.specs import Transformer
 from zoo.units import Q, Quantity
 
@@ -179,6 +182,7 @@ WALLS: tuple[Wall, ...] = (
             node.prefill_traffic,
             node.decode_traffic,
             node.touched_parameters,
+            node.routed_parameters,
         ),
         assumptions="causal attention; experts are chosen independently and uniformly",
         leaves_out="norms, activations, sampling",
@@ -579,3 +583,49 @@ WALLS: tuple[Wall, ...] = (
         ),
     ),
 )
+
+
+@dataclass(frozen=True)
+class Walls:
+    """The walls by number, by name, or one after the other.
+
+    >>> walls[14].name
+    'Communication'
+    >>> walls["tail latency"].equation
+    'Erlang-C M/M/c'
+    >>> [wall.name for wall in walls if wall.domain == "Data"]
+    ['Ingestion', 'Transformation', 'Locality']
+    """
+
+    entries: tuple[Wall, ...]
+
+    def __iter__(self) -> Iterator[Wall]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, key: int | str) -> Wall:
+        """The wall of a number or a name, however it is spelled. UnknownName with the nearest names where there is none."""
+        text = str(key).strip()
+        if text.lstrip("+-").isdigit() and not 1 <= int(text) <= len(self.entries):
+            raise UnknownName(f"unknown wall {text}: they are numbered 1 to {len(self.entries)}")
+        return self._by_name[self._index.find(text)]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Wall]:
+        return {entry.name: entry for entry in self.entries}
+
+    @cached_property
+    def _index(self) -> Index:
+        """Names, numbers ("14", "wall 14") and the architecture's solvers."""
+        return Index(
+            "wall",
+            {
+                entry.name: (str(entry.number), f"wall {entry.number}", entry.solver, entry.solver.removesuffix("Model"))
+                for entry in self.entries
+            },
+        )
+
+
+walls = Walls(WALLS)

@@ -30,6 +30,7 @@ def page(entry: Wall) -> tuple[list[Table], dict[str, object]]:
         "domain": entry.domain,
         "bounded": entry.bounded,
         "equation": entry.equation,
+        "details": _details(entry.functions[0]),
         "function": _path(entry.functions[0]),
         "arguments": arguments(entry.functions[0]),
         "assumptions": entry.assumptions,
@@ -46,6 +47,7 @@ def page(entry: Wall) -> tuple[list[Table], dict[str, object]]:
     facts = (
         ("bounds", entry.bounded),
         ("equation", entry.equation),
+        ("details", _details(entry.functions[0])),
         ("assumes", entry.assumptions),
         ("leaves out", entry.leaves_out),
         ("reference", entry.reference),
@@ -98,6 +100,12 @@ def _path(function: Callable[..., Any]) -> str:
 def _summary(function: Callable[..., Any]) -> str:
     """The first paragraph of a docstring, on one line."""
     return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+
+
+def _details(function: Callable[..., Any]) -> str:
+    """What a docstring says after its summary: the exact form, what each argument means, what it is from."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")[1:]
+    return "\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _text(value: Any) -> str:
