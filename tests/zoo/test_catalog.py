@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
+import textwrap
 from datetime import date
 
 import pytest
 
+import zoo.catalog
+import zoo.overlays
 from zoo.catalog import FILES, Catalog, UnknownName, load
 from zoo.names import Index
-from zoo.specs import Generic, Source, Transformer
+from zoo.specs import Generic, Transformer
 from zoo.units import Quantity
 
 # How the published measurements spell the parts that they were made on.
@@ -203,5 +207,8 @@ def test_reliability_and_spot_traces(catalog: Catalog) -> None:
     assert (trace.available_fraction, trace.source.date) == (0.1667, "2023-02-15")
 
 
-def test_sources_are_plain() -> None:
-    assert Source("x").verified is False
+def test_the_documentation_runs(user_file) -> None:  # type: ignore[no-untyped-def]
+    assert doctest.testmod(zoo.catalog).failed == 0
+    example = textwrap.dedent((zoo.overlays.__doc__ or "").split("\n\n")[1])
+    mine = load([user_file(example)])
+    assert mine.offers["mine/oslo/rack-1/on-demand"].accelerator == "h100-mine"
