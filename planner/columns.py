@@ -11,16 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from zoo.catalog import Catalog
 
 from models import operations, serving
+from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region
-from zoo.units import Q, Quantity
+from zoo.units import Q, Quantity, ureg
 
 from .market import Column, Limit, Market
 from .program import SCALES, quantise
 from .query import ServeQuery
 from .space import Dropped, Runs, in_region
+
+# Parsed once: taking thousands of magnitudes by a unit's text is slow.
+_USD_PER_HOUR, _WATT, _GRAM = ureg.Unit("USD/hour"), ureg.Unit("watt"), ureg.Unit("gCO2e")
+_PER_KWH, _LITRE_PER_KWH = ureg.Unit("gCO2e/kWh"), ureg.Unit("liter/kWh")
 
 Targets = tuple[tuple[float, Quantity], ...]  # (percentile, largest TTFT without the network)
 
@@ -96,7 +100,19 @@ class Site:
     assumptions: tuple[str, ...]
 
 
-def site_of(region: Region, query: ServeQuery, catalog: Catalog) -> Site | str:
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Survey means that stand in for what a region does not publish, always said so."""
+
+    pue: float
+    wue: Quantity
+
+
+def means_of(catalog: Catalog) -> Means:
+    return Means(figure(catalog, "PUE industry average"), Q(figure(catalog, "WUE US average"), "liter/kWh"))
+
+
+def site_of(region: Region, query: ServeQuery, means: Means) -> Site | str:
     """PUE, WUE and carbon intensity of a region by the query's method; a reason when the intensity is unknown.
 
     An unknown PUE or WUE is taken from the survey means of the catalogue, and said so.
@@ -109,10 +125,10 @@ def site_of(region: Region, query: ServeQuery, catalog: Catalog) -> Site | str:
     assumptions = []
     pue, wue = region.pue, region.wue
     if pue is None:
-        pue = figure(catalog, "PUE industry average")
+        pue = means.pue
         assumptions.append(f"{region.name}: PUE unknown, industry average {pue:.2f} assumed")
     if wue is None:
-        wue = Q(figure(catalog, "WUE US average"), "liter/kWh")
+        wue = means.wue
         assumptions.append(f"{region.name}: WUE unknown, US average {wue:~} assumed")
     return Site(region, pue, wue, intensity, tuple(assumptions))
 
@@ -134,17 +150,17 @@ def amounts_of(
     follow the average draw of serving. Embodied carbon is spread over the life of the machine if the query counts it.
     """
     hour = Q(1.0, "hour")
-    tdp = Q(np.array([chip.tdp.m_as("watt") for chip in chips if chip.tdp is not None]), "watt")
+    tdp = Q(np.array([chip.tdp.m_as(_WATT) for chip in chips if chip.tdp is not None]), "watt")
     share = np.array([chip.host_power_share for chip in chips])
     pue = np.array([site.pue for site in sites])
-    wue = Q(np.array([site.wue.m_as("liter/kWh") for site in sites]), "liter/kWh")
-    intensity = Q(np.array([site.intensity.m_as("gCO2e/kWh") for site in sites]), "gCO2e/kWh")
+    wue = Q(np.array([site.wue.m_as(_LITRE_PER_KWH) for site in sites]), "liter/kWh")
+    intensity = Q(np.array([site.intensity.m_as(_PER_KWH) for site in sites]), "gCO2e/kWh")
     draw = figure(catalog, "average draw as fraction of TDP, LLM serving")
     energy = operations.energy(operations.node_power(accelerators, tdp, draw, share), hour)
     carbon = operations.carbon(energy, pue, intensity)
     if query.carbon.embodied:
         life = Q(figure(catalog, "accelerator amortisation life"), "year")
-        embodied = Q(np.array([0.0 if chip.embodied is None else chip.embodied.m_as("gCO2e") for chip in chips]), "gCO2e")
+        embodied = Q(np.array([0.0 if chip.embodied is None else chip.embodied.m_as(_GRAM) for chip in chips]), "gCO2e")
         carbon = carbon + operations.embodied_carbon(embodied, accelerators, life, hour)
     return {
         "cost": price,
@@ -281,7 +297,8 @@ def build(
     query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], dropped: list[Dropped]
 ) -> tuple[Market, list[Curve], list[Site]]:
     """The market of a query: columns that survive dominance, their curves, and the site of each column."""
-    sites = {name: site_of(region, query, catalog) for name, region in catalog.regions.items()}
+    means = means_of(catalog)
+    sites = {name: site_of(region, query, means) for name, region in catalog.regions.items()}
     entries: list[tuple[Offer, Site, list[Runs]]] = []
     reasons: dict[str, int] = {}
     for runs_list, offers in grouped:
@@ -321,7 +338,7 @@ def _columns(
     amounts = amounts_of(
         [catalog.chips[offer.accelerator] for offer, _, _ in entries],
         np.array([float(offer.accelerators) for offer, _, _ in entries]),
-        Q(np.array([offer.price.m_as("USD/hour") for offer, _, _ in entries]), "USD/hour"),
+        Q(np.array([offer.price.m_as(_USD_PER_HOUR) for offer, _, _ in entries]), "USD/hour"),
         [site for _, site, _ in entries],
         query,
         catalog,

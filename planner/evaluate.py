@@ -150,7 +150,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     per_unit = span * offer.accelerators // chips
     replicas = units * per_unit
     load = sum(decision.loads.values())
-    site = columns.site_of(region, query, catalog)
+    site = columns.site_of(region, query, columns.means_of(catalog))
     if isinstance(site, str):
         raise ValueError(site)
 
