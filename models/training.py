@@ -180,6 +180,11 @@ class StepTime:
         return sums
 
 
+def choose(condition: Any, chosen: Any, otherwise: Any) -> Any:
+    """`chosen` where the condition holds, `otherwise` elsewhere: quantities of one dimension, or bare arrays."""
+    return np.where(condition, chosen, otherwise)
+
+
 def take(record: Any, index: NDArray[np.intp]) -> Any:
     """The elements `index` of every array in a record of arrays; single values stay as they are."""
     changes: dict[str, Any] = {}
@@ -378,7 +383,7 @@ def ring_bandwidth(ranks: Number, ranks_in_domain: Number, link: Quantity, netwo
     link, network [byte/s] per rank and direction. Returns [byte/s]. Source: NCCL's rings over all network ports of a node.
     """
     inside = np.clip(ranks_in_domain, 1.0, ranks)
-    return np.where(ranks <= inside, link, np.minimum(link, network * inside))  # type: ignore[call-overload,no-any-return]
+    return choose(ranks <= inside, link, np.minimum(link, network * inside))
 
 
 @dimensions("s", message="byte", ranks="", domain="", link="byte/s", network="byte/s", call="s")
@@ -521,7 +526,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         layout.tensor_parallel, layout.pipeline_parallel, layout.context_parallel, layout.data_parallel,
     )  # fmt: skip
     sharded = np.asarray(layout.zero_stage) >= 3
-    overlapped, fused = np.asarray(run.overlapped, bool), np.asarray(run.fused_attention, bool)
+    fused = np.asarray(run.fused_attention, bool)
     has_experts = np.asarray(shape.expert_share) > 0
     full = np.where(np.asarray(layout.recompute) == FULL, 1.0, 0.0)
     selective = np.where(np.asarray(layout.recompute) == SELECTIVE, 1.0, 0.0)
@@ -558,7 +563,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         )
         experts = (local * grouped + 2 * c["gemm_start"]) / tensor  # tensor ranks share the routed tokens
         always = gemm(tokens, hidden, shape.ffn_inputs * shared) + gemm(tokens, shared, hidden)
-        always = np.where(np.asarray(shape.shared_hidden) > 0, always, zero)  # type: ignore[call-overload]
+        always = choose(np.asarray(shape.shared_hidden) > 0, always, zero)
         products = products + shape.expert_share * (experts + always)
         routing = shape.expert_share * c["routing_traffic"] * routed * hidden * shape.latent_share / tensor / bandwidth
         exchange = shape.expert_share * expert_all_to_all_time(
@@ -575,7 +580,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         aligned = np.mod(shape.head_dim, 8) == 0
         reached = np.where(aligned, c["score_efficiency"], c["misaligned_score_efficiency"])
         unfused = unfused_attention_time(operations, pairs, machine.peak16, reached, c["score_traffic"], bandwidth)
-        attention = np.where(fused, attention, unfused)  # type: ignore[call-overload]
+        attention = choose(fused, attention, unfused)
     ring = zero
     if np.any(np.asarray(context) > 1):
         key_values = Q(4.0, "byte") * tokens * shape.key_width / tensor * shape.attention_share
@@ -586,22 +591,20 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         ring = beside(attention, ring) - attention  # what sticks out from under attention
 
     mlp_width = shape.dense_share * (1 + shape.ffn_inputs) * shape.ffn_hidden + shape.expert_share * 3 * shape.shared_hidden
-    elementwise = memory_bound_time(
-        tokens, hidden, mlp_width + shape.query_width + 2 * shape.key_width, tensor, sequence_parallel, c["elementwise_traffic"], bandwidth
-    )
-    memory_bound = elementwise * c["unfused_share"] + routing + shape.state_share * c["state_traffic"] * tokens * hidden / tensor / bandwidth
+    width = mlp_width + shape.query_width + 2 * shape.key_width
+    elementwise = memory_bound_time(tokens, hidden, width, tensor, sequence_parallel, c["elementwise_traffic"], bandwidth)
+    states = shape.state_share * c["state_traffic"] * tokens * hidden / tensor / bandwidth
+    memory_bound = elementwise * c["unfused_share"] + routing + states
 
     backward_attention = np.where(fused, c["flash_backward"], 2.0)
     forward = products + attention + ring + memory_bound
     backward = 2 * products + backward_attention * (attention + ring) + 2 * memory_bound
     start, start_back = c["layer_start"], 1.5 * c["layer_start"]
     if np.any(has_experts):  # a floor: the host starts kernels while others run
-        start = np.where(has_experts, beside(forward, start) - forward, start)
-        start_back = np.where(has_experts, beside(backward, start_back) - backward, start_back)
+        start = choose(has_experts, beside(forward, start) - forward, start)
+        start_back = choose(has_experts, beside(backward, start_back) - backward, start_back)
     forward = forward + start
-    collective = tensor_collective_time(
-        Q(2.0, "byte") * tokens * hidden, tensor, machine.domain, link, network, c["tensor_call"]
-    )
+    collective = tensor_collective_time(Q(2.0, "byte") * tokens * hidden, tensor, machine.domain, link, network, c["tensor_call"])
     again = full * forward + selective * np.where(fused, c["selective_share"] * forward, attention)
     passes = 2 + full
     layer = {
@@ -621,7 +624,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
     stage["logits"] = (logits + 2 * collective) / pipeline
     resident = np.where(sharded, shape.trunk_parameters / tensor / pipeline + count.local_experts, count.local_parameters)
     accumulation = c["accumulation_traffic"] * resident / bandwidth
-    stage["accumulation"] = np.where(count.microbatches > 1, accumulation, zero)  # type: ignore[call-overload]
+    stage["accumulation"] = choose(count.microbatches > 1, accumulation, zero)
     average = _sum(stage)
     uneven = np.where((pipeline > 1) & (np.mod(shape.layers, pipeline) == 0), 1.0, 0.0)
     waiting = uneven * (logits + 2 * collective) * (1 - 1 / pipeline)
@@ -638,15 +641,15 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         ahead = ahead + stage["logits"] * pipeline / 3
         behind = average - stage["accumulation"] - stage["logits"] + stage["logits"] * pipeline - ahead
         seen = beside(ahead, gather) - ahead + beside(behind, 2 * gather) - behind + 3 * c["gather_exposed"] * gather
-        gathers = np.where(sharded & (np.asarray(pipeline) == 1), seen, zero)  # type: ignore[call-overload]
+        gathers = choose(sharded & (np.asarray(pipeline) == 1), seen, zero)
 
     # the step
     sends = zero
     if np.any(np.asarray(pipeline) > 1):
         share = np.where(sequence_parallel > 0, 1 / tensor, np.where(run.scatters_sends, 1 / tensor, 1.0))
-        reach = np.where(layout.accelerators <= machine.domain, link, network)  # type: ignore[call-overload]
+        reach = choose(layout.accelerators <= machine.domain, link, network)
         send = 2 * fleet.point_to_point(Q(2.0, "byte") * tokens * hidden * share, reach, zero)
-        sends = np.where(np.asarray(pipeline) > 1, layout.virtual_stages * c["send_exposed"] * send, zero)  # type: ignore[call-overload]
+        sends = choose(np.asarray(pipeline) > 1, layout.virtual_stages * c["send_exposed"] * send, zero)
     idle = fleet.pipeline_bubble(pipeline, count.microbatches, layout.virtual_stages)
     filling = count.microbatches * idle / (1 - idle) * c["bubble_factor"]  # microbatch slots: (p - 1) / v
     parts = {name: count.microbatches * part for name, part in stage.items()}
@@ -656,7 +659,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
     parts["bubble"] = filling * average + count.microbatches * waiting
     if np.any(sharded & (np.asarray(pipeline) > 1)):  # under a pipeline, weights are gathered once per step
         body = _sum(parts)
-        once = np.where(sharded & (np.asarray(pipeline) > 1), 3 * gather, zero)  # type: ignore[call-overload]
+        once = choose(sharded & (np.asarray(pipeline) > 1), 3 * gather, zero)
         parts["gathers"] = parts["gathers"] + beside(body, once) - body
     parts["reduction"] = _reduction(run, count, c, link, network, c["reduction_window"] * average)
     kept = np.where(np.asarray(layout.zero_stage) >= 1, count.local_parameters / data, count.local_parameters)
@@ -667,9 +670,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
     return _sum(parts), parts
 
 
-def _reduction(
-    run: Run, count: Counts, c: Mapping[str, Any], link: Quantity, network: Quantity, window: Quantity
-) -> Quantity:
+def _reduction(run: Run, count: Counts, c: Mapping[str, Any], link: Quantity, network: Quantity, window: Quantity) -> Quantity:
     """What is seen of the gradient reduction: trunk and experts over their own groups, hybrid shards across domains.
 
     Gradients travel in 32 bit where the stack overlaps, or all-reduces them under ZeRO-1 (DeepSpeed), else in 16; weights
@@ -695,7 +696,7 @@ def _reduction(
         every = run.shape.trunk_parameters + run.shape.expert_parameters + 2 * run.shape.embedding_parameters
         total = total + fleet.ring_all_reduce(Q(2.0, "byte") * every / machine.domain, domains, network, Q(0.0, "s"))
     exposed = c["reduction_exposed"]
-    return np.where(overlapped, exposed_reduction(total, window, exposed), exposed * total)  # type: ignore[call-overload,no-any-return]
+    return choose(overlapped, exposed_reduction(total, window, exposed), exposed * total)
 
 
 def _sum(parts: Mapping[str, Quantity]) -> Quantity:
@@ -709,9 +710,7 @@ def settings_of(model: Transformer, accelerator: Accelerator, layouts: Layouts, 
     sharded = np.atleast_1d((np.asarray(layouts.zero_stage) >= 3) | np.asarray(layouts.fsdp, bool)).astype(int)
     code = 2 * recipe + sharded
     used, index = np.unique(code, return_inverse=True)
-    settings = [
-        Setting(stack, accelerator.name, str(precisions[u // 2]), model.experts > 0, bool(u % 2)) for u in used
-    ]
+    settings = [Setting(stack, accelerator.name, str(precisions[u // 2]), model.experts > 0, bool(u % 2)) for u in used]
     return settings, index if len(settings) > 1 else np.zeros((), dtype=int)
 
 

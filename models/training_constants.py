@@ -300,7 +300,7 @@ def training_constants() -> Constants:
     return from_dict(json.loads((_DATA / "training_constants.json").read_text(encoding="utf-8")))
 
 
-def load(path: str | Path) -> Constants:
+def load_constants(path: str | Path) -> Constants:
     """Constants that a user's calibration wrote (YAML or JSON). Raises ValueError naming the file."""
     import yaml
 
