@@ -166,14 +166,27 @@ def machines_of(offers: Iterable[Offer], catalog: Catalog) -> list[tuple[Machine
 def links_of(machine: Machine) -> serving.Links:
     """The links of a replica on this kind of machine: the scale-up link where there is one, else PCIe; the NIC between machines.
 
-    A bandwidth that is not known stays a link of no bandwidth, which `_shapes` never lets a replica use.
+    A bandwidth that is not known stands as one byte per second: `_shapes` never lets a replica use that link, and the
+    forward model may multiply its times by zero, which it could not if they were infinite.
     """
-    chip = machine.accelerator
-    inside = chip.link_bandwidth if chip.link_bandwidth is not None and chip.scale_up_domain > 1 else chip.host_bandwidth
-    none = Q(0.0, "byte/s")
-    return serving.Links(
-        none if inside is None else inside, Q(0.0, "s"), none if chip.nic_bandwidth is None else chip.nic_bandwidth, Q(0.0, "s")
-    )
+    unknown, none = Q(1.0, "byte/s"), Q(0.0, "s")
+    inside, between = _inside(machine.accelerator), _between_machines(machine.accelerator)
+    return serving.Links(unknown if inside is None else inside, none, unknown if between is None else between, none)
+
+
+def _inside(chip: Accelerator) -> Quantity | None:
+    """Bandwidth between the chips of one machine, None where it is not known."""
+    scale_up = _known_link(chip.link_bandwidth) if chip.scale_up_domain > 1 else None
+    return _known_link(chip.host_bandwidth) if scale_up is None else scale_up
+
+
+def _between_machines(chip: Accelerator) -> Quantity | None:
+    """Bandwidth of a chip's way to other machines, None where it is not known."""
+    return _known_link(chip.nic_bandwidth)
+
+
+def _known_link(bandwidth: Quantity | None) -> Quantity | None:
+    return bandwidth if bandwidth is not None and bandwidth.magnitude > 0 else None
 
 
 def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
@@ -270,9 +283,8 @@ class _Shape:
 
 def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: list[Dropped]) -> list[_Shape]:
     chip = machine.accelerator
-    links = links_of(machine)
-    reach = machine.domain if links.inside.magnitude else 1
-    reaches_out = bool(links.between.magnitude)
+    reach = machine.domain if _inside(chip) is not None else 1
+    reaches_out = _between_machines(chip) is not None
     tensor = [t for t in range(1, reach + 1) if model.heads % t == 0 and _packs(t, machine)]
     shapes, unsupported, lossy = [], 0, 0
     for name in query.workload.precision:
