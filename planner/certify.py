@@ -47,9 +47,7 @@ class Certificate:
     solver: str
     cross_check: str
     purchases: tuple[Purchase, ...]
-    columns: int
-    rows: int
-    variables: int
+    program: Program | None  # the last one solved: what was proven is proven of this
 
 
 class Cuts:
@@ -127,7 +125,7 @@ def certify(
         objective, purchases = best if best is not None else (None, ())
         return Certificate(
             status, objective, bound, rounds, solves, time.perf_counter() - started, name, cross, purchases,
-            len(market.columns), len(program.rows) if program else 0, len(program.variables) if program else 0,
+            program,
         )  # fmt: skip
 
     while True:

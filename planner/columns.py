@@ -7,7 +7,7 @@ exactly, one number of units at a time and only where a solver asks: that is wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -293,10 +293,24 @@ def undominated(
     return sorted(keep)
 
 
-def build(
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Every column of a question before dominance, with its objective per unit and the curves that columns point to."""
+
+    columns: list[Column]
+    objective: list[int]
+    curves: list[Curve]
+
+    def only(self, wanted: Callable[[Column], bool]) -> Choices:
+        """The same, without the columns that are not wanted."""
+        at = [j for j, column in enumerate(self.columns) if wanted(column)]
+        return Choices([self.columns[j] for j in at], [self.objective[j] for j in at], self.curves)
+
+
+def choices_of(
     query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], dropped: list[Dropped]
-) -> tuple[Market, list[Curve], list[Site]]:
-    """The market of a query: columns that survive dominance, their curves, and the site of each column."""
+) -> Choices:
+    """Every column of a question: each offer, for each set of populations, in units of each span of machines."""
     means = means_of(catalog)
     sites = {name: site_of(region, query, means) for name, region in catalog.regions.items()}
     entries: list[tuple[Offer, Site, list[Runs]]] = []
@@ -313,28 +327,28 @@ def build(
                 entries.append((offer, site, runs_list))
     for reason, count in reasons.items():
         dropped.append(Dropped(18, "sustainability", count, reason))
-    columns, objective, column_sites, curves = _columns(query, catalog, entries, dropped)
-    keep = undominated(columns, objective, curves, query, catalog)
-    kept = [columns[j] for j in keep]
-    market = Market(
+    return _columns(query, catalog, entries, dropped)
+
+
+def market_of(query: ServeQuery, catalog: Catalog, choices: Choices) -> Market:
+    """The program's data: the columns that survive dominance, the rates and the limits."""
+    keep = undominated(choices.columns, choices.objective, choices.curves, query, catalog)
+    kept = [choices.columns[j] for j in keep]
+    return Market(
         tuple(kept),
         tuple(population.name for population in query.populations),
         tuple(quantise(population.rate, "load", "up") for population in query.populations),
         tuple(limits_of(query, catalog, kept)),
         query.supply.mixed,
-        tuple(objective[j] for j in keep),
+        tuple(choices.objective[j] for j in keep),
     )
-    if len(keep) < len(columns):
-        reason = "another offer of the same machine needs no more of anything that counts"
-        dropped.append(Dropped(None, "dominance", len(columns) - len(keep), reason))
-    return market, curves, [column_sites[j] for j in keep]
 
 
 def _columns(
     query: ServeQuery, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], dropped: list[Dropped]
-) -> tuple[list[Column], list[int], list[Site], list[Curve]]:
+) -> Choices:
     if not entries:
-        return [], [], [], []
+        return Choices([], [], [])
     amounts = amounts_of(
         [catalog.chips[offer.accelerator] for offer, _, _ in entries],
         np.array([float(offer.accelerators) for offer, _, _ in entries]),
@@ -346,7 +360,6 @@ def _columns(
     per_instance, objectives = integers(amounts), objective_of(query, amounts)
     columns: list[Column] = []
     objective: list[int] = []
-    column_sites: list[Site] = []
     curves: list[Curve] = []
     known: dict[tuple[int, float], int] = {}
     served: dict[str, list[tuple[tuple[int, ...], float, Targets | None]]] = {}
@@ -381,10 +394,9 @@ def _columns(
                     )
                 )
                 objective.append(runs.instances * objectives[i])
-                column_sites.append(site)
     if far:
         dropped.append(Dropped(7, "tail latency", far, "the network round trip alone takes the TTFT budget"))
     slow = sum(1 for curve in curves if not len(curve.usable))
     if slow:
         dropped.append(Dropped(7, "tail latency", slow, "even an idle pool misses TTFT (kinds of machine x round trips)"))
-    return columns, objective, column_sites, curves
+    return Choices(columns, objective, curves)

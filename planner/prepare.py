@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.calibration import serving_constants
 from zoo.catalog import Catalog, apply_price_overlays, load
@@ -12,8 +12,7 @@ from zoo.specs import Offer, Transformer
 
 from . import columns, space
 from .certify import Certificate, certify
-from .columns import Curve
-from .market import Market
+from .market import Column, Market
 from .program import SCALES, dequantise
 from .query import QueryError, ServeQuery
 
@@ -28,7 +27,7 @@ class Prepared:
     catalog: Catalog
     model: Transformer
     market: Market
-    curves: list[Curve]
+    choices: columns.Choices
     dropped: list[space.Dropped]
     candidates: int
 
@@ -101,13 +100,23 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, known: Known
         if runs:
             grouped.append((runs, theirs))
     dropped += [space.Dropped(wall, name, count, reason) for (wall, name, reason), count in removed.items()]
-    market, curves, _ = columns.build(query, catalog, grouped, dropped)
-    return Prepared(query, catalog, model, market, curves, dropped, candidates)
+    choices = columns.choices_of(query, catalog, grouped, dropped)
+    market = columns.market_of(query, catalog, choices)
+    if len(market.columns) < len(choices.columns):
+        reason = "another offer of the same machine needs no more of anything that counts"
+        dropped.append(space.Dropped(None, "dominance", len(choices.columns) - len(market.columns), reason))
+    return Prepared(query, catalog, model, market, choices, dropped, candidates)
+
+
+def restricted(prepared: Prepared, wanted: Callable[[Column], bool]) -> Prepared:
+    """The same question with fewer columns to choose from; dominance is judged anew among those that are left."""
+    choices = prepared.choices.only(wanted)
+    return replace(prepared, choices=choices, market=columns.market_of(prepared.query, prepared.catalog, choices))
 
 
 def prove(prepared: Prepared, progress: Progress = lambda _: None) -> Certificate:
     """The certified best purchases of a market."""
-    query, market, curves = prepared.query, prepared.market, prepared.curves
+    query, market, curves = prepared.query, prepared.market, prepared.choices.curves
     return certify(
         market,
         lambda j, units: curves[market.columns[j].curve].best(units)[0],

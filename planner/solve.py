@@ -44,7 +44,7 @@ def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]
     result = []
     for purchase in certificate.purchases:
         column = prepared.market.columns[purchase.column]
-        curve = prepared.curves[column.curve]
+        curve = prepared.choices.curves[column.curve]
         choice = curve.runs.choices[curve.best(purchase.units)[1]]
         layout = plan.Layout(
             precision=choice.precision,
@@ -98,9 +98,9 @@ def _plan(
             solver=certificate.solver,
             cross_check=certificate.cross_check,
             forward_check="every wall holds" if checked else "no plan to check",
-            columns=certificate.columns,
-            rows=certificate.rows,
-            variables=certificate.variables,
+            columns=len(prepared.market.columns),
+            rows=len(certificate.program.rows) if certificate.program else 0,
+            variables=len(certificate.program.variables) if certificate.program else 0,
             seconds=certificate.seconds,
         ),
         removed=tuple(plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in prepared.dropped),
