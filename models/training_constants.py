@@ -53,6 +53,7 @@ class Stack:
     interleaves: bool  # several model chunks per pipeline stage by default
     sequence_parallel: bool  # by default
     scatters_sends: bool  # each tensor rank sends its share of a pipeline activation
+    sharding: str  # what its users shard by default: zero1, zero3, fsdp_full
     release: str = ""
     options: tuple[str, ...] = ()  # of eager, rowwise, async-tp, 500W
 
@@ -61,8 +62,8 @@ class Stack:
 def stack(name: str, release: str = "", options: tuple[str, ...] = ()) -> Stack:
     """The stack called `name`; UnknownValue with the nearest name where there is none."""
     record = row("training_stacks", name)
-    flags = {key: record[key] == "true" for key in record if key not in ("stack", "meaning")}
-    return Stack(name, release=release, options=options, **flags)
+    flags = {key: record[key] == "true" for key in record if key not in ("stack", "sharding", "meaning")}
+    return Stack(name, sharding=record["sharding"], release=release, options=options, **flags)
 
 
 def recipe_of(precision: str) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from zoo.units import Q, Quantity
 
 from .training import FULL, NONE, SELECTIVE, Layouts, Run, TrainingJob, evaluate, machine_of, shape_of
 from .training_constants import Constants, Setting, Stack, family_of, stack
-from .training_memory import peak_memory
+from .training_memory import minimum_memory, peak_memory
 
 MEASUREMENTS = Path(__file__).with_name("data") / "training_measurements.csv"
 REQUIRED = ("id", "model", "hardware", "seq_len", "tp", "pp", "global_batch_sequences", "iteration_s")
@@ -203,7 +203,7 @@ def precision_of(text: str) -> str:
     for recipe in ("mxfp8", "int8", "fp8", "fp16"):
         if recipe in t:
             return recipe
-    if t in ("", "bf16", "bfloat16", "mixed", "amp"):
+    if "bf16" in t or "bfloat16" in t:
         return "bf16"
     raise Unpredictable(f"precision {text[:40]!r} is not known")
 
@@ -263,6 +263,9 @@ def model_of(cells: _Cells, zoo: Zoo) -> tuple[Transformer, tuple[str, ...]]:
     """The model of a row, and what was inferred of it: the row's cells first, then its note, then the zoo."""
     name, note = cells.text("model"), cells.text("note")
     total, active = (_billions(cells.number(column)) for column in ("params_b", "active_params_b"))
+    said = re.search(r"(?<![\w.])(\d+(?:\.\d+)?) ?([MBT])\b", name, re.IGNORECASE)
+    if total is None and said:
+        total = float(said.group(1)) * {"m": 1e6, "b": 1e9, "t": 1e12}[said.group(2).lower()]
     listed = listed_model(name, active if cells.number("layers") is None else None, zoo) if name else None
     notes: list[str] = []
     if listed is not None and listed.name == name:
@@ -284,6 +287,9 @@ def model_of(cells: _Cells, zoo: Zoo) -> tuple[Transformer, tuple[str, ...]]:
     active = active if active is not None else (listed.active_parameters if listed else None)
     same_heads = listed is not None and listed.head_dim and (hidden, heads) == (listed.hidden, listed.heads)
     head_dim = float(listed.head_dim) if listed and same_heads else (hidden / heads if hidden and heads else None)
+    if not moe and layers is None and total is not None and hidden is not None:
+        layers = float(max(1, round((total - (vocab or 51200.0) * hidden) / (12 * hidden**2))))
+        notes.append("layers from the parameter count, 12 hidden^2 each")
     if not moe and layers is None and total is not None:
         layers = float(max(1, round((total / 12 / 128**2) ** (1 / 3))))  # GPT's usual aspect: hidden = 128 layers
         hidden, heads, kv_heads, vocab, head_dim = 128 * layers, layers, layers, 51200.0, 128.0
@@ -371,10 +377,11 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
         raise Unpredictable("hardware is blank")
     chip = zoo.find("chips", hardware)
     family = family_of(chip.name)
-    precision = precision_of(cells.text("precision"))
+    stated = cells.text("precision")
+    precision = precision_of(stated) if stated else ("bf16" if "bf16" in chip.peak else "fp16")
     sharding = cells.text("zero_or_fsdp").lower()
     used = stack_of(source, note, sharding, hardware)
-    inferred: list[str] = [] if cells.text("precision") else ["precision bf16"]
+    inferred: list[str] = [] if stated else [f"precision {precision}"]
     model, about = model_of(cells, zoo)
     inferred += about
     sequence, batch = cells.count("seq_len"), cells.count("global_batch_sequences")
@@ -393,6 +400,8 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
         raise Unpredictable("layout (tp, pp) not given")
     if total is None:
         raise Unpredictable("accelerator count missing")
+    if experts is None and model.experts:
+        inferred.append("ep")
     context, experts = context or 1.0, experts or 1.0
     if data is None:
         data = total / (tensor * pipeline * context)
@@ -403,7 +412,10 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
         raise Unpredictable(f"{pipeline:g} pipeline stages for {model.layers} layers")
     if sharding and sharding not in _SHARDING:
         inferred.append(f"zero_or_fsdp {sharding!r} read as zero1")
-    stage, fsdp = _SHARDING.get(sharding or ("fsdp_full" if family == "TPU" else "zero1"), (1, False))
+    if not sharding:
+        sharding = "fsdp_full" if family == "TPU" else used.sharding
+        inferred.append("zero_or_fsdp")
+    stage, fsdp = _SHARDING.get(sharding, (1, False))
 
     replica = max(1.0, batch / data)
     microbatch = cells.number("micro_batch")
@@ -450,6 +462,11 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
     if microbatch is None:
         run = _fastest_microbatch(run, setting, constants, "recompute" in inferred)
         inferred.append("micro_batch")
+    if "ep" in inferred:
+        run = _least_expert_parallel(run, min(float(model.experts), total / pipeline))
+    if "zero_or_fsdp" in inferred and minimum_memory(run).m_as("byte") > machine.memory.m_as("byte"):
+        run = replace(run, layouts=replace(run.layouts, zero_stage=3, fsdp=True))  # it ran, so more was sharded
+        setting = replace(setting, sharded=True)
     if "recompute" in inferred:
         run = _lightest_recompute(run, constants)
     time, weight = _time(cells, model, chip, used, sequence, stated_batch, total)
@@ -457,6 +474,13 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
         id=cells.text("id"), source=source, hardware=hardware, model=model, chip=chip, setting=setting, run=run, time=time,
         weight=weight, peak_memory=_stated_memory(note), long_context=sequence >= 32768, inferred=tuple(inferred),
     )  # fmt: skip
+
+
+def _least_expert_parallel(run: Run, most: float) -> Run:
+    """The smallest power of two of expert-parallel ranks at which the run's minimum memory fits: it ran."""
+    while minimum_memory(run).m_as("byte") > run.machine.memory.m_as("byte") and 2 * run.layouts.expert_parallel <= most:
+        run = replace(run, layouts=replace(run.layouts, expert_parallel=2 * run.layouts.expert_parallel))
+    return run
 
 
 def _lightest_recompute(run: Run, constants: Constants) -> Run:
