@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.catalog import Catalog
 
-from . import explain, plan
+from . import infeasible, plan
 from .certify import Certificate
 from .evaluate import Decision, Evaluated, evaluate
 from .plan import Plan
@@ -35,7 +35,7 @@ def solve(query: ServeQuery, progress: Progress = lambda _: None) -> Plan:
     fixes: tuple[plan.Fix, ...] = ()
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        conflict, fixes = explain.why_infeasible(prepared, progress)
+        conflict, fixes = infeasible.why_infeasible(prepared, progress)
     return _plan(prepared, certificate, checked, conflict, fixes, time.perf_counter() - started)
 
 
