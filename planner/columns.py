@@ -40,6 +40,7 @@ class Curve:
     known: dict[int, tuple[int, int]] = field(default_factory=dict)
     usable: np.ndarray = field(init=False)
     saturation: np.ndarray = field(init=False)
+    slope: int = field(init=False)  # load per unit that no number of units exceeds: a pool at saturation, rounded up
 
     def __post_init__(self) -> None:
         replica = self.runs.replica
@@ -52,13 +53,8 @@ class Curve:
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
         self.usable = np.flatnonzero(np.all(idle <= allowed[:, None], axis=0))
-
-    @property
-    def slope(self) -> int:
-        """Load per unit that no number of units exceeds (integer load units, rounded up): a pool at saturation."""
-        if not len(self.usable):
-            return 0
-        return quantise(Q(float(self.saturation[self.usable].max()), "1/s"), "load", "up")
+        top = float(self.saturation[self.usable].max()) if len(self.usable) else 0.0
+        self.slope = quantise(Q(top, "1/s"), "load", "up")
 
     def best(self, units: int) -> tuple[int, int]:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
