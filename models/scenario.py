@@ -52,7 +52,7 @@ _SERVES = "nothing is trained: this question serves"
 _TRAINS = "nobody is served: this question trains"
 _UNTOUCHED: Mapping[type, Mapping[int, str]] = {
     Service: {
-        6: "the weights stay in memory; solvers.weight_streaming is for chips that stream them",
+        6: "the weights stay in memory: nothing is streamed in",
         8: "prompts are kilobytes: storage is not read while serving",
         9: "prompts arrive as text: nothing is decoded or augmented",
         11: _SERVES,
@@ -64,14 +64,14 @@ _UNTOUCHED: Mapping[type, Mapping[int, str]] = {
     Training: {
         4: _TRAINS,
         5: "training keeps no key-value cache",
-        6: "the weights stay in memory; solvers.weight_streaming is for chips that stream them",
+        6: "the weights stay in memory: nothing is streamed in",
         7: _TRAINS,
         12: _TRAINS,
         20: "trained without differential privacy (none is given)",
     },
     Processing: {
         5: "no key-value cache: units do not wait for each other",
-        6: "the weights stay in memory; solvers.weight_streaming is for chips that stream them",
+        6: "the weights stay in memory: nothing is streamed in",
         8: "no bytes per unit and storage are given",
         9: "no cores and bytes per unit are given",
         10: "every accelerator works alone: nothing crosses the network",
@@ -666,7 +666,7 @@ class _Training(_Answer):
             lost = f"{lasts.m:.4g} days in all, of {scenario.horizon.m_as('day'):.4g}"
             return self.shared(run.crossing, run.step_time) | {
                 1: reading(1, "a step", run.compute_time.to("s"), run.step_time.to("s"), "compute's part of the step"),
-                2: reading(2, "a step", None, None, "capacity is judged on level 1; the traffic of kernels is in their efficiency (wall 3)"),
+                2: reading(2, "a step", None, None, "judged on level 1; kernels' traffic is in their efficiency (wall 3)"),
                 3: reading(3, cluster.name, float(run.model_flops_utilisation), ask.compute_efficiency, "MFU, of the kernels'"),
                 9: reading(9, cluster.name, reads, rate.to("GB/s")),
                 11: reading(11, scenario.law, float(loss), limits.get(11), "nats per token"),
