@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zoo.yaml_source import Document
 
     from .plan import Plan
-    from .query import AnyQuery
+    from .query import AnyQuery, ServeQuery
 
 OK, BUG, USAGE, INFEASIBLE, FAILED, STOPPED = 0, 1, 2, 3, 4, 5
 
@@ -45,6 +45,10 @@ Overrides = Annotated[
 ]
 Format = Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan as JSON to this file.")]
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+PlanFile = Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`.")]
 
 
 class _Progress:
@@ -129,14 +133,17 @@ def solve(
     overrides: Overrides = None,
     output: Output = None,
     format: Format = "table",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
+    write_model: Annotated[
+        Path | None, typer.Option("--write-model", help="Also write the program as .lp or .mps, for another solver to confirm.")
+    ] = None,
 ) -> None:
     """Find the best plan, prove it, check it exactly, and say which walls bind.
 
     Example:  wallplan solve examples/serve-llama70b.yaml -o plan.json
     """
     from .query import QueryError
-    from .solve import solve as find
+    from .solve import solve_with_program as find_with_program
 
     _check_format(format, "table", "json", "md", "csv")
     if output is not None and not output.resolve().parent.is_dir():
@@ -144,11 +151,18 @@ def solve(
     question = _query(query, overrides)
     progress = _Progress(not quiet)
     try:
-        plan = find(question, progress)
+        plan, program = find_with_program(question, progress)
     except QueryError as error:
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
+    if write_model is not None and program is not None:
+        from .write_model import write
+
+        try:
+            write(program, write_model)
+        except (OSError, ValueError) as error:
+            raise _fail(str(error)) from None
     if output is not None:
         try:
             plan.save(output)
@@ -329,6 +343,157 @@ def _evaluate_scenario(document: Document, format: str) -> None:
         typer.echo(headline)
         render.terminal(shown)
     raise typer.Exit(OK if result.feasible else INFEASIBLE)
+
+
+def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
+    """A saved plan with its question. Fails with one line when the file is no plan of a serve question."""
+    from .plan import Plan, PlanError
+    from .query import Query, QueryError, ServeQuery
+
+    try:
+        plan = Plan.load(path)
+        query = Query.from_dict(plan.query, source=str(path), folder=plan.query_folder)
+    except (PlanError, QueryError) as error:
+        raise _fail(str(error)) from None
+    if not isinstance(query, ServeQuery):
+        raise _fail(f"{path}: only plans of serve questions can be explained")
+    return plan, query
+
+
+@app.command()
+def explain(
+    plan: PlanFile,
+    why_not: Annotated[
+        list[str] | None,
+        typer.Option("--why-not", metavar="KEY=VALUE", help='Force a choice, e.g. --why-not "chip=l40s". Repeatable.'),
+    ] = None,
+    wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
+    switches: Annotated[bool, typer.Option("--switches", help="Also how far limits move before the plan changes.")] = False,
+    format: Format = "table",
+    quiet: Quiet = False,
+) -> None:
+    """Say which walls bind, what 1 % more of each is worth, and why the plan is not another.
+
+    Example:  wallplan explain plan.json --why-not "chip=l40s" --why-not "tp=8"
+    """
+    from .columns import Memory
+    from .marginal import marginals
+    from .plan import rows
+    from .query import QueryError
+    from .report import explain as pages
+    from .report import tables
+    from .whynot import parse
+    from .whynot import why_not as force
+
+    _check_format(format, "table", "json", "md", "csv")
+    saved, query = _plan_and_query(plan)
+    progress = _Progress(not quiet)
+    shown: list[tables.Table]
+    records: list[Any]
+    try:
+        if wall is not None:
+            number = _wall_number(wall)
+            shown = pages.wall_tables(saved, number)
+            records = [row for row in saved.walls if row.number == number]
+        elif why_not:
+            memory = Memory()
+            records = [force(saved, query, dict([parse(text)]), memory, progress) for text in why_not]
+            shown = pages.why_not_tables(records, saved)
+        elif saved.status == "infeasible":
+            shown, records = tables.conflict_tables(saved), list(saved.conflict)
+        else:
+            records = list(marginals(saved, query, switches, progress))
+            shown = [tables.walls_table(saved), pages.marginal_table(records)]
+    except QueryError as error:
+        progress.close()
+        raise _fail(str(error)) from None
+    progress.close()
+    _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records))
+
+
+@app.command()
+def alternatives(
+    plan: PlanFile,
+    within: Annotated[str, typer.Option("--within", help="How much worse a plan may be, such as 5%.")] = "5%",
+    format: Format = "table",
+    quiet: Quiet = False,
+) -> None:
+    """List near-optimal plans that really differ: the best on each chip, region and purchase option.
+
+    Example:  wallplan alternatives plan.json --within 10%
+    """
+    from zoo.units import UnitError, quantity
+
+    from .alternatives import alternatives as find
+    from .plan import rows
+    from .prepare import prepare
+    from .query import QueryError
+    from .report import explain as pages
+
+    _check_format(format, "table", "json", "md", "csv")
+    try:
+        tolerance = float(quantity(within, "fraction").m_as("dimensionless"))
+    except UnitError as error:
+        raise _fail(f"--within: {error}") from None
+    if not 0 <= tolerance <= 100:
+        raise _fail(f"--within {within}: expected a share of at least 0, such as 5%")
+    saved, query = _plan_and_query(plan)
+    progress = _Progress(not quiet)
+    try:
+        found = find(saved, prepare(query, progress), tolerance, progress)
+    except QueryError as error:
+        progress.close()
+        raise _fail(str(error)) from None
+    progress.close()
+    _show(format, [pages.alternatives_table(found)], [a.model_dump(mode="json") for a in found], rows(found))
+    if not found:
+        typer.echo(f"no other chip, region or purchase option comes within {within}", err=True)
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="A saved plan.")],
+    new: Annotated[Path, typer.Argument(help="Another saved plan.")],
+    format: Format = "table",
+) -> None:
+    """Show what differs between two saved plans.
+
+    Example:  wallplan compare plan.json new.json
+    """
+    from .compare import compare as differences
+    from .plan import Plan, PlanError, rows
+    from .report import explain as pages
+
+    _check_format(format, "table", "json", "md", "csv")
+    try:
+        found = differences(Plan.load(old), Plan.load(new))
+    except PlanError as error:
+        raise _fail(str(error)) from None
+    _show(format, [pages.comparison_table(found)], [d.model_dump(mode="json") for d in found], rows(found))
+
+
+def _wall_number(text: str) -> int:
+    from models.wall import walls as known
+    from zoo.errors import UnknownName
+
+    try:
+        return known[text].number
+    except UnknownName as error:
+        raise _fail(f"--wall {text}: {error}") from None
+
+
+def _show(format: str, shown: list[Any], records: list[Any], flat: list[dict[str, Any]]) -> None:
+    """Tables or records, in the format asked for."""
+    from .report import render
+
+    if format == "json":
+        typer.echo(json.dumps(records, indent=1))
+    elif format == "csv":
+        typer.echo(render.comma_separated(flat), nl=False)
+    elif format == "md":
+        typer.echo(render.markdown(shown), nl=False)
+    else:
+        render.terminal(shown)
 
 
 @app.command()

@@ -159,6 +159,7 @@ class Alternative(Record):
     ratio: float | None
     fleet: tuple[Pool, ...]
     totals: dict[str, float]
+    same_in: tuple[str, ...] = ()
 
 
 class Marginal(Record):

@@ -14,6 +14,7 @@ from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
+from .program import Program
 from .query import Query, ServeQuery
 
 
@@ -23,6 +24,13 @@ def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory
     Raises QueryError (one line) for names that do not exist and data that is missing. Infeasible is a plan whose status
     says so, with the clash and the fixes; "stopped" is a plan without proof, when the time ran out.
     """
+    return solve_with_program(query, progress, memory)[0]
+
+
+def solve_with_program(
+    query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None
+) -> tuple[Plan, Program | None]:
+    """`solve`, with the last program that was solved: what the certificate is about."""
     started = time.perf_counter()
     prepared = prepare(query, progress, memory)
     certificate = prove(prepared, progress)
@@ -31,7 +39,7 @@ def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
         conflict, fixes = infeasible.why_infeasible(prepared, progress)
-    return answer(prepared, certificate, conflict, fixes, time.perf_counter() - started)
+    return answer(prepared, certificate, conflict, fixes, time.perf_counter() - started), certificate.program
 
 
 def answer(

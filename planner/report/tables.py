@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..plan import Plan, Pool
+from ..plan import Conflict, Fix, Plan, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +185,19 @@ def assumption_table(plan: Plan) -> Table:
     return Table("Assumptions", ("assumption", "source"), tuple((a.text, a.source) for a in plan.assumptions))
 
 
+def conflict_rows(conflict: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
+    return tuple((c.text, f"{c.file}:{c.line}" if c.line else c.file, c.clause, ", ".join(c.walls)) for c in conflict)
+
+
+def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
+    return tuple((f.change, f.value, "-" if f.objective is None else f"{number(f.objective)} {f.unit}") for f in fixes)
+
+
 def conflict_tables(plan: Plan) -> list[Table]:
     """Why there is no plan, and what would make one."""
-    clash = tuple((c.text, f"{c.file}:{c.line}" if c.line else c.file, c.clause, ", ".join(c.walls)) for c in plan.conflict)
-    fixes = tuple((f.change, f.value, "-" if f.objective is None else f"{number(f.objective)} {f.unit}") for f in plan.fixes)
+    joint = any(" + " in fix.clause for fix in plan.fixes)
+    title = "Together these would make it feasible" if joint else "Each of these alone would make it feasible"
     return [
-        Table("These cannot hold together", ("clause", "where", "key", "walls"), clash),
-        Table("Each of these alone would make it feasible", ("change", "to", "the best plan is then"), fixes),
+        Table("These cannot hold together", ("clause", "where", "key", "walls"), conflict_rows(plan.conflict)),
+        Table(title, ("change", "to", "the best plan is then"), fix_rows(plan.fixes)),
     ]
