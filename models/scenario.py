@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.architecture import embedding_parameters
 from zoo.specs import Fabric, Fleet, Region, Transformer
 from zoo.units import Q, Quantity
 
@@ -579,29 +580,35 @@ class _Training(_Answer):
             virtual_stages=ask.virtual_stages, recompute=ask.recompute, zero_stage=ask.zero_stage, experts=experts,
         )  # fmt: skip
 
-    def memory(self) -> tuple[Quantity, Quantity]:
-        """(weights, gradients and optimiser state, activations) of the fullest accelerator."""
-        model, ask = self.scenario.workload, self.ask
+    def memory(self) -> tuple[Quantity, Quantity, Quantity]:
+        """(weights, gradients and optimiser state; activations; what the runtime takes) of the fullest accelerator.
+
+        The fullest stage has the rounded-up number of layers and one of the tables: input embedding, or output head.
+        """
+        model, ask, constants = self.scenario.workload, self.ask, self.scenario.constants
         element, state = algorithm.bytes_per_element(ask.precision), operations.optimizer_bytes(ask.optimizer)
-        split = ask.tensor_parallel * ask.pipeline_parallel
-        routed = node.routed_parameters(model)
+        stages, routed = ask.pipeline_parallel, node.routed_parameters(model)
+        share = np.ceil(model.layers / stages) / model.layers
+        tables = float(embedding_parameters(model))
+        on_stage = tables if stages == 1 else float(model.vocab * model.hidden)
+        trunk = (share * (model.parameters - routed - tables) + on_stage) / ask.tensor_parallel
+        experts = share * routed / ask.tensor_parallel / ask.expert_parallel
 
         def kept(parameters: float, ranks: float) -> Quantity:
-            return node.training_state_bytes(parameters / split, element, element, state, ranks, ask.zero_stage)
+            return node.training_state_bytes(parameters, element, element, state, ranks, ask.zero_stage)
 
-        trunk = kept(model.parameters - routed, self.data_parallel)
-        experts = kept(routed / ask.expert_parallel, max(1.0, self.data_parallel / ask.expert_parallel))
+        held = kept(trunk, self.data_parallel) + kept(experts, max(1.0, self.data_parallel / ask.expert_parallel))
+        if ask.zero_stage == 3:  # one layer is gathered, the next is on its way
+            held = held + node.weight_bytes(2 * (trunk + experts) / np.ceil(model.layers / stages), element)
         tokens = ask.batch_tokens / self.data_parallel / ask.microbatches
         layer = node.activation_bytes(tokens, model.hidden, ask.tensor_parallel, ask.recompute)
-        stages = ask.pipeline_parallel
         deep = 1 + (stages - 1) / (stages * ask.virtual_stages) if ask.virtual_stages > 1 else 1.0
         flying = min(ask.microbatches, stages) * deep
-        return trunk + experts, layer * np.ceil(model.layers / stages) * flying
+        return held, layer * np.ceil(model.layers / stages) * flying, constants.workspace
 
     @property
     def fits(self) -> Any:
-        state, activations = self.memory()
-        return state + activations <= self.scenario.fleet.node.accelerator.memory
+        return sum(self.memory(), start=Q(0.0, "byte")) <= self.scenario.fleet.node.accelerator.memory
 
     def kept(self, run: solvers.DistributedResult) -> solvers.ReliabilityResult:
         """The run with its checkpoints and failures."""
@@ -648,11 +655,11 @@ class _Training(_Answer):
             work = algorithm.training_operations(scenario.workload.active_parameters, ask.tokens)
             there = self.peak * cluster.accelerators * scenario.horizon
             supply = pipeline.storage_supply(cluster.nodes, ask.writer_bandwidth, ask.storage_bandwidth)
-            state, activations = self.memory()
+            state, activations, runtime = self.memory()
             note = f"{state.m_as('GB'):.3g} GB of weights and state, {activations.m_as('GB'):.3g} GB of activations"
             return {
                 1: reading(1, cluster.name, work.to("EFLOP"), there.to("EFLOP"), "work against the peak within the horizon"),
-                2: reading(2, f"one {chip.name}", (state + activations).to("GB"), chip.memory.to("GB"), note),
+                2: reading(2, f"one {chip.name}", (state + activations + runtime).to("GB"), chip.memory.to("GB"), note),
                 8: reading(8, cluster.name, reads, supply.to("GB/s")),
             }
         kept = self.kept(run)
