@@ -46,7 +46,7 @@ SCHEMA = "wallplan/v1"
 SCHEMA_ID = "urn:wallplan:schema:query:v1"
 
 # Keys and kinds that the design names and this version does not answer yet: an error, never ignored.
-RESERVED = ("assert", "baseline", "uncertain", "sweep", "sites")
+RESERVED = ("assert", "baseline", "sweep", "sites")
 RESERVED_KINDS = ("train", "procure", "place")
 
 _SHOWN_ERRORS = 20
@@ -223,6 +223,45 @@ def _fraction(low: float, high: float, *, above: bool = False, below: bool = Fal
         return result
 
     return _Scalar(read, {"type": ["number", "string"], "description": f"a fraction {inside}; percentages are text"})
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A factor on a figure that is not known exactly: at least `low`, most likely `mid`, at most `high`; `text` as written."""
+
+    low: float
+    mid: float
+    high: float
+    text: str
+
+
+def _read_spread(value: Any) -> Spread:
+    """ "±20 %" or [0.9, 1.0, 1.05]: factors of today's figure."""
+    example = 'such as "±20 %" or [0.9, 1.0, 1.05]'
+    if isinstance(value, Spread):
+        return value
+    if isinstance(value, str) and value.strip().startswith(("±", "+-")):
+        try:
+            share = float(_read_quantity(value.strip().lstrip("±+-").strip(), "fraction").m_as("dimensionless"))
+        except UnitError:
+            raise _Fault(f"{_show(value)} is no range of factors, expected one {example}") from None
+        low, mid, high = 1 - share, 1.0, 1 + share
+    elif isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value):
+        low, mid, high = map(float, value)
+    else:
+        raise _Fault(f"{_show(value)} is no range of factors, expected one {example}")
+    if not 0 < low <= mid <= high <= 100:
+        raise _Fault(f"{_show(value)} is out of order, expected 0 < low <= mid <= high, {example}")
+    return Spread(low, mid, high, value if isinstance(value, str) else f"[{low:g}, {mid:g}, {high:g}]")
+
+
+def _write_spread(value: Any) -> Any:
+    return value.text if value.text[0] in "±+" else [value.low, value.mid, value.high]
+
+
+_Spread = _Scalar(
+    _read_spread, {"type": ["string", "array"], "description": "factors of a figure: ±20 % or [low, mid, high]"}, _write_spread
+)
 
 
 def _whole(low: int, example: int) -> _Scalar:
@@ -628,6 +667,22 @@ class Limits(Part):
     chips: Annotated[int, _whole(1, 512)] | None = _key("Number of chips.", 512, default=None)
 
 
+class Uncertain(Part):
+    """How far figures may be from what they are taken for; each independent and triangular between low, mid and high."""
+
+    prices: Annotated[Spread, _Spread] | None = _key("Factor on every price.", "±20 %", default=None)
+    demand: Annotated[Spread, _Spread] | None = _key("Factor on every rate.", "±10 %", default=None)
+    efficiency: Annotated[Spread, _Spread] | None = _key(
+        "Factor on the speed that chips reach: 0.9 makes every time longer by 1 / 0.9.", [0.85, 1.0, 1.1], default=None
+    )
+    intensity: Annotated[Spread, _Spread] | None = _key("Factor on the grid's carbon intensity.", "±15 %", default=None)
+    hold: Annotated[float, _fraction(0, 1, above=True, below=True, example="95 %")] | None = _key(
+        "Probability with which demand and latency must hold: plans for the unfavourable end. Left out: the middle.",
+        "95 %",
+        default=None,
+    )
+
+
 class Solver(Part):
     """How hard to look. None of this changes what the best answer is."""
 
@@ -756,6 +811,11 @@ class Query(Part):
         default=Carbon(method="average", price=None, embodied=False),
     )
     limits: Limits = _key("Bounds on what the fleet takes.", {"cost": "500 USD/h", "power": "2 MW"}, default=Limits())
+    uncertain: Uncertain = _key(
+        "Figures that are not known exactly.",
+        {"demand": "±10 %", "efficiency": [0.85, 1.0, 1.1]},
+        default=Uncertain(prices=None, demand=None, efficiency=None, intensity=None, hold=None),
+    )
     solver: Solver = _key("Engine, gap and time of the search.", {"engine": "highs", "gap": 0, "time": "60 s"}, default=Solver())
 
     _origin: _Origin = PrivateAttr(default=_Origin())
@@ -979,7 +1039,7 @@ KINDS: dict[str, type[ServeQuery]] = {"serve": ServeQuery}
 
 _KEY_ORDER = (
     "schema", "kind", "name", "workload", "sla", "horizon", "supply", "regions", "zoo", "prices", "carbon", "limits",
-    "minimize", "solver",
+    "minimize", "uncertain", "solver",
 )  # fmt: skip
 
 
@@ -1023,6 +1083,8 @@ def _meaning(value: Any) -> Any:
         fields = type(value).model_fields
         items = ((fields[name].alias or name, inner) for name, inner in value)
         return {name: _meaning(inner) for name, inner in items if inner is not None}
+    if isinstance(value, Spread):
+        return [value.low, value.mid, value.high]
     if isinstance(value, Quantity):
         unit = next(unit for unit, _ in DIMENSIONS.values() if value.is_compatible_with(unit))
         return f"{float(value.to(unit).magnitude):.12g} {unit}"
