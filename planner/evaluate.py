@@ -12,7 +12,7 @@ import numpy as np
 from zoo.catalog import Catalog
 
 from models import node, serving
-from models.calibration import Constants, serving_constants
+from models.calibration import serving_constants
 from zoo.specs import Offer, Transformer
 from zoo.units import Q, Quantity
 
@@ -69,8 +69,7 @@ def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions:
 
     Raises zoo.catalog.UnknownName when an offer of the fleet no longer exists.
     """
-    constants = serving_constants()
-    checked = [_check(query, catalog, model, decision, constants) for decision in decisions]
+    checked = [_check(query, catalog, model, decision) for decision in decisions]
     violations = []
     for population in query.populations:
         served = sum(decision.loads.get(population.name, 0) for decision in decisions)
@@ -123,10 +122,11 @@ def _may_serve(query: ServeQuery, catalog: Catalog, checked: _Checked) -> bool:
     )
 
 
-def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision, constants: Constants) -> _Checked:
+def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision) -> _Checked:
     offer: Offer = catalog.find("offers", decision.offer)
     chip, region = catalog.chips[offer.accelerator], catalog.regions[offer.region]
     machine = Machine(chip, offer.accelerators, offer.domain)
+    constants = serving_constants(chip)
     layout = decision.layout
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
 
@@ -162,7 +162,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     targets = columns.budgets(query, network)
     variability = query.workload.arrivals.cv**2
     pool = (
-        replica.first_token_time, np.array([replicas * layout.pipeline_parallel * 1.0]),
+        replica.prefill_time, replica.first_token_delay, np.array([replicas * layout.pipeline_parallel * 1.0]),
         np.array([replicas * layout.batch * 1.0]), replica.residence,
     )  # fmt: skip
 
@@ -171,8 +171,8 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
             return 0
         count = units * per_unit
         rate = serving.pool_rate(
-            replica.first_token_time, np.array([count * layout.pipeline_parallel * 1.0]), np.array([count * layout.batch * 1.0]),
-            replica.residence, targets, variability,
+            replica.prefill_time, replica.first_token_delay, np.array([count * layout.pipeline_parallel * 1.0]),
+            np.array([count * layout.batch * 1.0]), replica.residence, targets, variability,
         )  # fmt: skip
         return int(quantise(Q(float(rate.m_as("1/s")[0]), "1/s"), "load", "down"))
 
@@ -181,10 +181,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     shares = serving.late_share(rate, *pool, tuple((b.percentile or 0.0, b.limit - network) for b in bounds), variability)
 
     def ttft(percentile: float) -> Quantity | None:
-        blocked = float(serving.blocked_share(rate, pool[2], replica.residence, variability)[0])
-        if percentile + blocked >= 1:
-            return None
-        value = node.sojourn_quantile(rate, pool[0], pool[1], percentile + blocked, variability, 1.0)[0]
+        value = serving.first_token_quantile(rate, *pool, percentile, variability)[0]
         return value + network if np.isfinite(value.m_as("s")) else None
 
     amounts = columns.integers(

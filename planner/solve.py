@@ -81,14 +81,13 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None) -> Prepared:
     catalog = open_catalog(query)
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
-    constants = serving_constants()
     grouped: list[tuple[list[space.Runs], list[Offer]]] = []
     candidates = 0
     removed: dict[tuple[int | None, str, str], int] = {}
     machines = space.machines_of(offers, catalog)
     for position, (machine, theirs) in enumerate(machines):
         progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
-        runs, gone = space.runs_of(machine, model, query, constants, space.links_of(machine))
+        runs, gone = space.runs_of(machine, model, query, serving_constants(machine.accelerator), space.links_of(machine))
         candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)
         for d in gone:
             key = (d.wall, d.name, d.reason)

@@ -202,17 +202,15 @@ def runs_of(
     in_memory = fits >= 1
     _count(dropped, 2, "memory", ~in_memory, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     limit = tpot_limit(query)
-    largest = fits.copy()
-    if limit is not None:
-        largest = _largest_batch_within(limit, shapes, machine, model, query, constants, links, fits)
-        _count(dropped, 4, "serving", in_memory & (largest < 1), "TPOT at batch 1 is above its limit")
-    rows = [
-        (shape, float(batch)) for shape, top, ok in zip(shapes, largest, in_memory, strict=True) if ok
-        for batch in _batches(int(top))
-    ]  # fmt: skip
+    rows = [(shape, batch) for shape, top in zip(shapes, fits, strict=True) for batch in _batches(int(top))]
+    if limit is not None and rows:
+        rows = _within(limit, rows, machine, model, query, constants, links)
+        reached = {id(shape) for shape, _ in rows}
+        slow = np.array([ok and id(shape) not in reached for shape, ok in zip(shapes, in_memory, strict=True)])
+        _count(dropped, 4, "serving", slow, "TPOT at batch 1 is above its limit")
     if not rows:
         return [], dropped
-    layouts = _layouts([shape for shape, _ in rows], machine, constants, np.array([batch for _, batch in rows]))
+    layouts = _layouts([shape for shape, _ in rows], machine, constants, np.array([batch for _, batch in rows], float))
     replicas = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
     chips = layouts.chips
     spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
@@ -226,7 +224,7 @@ def runs_of(
                 machine,
                 span,
                 np.floor(span * machine.accelerators / chips[at]),
-                _take(replicas, at),
+                serving.take(replicas, at),
                 tuple(_choice(rows[i], int(chips[i])) for i in at),
                 slack[at],
             )
@@ -330,22 +328,29 @@ def tpot_limit(query: ServeQuery) -> Quantity | None:
     return min(limits) if limits else None
 
 
-def _largest_batch_within(
-    limit: Quantity, shapes: list[_Shape], machine: Machine, model: Transformer, query: ServeQuery, constants: Constants,
-    links: serving.Links, fits: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """The largest batch of each shape, at most `fits`, whose TPOT is within the limit; 0 where even one sequence is too slow.
+def _within(
+    limit: Quantity, rows: list[tuple[_Shape, float]], machine: Machine, model: Transformer, query: ServeQuery,
+    constants: Constants, links: serving.Links,
+) -> list[tuple[_Shape, float]]:  # fmt: skip
+    """The layouts whose TPOT is within the limit, and for each shape the largest batch between the grid's that still is."""
 
-    TPOT never falls as the batch grows, so integer bisection is exact.
-    """
-    low, high = np.zeros(len(shapes)), fits.copy()
-    for _ in range(math.ceil(math.log2(max(float(fits.max()), 1) + 1)) + 1):
-        middle = np.ceil((low + high) / 2)
-        layouts = _layouts(shapes, machine, constants, np.maximum(middle, 1))
-        tpot = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants).tpot
-        good = (tpot <= limit) & (middle >= 1)
-        low, high = np.where(good, middle, low), np.where(good, high, np.maximum(middle - 1, low))
-    return low
+    def good(candidates: list[tuple[_Shape, float]]) -> np.ndarray:
+        layouts = _layouts([shape for shape, _ in candidates], machine, constants, np.array([b for _, b in candidates], float))
+        replicas = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
+        return np.asarray(replicas.tpot <= limit)
+
+    fine = good(rows)
+    kept = [row for row, ok in zip(rows, fine, strict=True) if ok]
+    between = [
+        (shape, float(batch))
+        for (shape, batch), (after, above), ok, next_ok in zip(rows, rows[1:], fine, fine[1:], strict=False)
+        if ok and shape is after and not next_ok
+        for batch in range(int(batch) + 1, int(above))
+    ]
+    if between:
+        largest = {id(row[0]): row for row, ok in zip(between, good(between), strict=True) if ok}  # the last one stays
+        kept += largest.values()
+    return kept
 
 
 def _batches(largest: int) -> list[int]:
@@ -362,39 +367,21 @@ def _batches(largest: int) -> list[int]:
 
 
 def _undominated(replica: serving.Replica, replicas: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Positions in `at` of layouts that no other layout with as many replicas and stages beats in both of what a pool needs:
-    time to the first token, and requests per second. A pool of the better one carries at least as much at any size."""
-    first, rate = replica.first_token_time.m_as("s")[at], replica.request_rate.m_as("1/s")[at]
-    slots = replica.layouts.batch[at]
+    """Positions in `at` of layouts that no other layout with as many replicas and stages beats in all that a pool needs: prefill
+    time, delay before it, requests per second, slots. A pool of the better one carries at least as much at any size."""
+    prefill, delay = replica.prefill_time.m_as("s")[at], replica.first_token_delay.m_as("s")[at]
+    rate, slots = replica.request_rate.m_as("1/s")[at], replica.layouts.batch[at]
     kind = replicas[at] * 1000 + replica.layouts.pipeline_parallel[at]
     keep = []
     for value in np.unique(kind):
         mine = np.flatnonzero(kind == value)
-        order = mine[np.lexsort((-slots[mine], -rate[mine], first[mine]))]
+        order = mine[np.lexsort((-slots[mine], -rate[mine], delay[mine], prefill[mine]))]
         front: list[int] = []
         for i in order:
-            if not any(rate[j] >= rate[i] and slots[j] >= slots[i] for j in front):
+            if not any(delay[j] <= delay[i] and rate[j] >= rate[i] and slots[j] >= slots[i] for j in front):
                 front.append(int(i))
         keep += front
     return np.sort(np.array(keep, int))
-
-
-def _take(replica: serving.Replica, at: np.ndarray) -> serving.Replica:
-    """The same record for some of its layouts."""
-    from dataclasses import fields, replace
-
-    def part(value):  # type: ignore[no-untyped-def]
-        if isinstance(value, (serving.Layouts, serving.PassTime)):
-            return replace(value, **{f.name: part(getattr(value, f.name)) for f in fields(value)})
-        return value[at] if np.ndim(value.magnitude if isinstance(value, Quantity) else value) else value
-
-    return part_of(replica, part)
-
-
-def part_of(replica: serving.Replica, part) -> serving.Replica:  # type: ignore[no-untyped-def]
-    from dataclasses import fields, replace
-
-    return replace(replica, **{f.name: part(getattr(replica, f.name)) for f in fields(replica)})
 
 
 def _choice(row: tuple[_Shape, float], chips: int) -> Choice:
