@@ -248,7 +248,7 @@ class Selector:
     """The positions of every constant for a selection: built once, applied to any vector of values (a fit tries thousands)."""
 
     def __init__(self, selection: Selection, index: Mapping[str, int], neutral: int) -> None:
-        self._index, self._neutral = index, neutral
+        self.index, self._neutral = index, neutral
         self._scalar = selection.lengths() is None
         as_list = (lambda value: [value]) if self._scalar else list
         self._keys = list(
@@ -264,7 +264,7 @@ class Selector:
 
     def _pick(self, groups: Sequence[str | None]) -> Any:
         """Positions of names, one per element; None: the neutral 1."""
-        found = [self._neutral if name is None else self._index[name] for name in groups]
+        found = [self._neutral if name is None else self.index[name] for name in groups]
         return found[0] if self._scalar else np.array(found)
 
     def _by(self, constant: str, kind: str) -> Any:
@@ -274,13 +274,13 @@ class Selector:
         def name(group: str) -> str | None:
             if group not in cache_:
                 seen, at = set(), group
-                while at and at not in seen and f"{constant}.{at}" not in self._index:
+                while at and at not in seen and f"{constant}.{at}" not in self.index:
                     seen.add(at)
                     at = _relative(kind, at)
-                if f"{constant}.{at}" in self._index:
+                if f"{constant}.{at}" in self.index:
                     cache_[group] = f"{constant}.{at}"
                 else:
-                    same = [n for n in self._index if n.startswith(f"{constant}.") and n.split(".")[1] in _families()]
+                    same = [n for n in self.index if n.startswith(f"{constant}.") and n.split(".")[1] in _families()]
                     cache_[group] = same[-1] if kind == "families" and same else None
             return cache_[group]
 
@@ -289,16 +289,11 @@ class Selector:
 
     def _exact(self, names: Iterable[str]) -> Any:
         """The constants of these names where they exist, the neutral 1 elsewhere."""
-        return self._pick([name if name in self._index else None for name in names])
+        return self._pick([name if name in self.index else None for name in names])
 
     def _columns(self) -> dict[str, Any]:
         families = ("compute_16bit", "compute_8bit", "compute_4bit", "memory", "cache_read", "collective_latency")
-        engines = (
-            "engine_efficiency prefill_efficiency step layer tensor_parallel_layer sequence prefill_launch "
-            "collective_latency_factor expert_layer_factor memory_share batch_limit interference_closed interference_full "
-            "interference_open first_token_fixed first_token_fixed_open step_wait step_wait_open prompt_wait_random "
-            "prompt_wait_fixed queue_factor tail"
-        ).split()
+        engines = ["engine_efficiency", "prefill_efficiency", "step", "layer", "tensor_parallel_layer", "sequence", "prefill_launch", "collective_latency_factor", "expert_layer_factor", "memory_share", "batch_limit", "interference_closed", "interference_full", "interference_open", "first_token_fixed", "first_token_fixed_open", "step_wait", "step_wait_open", "prompt_wait_random", "prompt_wait_fixed", "queue_factor", "tail"]
         columns = {name: self._by(name, "families") for name in families}
         columns |= {name: self._by(name, "engines") for name in engines}
         keys = self._keys
@@ -316,7 +311,7 @@ class Selector:
     def _near(self, constant: str, engine: str) -> str | None:
         seen, at = set(), engine
         while at and at not in seen:
-            if f"{constant}.{at}" in self._index:
+            if f"{constant}.{at}" in self.index:
                 return f"{constant}.{at}"
             seen.add(at)
             at = _relative("engines", at)
@@ -325,7 +320,7 @@ class Selector:
     def constants(self, values: Array) -> Constants:
         """The constants of the selection, out of a vector of values (SI units; the last is 1)."""
         v = {name: values[at] for name, at in self.columns.items()}
-        g = {name: float(values[at]) for name, at in self._index.items() if "." not in name}
+        g = {name: float(values[at]) for name, at in self.index.items() if "." not in name}
         overhead = v["overhead"] * v["young_port_overhead"]
         efficiency = v["engine_efficiency"] * v["young_port_efficiency"]
         compute = {bits: np.minimum(v[f"compute_{bits}bit"] * efficiency, 0.95) for bits in (16, 8, 4)}
@@ -493,3 +488,8 @@ def tflops_per_watt(accelerator: Accelerator) -> float:
     if peak is None or accelerator.tdp is None:
         return float("nan")
     return float((peak / accelerator.tdp).m_as("TFLOP/s/W"))
+
+
+def serving_measurements() -> Path:
+    """The measurements that the stored constants are fitted to."""
+    return Path(__file__).with_name("data") / "serving_measurements.csv"

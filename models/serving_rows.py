@@ -32,11 +32,7 @@ Array = NDArray[np.float64]
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-COLUMNS = (
-    "id source model params_b active_params_b layers hidden heads kv_heads head_dim vocab hardware n_accelerators tp pp ep "
-    "weight_precision kv_precision engine isl osl concurrency_or_batch scenario request_rate_qps ttft_ms tpot_ms "
-    "output_tokens_per_s_total total_tokens_per_s tokens_per_s_per_accelerator verified note"
-).split()
+COLUMNS = ["id", "source", "model", "params_b", "active_params_b", "layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "hardware", "n_accelerators", "tp", "pp", "ep", "weight_precision", "kv_precision", "engine", "isl", "osl", "concurrency_or_batch", "scenario", "request_rate_qps", "ttft_ms", "tpot_ms", "output_tokens_per_s_total", "total_tokens_per_s", "tokens_per_s_per_accelerator", "verified", "note"]
 _NEEDED = ("model", "hardware", "engine", "weight_precision", "scenario")
 
 # Stored bytes per element and the bits that are multiplied in. 4-bit block formats: 16 elements to an 8-bit scale (nvfp4),

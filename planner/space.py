@@ -5,7 +5,6 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
