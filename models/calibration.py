@@ -293,7 +293,12 @@ class Selector:
 
     def _columns(self) -> dict[str, Any]:
         families = ("compute_16bit", "compute_8bit", "compute_4bit", "memory", "cache_read", "collective_latency")
-        engines = ["engine_efficiency", "prefill_efficiency", "step", "layer", "tensor_parallel_layer", "sequence", "prefill_launch", "collective_latency_factor", "expert_layer_factor", "memory_share", "batch_limit", "interference_closed", "interference_full", "interference_open", "first_token_fixed", "first_token_fixed_open", "step_wait", "step_wait_open", "prompt_wait_random", "prompt_wait_fixed", "queue_factor", "tail"]
+        engines = [
+            "engine_efficiency", "prefill_efficiency", "step", "layer", "tensor_parallel_layer", "sequence", "prefill_launch",
+            "collective_latency_factor", "expert_layer_factor", "memory_share", "batch_limit", "interference_closed",
+            "interference_full", "interference_open", "first_token_fixed", "first_token_fixed_open", "step_wait",
+            "step_wait_open", "prompt_wait_random", "prompt_wait_fixed", "queue_factor", "tail",
+        ]  # fmt: skip
         columns = {name: self._by(name, "families") for name in families}
         columns |= {name: self._by(name, "engines") for name in engines}
         keys = self._keys

@@ -787,7 +787,8 @@ def replica(
     return Replica(
         layouts, weights, cache, kept, needed, accelerator.memory, largest_batch(d), step.decode_pass, prefill, decode_step,
         prefill_time, delay, first, tpot, residence, prefill_time * slow_first, delay * slow_first, first * slow_first,
-        tpot * slow_token, first * slow_first + w.output * tpot * slow_token, known.inherited(model.name, accelerator, str(constants.engine)),
+        tpot * slow_token, first * slow_first + w.output * tpot * slow_token,
+        known.inherited(model.name, accelerator, str(constants.engine)),
     )  # fmt: skip
 
 

@@ -114,21 +114,43 @@ def _errors(part: _Part, values: Array) -> Array:
     return np.concatenate(out) if out else np.zeros(0)
 
 
+Pattern = dict[tuple[str, int], Array]
+
+
+def _keys(part: _Part) -> list[tuple[str, int]]:
+    """Regime and position of every error of a part, in the order of `_errors`."""
+    kind = str(part.runs.kind[0])
+    order = (f"{kind}_tpot", f"{kind}_ttft") if kind in ("closed", "open") else _KINDS[kind]
+    return [(regime, int(part.at[k])) for regime in order for k in np.flatnonzero(np.isfinite(part.runs.targets[regime]))]
+
+
 class _Problem:
     """The least-squares problem: residuals and their sparse Jacobian.
 
     Constants of different chips and engines never meet in a row, so that they are moved together in one evaluation.
     """
 
-    def __init__(self, runs: Runs, calibration: Calibration, chosen: Array, prior: Calibration) -> None:
-        self.parts = _parts(runs, calibration, chosen)
-        self.base = calibration.values
-        sigma = np.array([record.sigma for record in calibration.records])
+    def __init__(self, runs: Runs, prior: Calibration, chosen: Array, pattern: Pattern | None = None) -> None:
+        """`prior`: a calibration whose values are the priors; `pattern`: of all runs, where it is known already."""
+        self.parts = _parts(runs, prior, chosen)
+        self.base = prior.values
+        sigma = np.array([record.sigma for record in prior.records])
         self.free = np.flatnonzero(sigma > 0)
         self.sigma = sigma[self.free]
-        self.prior = np.log(prior.values[self.free])
-        self.moves = [self._pattern(part) for part in self.parts]
+        self.prior = np.log(self.base[self.free])
+        known = {} if pattern is None else pattern
+        self.moves = [
+            np.array([known[key] for key in _keys(part)]) if pattern is not None else self._pattern(part) for part in self.parts
+        ]
         self.groups = [self._groups(moves) for moves in self.moves]
+
+    def pattern(self) -> Pattern:
+        """(regime, run) -> which constants move its error."""
+        return {
+            key: row
+            for part, moves in zip(self.parts, self.moves, strict=True)
+            for key, row in zip(_keys(part), moves, strict=True)
+        }
 
     def values(self, theta: Array) -> Array:
         values = self.base.copy()
@@ -197,12 +219,18 @@ class _Problem:
         return moved.tolist()
 
 
-def fit_runs(runs: Runs, prior: Calibration, chosen: Array, evaluations: int = 25) -> Calibration:
+def _at_priors(calibration: Calibration) -> Calibration:
+    return replace(calibration, records=tuple(replace(r, value=r.prior) for r in calibration.records))
+
+
+def fit_runs(
+    runs: Runs, prior: Calibration, chosen: Array, evaluations: int = 25, pattern: Pattern | None = None
+) -> Calibration:  # fmt: skip
     """Constants fitted to the chosen runs, starting from the priors (the `prior` column of the calibration given)."""
     from scipy.optimize import least_squares
 
-    start = replace(prior, records=tuple(replace(r, value=r.prior) for r in prior.records))
-    problem = _Problem(runs, start, chosen, start)
+    start = _at_priors(prior)
+    problem = _Problem(runs, start, chosen, pattern)
     found = least_squares(
         problem.residuals, problem.prior, jac=problem.jacobian, method="trf", max_nfev=evaluations, ftol=1e-4, xtol=1e-5,
         x_scale=problem.sigma,
@@ -349,22 +377,22 @@ def folds(runs: Runs, count: int = 5) -> Array:
     return result
 
 
-def out_of_group(runs: Runs, prior: Calibration, groups: Array, evaluations: int = 10) -> dict[str, Array]:
+def out_of_group(runs: Runs, prior: Calibration, groups: Array, pattern: Pattern, evaluations: int = 10) -> dict[str, Array]:
     """regime -> predictions of every run by constants fitted without its group, each fit started from the priors."""
     from concurrent.futures import ProcessPoolExecutor
 
     names = np.unique(groups)
     result = {regime: np.full(len(runs), np.nan) for regime in REGIMES}
     with ProcessPoolExecutor(2) as pool:
-        jobs = [(runs, prior, groups != name, evaluations) for name in names]
+        jobs = [(runs, prior, groups != name, evaluations, pattern) for name in names]
         for name, values in zip(names, pool.map(_left_out, *zip(*jobs, strict=True)), strict=True):
             for regime in REGIMES:
                 result[regime][groups == name] = values[regime][groups == name]
     return result
 
 
-def _left_out(runs: Runs, prior: Calibration, chosen: Array, evaluations: int) -> dict[str, Array]:
-    return predictions(runs, fit_runs(runs, prior, chosen, evaluations), ~chosen)
+def _left_out(runs: Runs, prior: Calibration, chosen: Array, evaluations: int, pattern: Pattern) -> dict[str, Array]:
+    return predictions(runs, fit_runs(runs, prior, chosen, evaluations, pattern), ~chosen)
 
 
 def _half_widths(runs: Runs, predicted: Mapping[str, Array], share: float = 0.8) -> dict[str, float]:
@@ -383,7 +411,8 @@ def cross_validate(
         [str(row.get("source", "")).split(" id=")[0].split(" closed/")[0].split("bench/examples")[0] for row in rows]
     )
     named = {"random": folds(runs), "model": runs.model, "chip": runs.chip, "source": sources}
-    predicted = {name: out_of_group(runs, prior, groups) for name, groups in named.items()}
+    pattern = _Problem(runs, _at_priors(prior), np.ones(len(runs), bool)).pattern()
+    predicted = {name: out_of_group(runs, prior, groups, pattern) for name, groups in named.items()}
     widths = {name: _half_widths(runs, values) for name, values in predicted.items()}
     intervals = {}
     for regime in REGIMES:
@@ -409,9 +438,8 @@ def _table(title: str, report: Mapping[str, Any]) -> list[str]:
     ]
     for regime, r in report.items():
         if r["n"]:
-            lines.append(
-                f"| {regime} | {r['n']} | {r['mape']:.1%} | {r['median_ape']:.1%} | {r['bias']:+.3f} | {r['interval_coverage']:.0%} |"
-            )  # fmt: skip
+            errors = f"{r['mape']:.1%} | {r['median_ape']:.1%} | {r['bias']:+.3f}"
+            lines.append(f"| {regime} | {r['n']} | {errors} | {r['interval_coverage']:.0%} |")
     return [*lines, ""]
 
 

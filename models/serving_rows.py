@@ -1,4 +1,4 @@
-"""Measured runs of serving engines as inputs of the serving model: a row of a measurement file -> regime, chip, model, layout, load.
+"""Measured runs of serving engines as inputs of the serving model: a row -> regime, chip, model, layout, load.
 
 Columns of a row: those of `data/serving_measurements.csv`. Blanks are unknown. Nothing here reads a measured value except
 `targets_of`, and nothing looks at a row's id. `concurrency_or_batch` is an input: where it says how many requests an open
@@ -32,7 +32,12 @@ Array = NDArray[np.float64]
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-COLUMNS = ["id", "source", "model", "params_b", "active_params_b", "layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "hardware", "n_accelerators", "tp", "pp", "ep", "weight_precision", "kv_precision", "engine", "isl", "osl", "concurrency_or_batch", "scenario", "request_rate_qps", "ttft_ms", "tpot_ms", "output_tokens_per_s_total", "total_tokens_per_s", "tokens_per_s_per_accelerator", "verified", "note"]
+COLUMNS = (
+    "id", "source", "model", "params_b", "active_params_b", "layers", "hidden", "heads", "kv_heads", "head_dim", "vocab",
+    "hardware", "n_accelerators", "tp", "pp", "ep", "weight_precision", "kv_precision", "engine", "isl", "osl",
+    "concurrency_or_batch", "scenario", "request_rate_qps", "ttft_ms", "tpot_ms", "output_tokens_per_s_total",
+    "total_tokens_per_s", "tokens_per_s_per_accelerator", "verified", "note",
+)  # fmt: skip
 _NEEDED = ("model", "hardware", "engine", "weight_precision", "scenario")
 
 # Stored bytes per element and the bits that are multiplied in. 4-bit block formats: 16 elements to an 8-bit scale (nvfp4),
