@@ -595,12 +595,12 @@ class Load:
     themselves), `fixed_lengths`, `known_batch` (concurrency is the mean number in flight of an open loop).
     """
 
-    concurrency: Array
-    rate: Array
-    requests: Array
-    replicas: Array
-    sequences_limit: Array
-    prefill_workers: Array
+    concurrency: Any
+    rate: Any
+    requests: Any
+    replicas: Any
+    sequences_limit: Any
+    prefill_workers: Any
     static: Any
     disaggregated: Any
     median: Any
@@ -843,8 +843,9 @@ def late_share(
 
 def _late_prefill(rate: Quantity, prefill_time: Quantity, servers: Array, left: Quantity, variability: float) -> Array:
     """Share of requests whose prefill is not done when the time `left` after the delay is over: all, where nothing is left."""
-    within = node.sojourn_tail(rate, prefill_time, servers, np.maximum(left, _NO_TIME), variability, 1.0)
-    return np.where(left > _NO_TIME, within, 1.0)
+    seconds = left.m_as("s")
+    within = node.sojourn_tail(rate, prefill_time, servers, Q(np.maximum(seconds, 0.0), "s"), variability, 1.0)
+    return np.where(seconds > 0, within, 1.0)
 
 
 def first_token_quantile(

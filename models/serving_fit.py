@@ -32,7 +32,7 @@ from .calibration import (
 )
 from .serving_rows import Row, Runs
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 # Weight of the prior against the data, and of each regime (few rows count more): chosen on random 5-fold cross-validation.
 _PRIOR = 0.06

@@ -136,7 +136,10 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
             Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
             Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
             np.array([constants.compute_efficiency[weights.computes_in]]),
-            *(np.array([float(v)]) for v in (layout.tensor_parallel, layout.pipeline_parallel, layout.expert_parallel, batch)),
+            tensor_parallel=np.array([float(layout.tensor_parallel)]),
+            pipeline_parallel=np.array([float(layout.pipeline_parallel)]),
+            expert_parallel=np.array([float(layout.expert_parallel)]),
+            batch=np.array([float(batch)]),
         )
 
     def run(batch: int) -> serving.Replica:
@@ -211,7 +214,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     cost = dequantise(total["cost"], "cost")
     limit = tpot_limit(query)
     larger = run(layout.batch + 1)
-    fits = bool(larger.memory_needed[0] <= larger.memory_there) and layout.batch < constants.largest_batch
+    fits = bool(larger.memory_needed[0] <= larger.memory_there) and layout.batch < float(np.max(constants.largest_batch))
     per_request = node.prefill_operations(
         model, traffic(query).input * (1 - traffic(query).prefix_hit), traffic(query).input * traffic(query).prefix_hit
     ) + node.decode_operations(model, 1.0, traffic(query).input + traffic(query).output / 2) * traffic(query).output.m_as("token")

@@ -201,7 +201,7 @@ def runs_of(
     in_memory = fits >= 1
     _count(dropped, 2, "memory", ~in_memory, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     limit = tpot_limit(query)
-    rows = [(shape, batch) for shape, top in zip(shapes, fits, strict=True) for batch in _batches(int(top))]
+    rows = [(shape, float(batch)) for shape, top in zip(shapes, fits, strict=True) for batch in _batches(int(top))]
     if limit is not None and rows:
         rows = _within(limit, rows, machine, model, query, constants, links)
         reached = {id(shape) for shape, _ in rows}
