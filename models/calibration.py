@@ -194,6 +194,11 @@ class Constants:
     natural_drain: Number
 
     @property
+    def memory_efficiency(self) -> Number:
+        """The fraction of bandwidth that reading 16-bit weights reaches."""
+        return np.minimum(self.memory, 0.95)
+
+    @property
     def largest_batch(self) -> Number:
         """The most sequences that the engine schedules."""
         return self.batch_limit

@@ -36,7 +36,10 @@ class ImpossibleValue(ValueError):
 
 
 def require(condition: Any, message: str, *values: Any) -> None:
-    """Raise ImpossibleValue unless `condition` holds for every element; `message` is formatted only then (arrays print slowly)."""
+    """Raise ImpossibleValue unless `condition` holds for every element.
+
+    `message` gets its `values` only then: printing a large array takes longer than checking it.
+    """
     if not (condition if isinstance(condition, bool) else bool(np.all(condition))):
         raise ImpossibleValue(message.format(*values))
 

@@ -87,6 +87,49 @@ def soft_roofline(compute_time: Quantity, memory_time: Quantity, exponent: Numbe
     return launch + Q(longer * (1 + ratio**exponent) ** (1 / np.asarray(exponent)), "s")
 
 
+@dimensions(
+    "byte", parameters="", weight_bytes="byte", gradient_bytes="byte", optimizer_bytes="byte", ranks="", stage=""
+)  # fmt: skip
+def training_state_bytes(
+    parameters: Number,
+    weight_bytes: Quantity,
+    gradient_bytes: Quantity,
+    optimizer_bytes: Quantity,
+    ranks: Number,
+    stage: Number,
+) -> Quantity:
+    """Weights, gradients and optimiser state that one of `ranks` data-parallel accelerators keeps.
+
+    P (b_w [/ N from stage 3] + b_g [/ N from stage 2] + b_o [/ N from stage 1])
+
+    parameters P: the count that the rank holds without this sharing (after tensor, pipeline and expert parallelism);
+    weight_bytes, gradient_bytes, optimizer_bytes [byte] per parameter; ranks N: count; stage: 0 to 3 of ZeRO. Returns [byte].
+    Source: Rajbhandari et al. (2020), ZeRO. Leaves out: the layer that stage 3 has gathered, buffers, activations.
+    """
+    require((np.asarray(stage) >= 0) & (np.asarray(stage) <= 3), "ZeRO has the stages 0 to 3, not {}", stage)
+    require(np.asarray(ranks) >= 1, "there is at least one data-parallel rank, not {}", ranks)
+
+    def shared_from(first: int) -> Any:
+        return np.where(np.asarray(stage) >= first, 1 / np.asarray(ranks), 1.0)
+
+    each = weight_bytes * shared_from(3) + gradient_bytes * shared_from(2) + optimizer_bytes * shared_from(1)
+    return parameters * each
+
+
+@dimensions("byte", tokens="token", hidden="", tensor_parallel="", recompute="")
+def activation_bytes(tokens: Quantity, hidden: Number, tensor_parallel: Number, recompute: Number) -> Quantity:
+    """Activations that one layer keeps of a microbatch until its backward pass.
+
+    n h (10 + 24 / t) bytes; with full recomputation only the layer's input, 2 n h bytes
+
+    tokens n [token] of the microbatch; hidden h, tensor_parallel t: counts; recompute: 1 keeps the input alone, 0 everything
+    but attention scores. Returns [byte]. Source: Korthikanti et al. (2022), equations 2 and 4; FlashAttention keeps no scores.
+    Assumes 16-bit activations, an MLP of four times the hidden size, no sequence parallelism.
+    """
+    kept = np.where(np.asarray(recompute) > 0, 2.0, 10.0 + 24.0 / np.asarray(tensor_parallel))
+    return Q(tokens.m_as("token") * hidden * kept, "byte")
+
+
 # ----------------------------------------------------------------------------------------------- wall 3: software
 
 
@@ -200,21 +243,31 @@ def distinct_experts(experts: Number, top_k: Number, tokens: Quantity) -> Number
         return -experts * np.expm1(tokens.m_as("token") * np.log1p(-top_k / experts))
 
 
+def routed_parameters(model: Transformer) -> float:
+    """Parameters in routed experts, over all layers; 0 for a dense model.
+
+    E (P - P_active) / (E - k): what all but the chosen experts hold is P - P_active
+
+    Assumes the published totals, so an expert may have any shape. Shared experts are active always and not counted here.
+    """
+    if not model.experts or model.experts == model.top_k:
+        return 0.0
+    return model.experts * (model.parameters - model.active_parameters) / (model.experts - model.top_k)
+
+
 @dimensions("", tokens="token")
 def touched_parameters(model: Transformer, tokens: Quantity) -> Number:
     """Parameters whose weights are read when `tokens` pass through the model together.
 
-    P_a + (P - P_a) (d - k) / (E - k), with d = distinct_experts: P_active for one token, all P for very many
+    P_active + routed (d - k) / E, with d = distinct_experts: P_active for one token, all P for very many
 
     tokens [token]. Returns a count. A dense model reads all its weights but the input embedding table.
-    Assumes the published totals: (P - P_a) / (E - k) is what one expert holds over all layers, whatever its shape.
+    Assumes the published totals: routed_parameters / E is what one expert holds over all layers, whatever its shape.
     """
     if not model.experts:
         return model.parameters - lookup_parameters(model) + 0 * tokens.m_as("token")
-    if model.experts == model.top_k:
-        return model.parameters + 0 * tokens.m_as("token")
-    beyond = (distinct_experts(model.experts, model.top_k, tokens) - model.top_k) / (model.experts - model.top_k)
-    return model.active_parameters + (model.parameters - model.active_parameters) * beyond
+    beyond = distinct_experts(model.experts, model.top_k, tokens) - model.top_k
+    return model.active_parameters + routed_parameters(model) / model.experts * beyond
 
 
 def _attended_pairs(first: Any, last: Any, window: Any) -> Any:
@@ -449,11 +502,11 @@ def largest_batch(memory_free: Quantity, bytes_per_sequence: Quantity) -> Number
 def streaming_time(layers: Number, inject_time: Quantity, compute_time: Quantity) -> Quantity:
     """Time of one pass when each layer's weights are streamed in while the layer before computes.
 
-    T = L max(T_inject, T_compute), and the first layer's weights must arrive before anything computes:
-    T = T_inject + (L - 1) max(T_inject, T_compute) + T_compute for a single pass; L max(...) in steady state.
+    T = L max(T_inject, T_compute)
 
-    layers L: count; inject_time, compute_time [s] of one layer. Returns the steady-state time [s].
+    layers L: count; inject_time, compute_time [s] of one layer. Returns [s] in steady state, pass after pass.
     Source: Cerebras (2024), weight streaming. Assumes equal layers and double buffering.
+    Leaves out: filling and draining, which `streaming_latency` adds.
     """
     return np.maximum(inject_time, compute_time) * layers  # type: ignore[return-value]
 

@@ -26,7 +26,7 @@ from . import fleet, node
 from .calibration import Calibration, Constants, stored_calibration
 from .dimensions import Number, UnknownValue
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 ASSUMPTIONS = (
     "TPOT is taken at the full batch with every slot busy, so its percentiles are upper bounds",

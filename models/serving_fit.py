@@ -271,13 +271,15 @@ def fit(rows: Sequence[Row] | str | Path, prior: Calibration | None = None, date
     return replace(fitted, covered=covered, date=date or known.date, source="the user's measurements on the stored constants")
 
 
-def calibrate(rows: Sequence[Row], exclude: Mapping[str, str], prior: Calibration | None = None) -> Calibration:
+def calibrate(
+    rows: Sequence[Row], exclude: Mapping[str, str], prior: Calibration | None = None, evaluations: int = 25
+) -> Calibration:
     """Constants fitted to `rows` without those that `exclude` names (column -> value): to judge what was never seen."""
     known = prior or stored_calibration()
     runs, at, _ = serving_rows.runs_of(rows)
     assert runs is not None
     chosen = ~np.array([_matches(rows[i], exclude) for i in at])
-    return fit_runs(runs, known, chosen)
+    return fit_runs(runs, known, chosen, evaluations)
 
 
 def _matches(row: Row, exclude: Mapping[str, str]) -> bool:

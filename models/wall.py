@@ -6,12 +6,15 @@ runs every example, so the table cannot drift from the code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from zoo.errors import UnknownName
+from zoo.names import Index
 from zoo.specs import Transformer
 from zoo.units import Q, Quantity
 
@@ -45,16 +48,19 @@ class Reading:
         return self.headroom is not None and self.headroom <= within
 
 
-def reading(wall: int, scope: str, demand: Any, limit: Any, note: str = "") -> Reading:
-    """A `Reading` of demand <= limit. A requirement of at least x reads as: demand x against a limit that is what there is.
+def reading(wall: int | Wall, scope: str, demand: Any, limit: Any, note: str = "") -> Reading:
+    """A `Reading` of demand <= limit: for one of the 22 walls, by its number, or for one of a user's own.
+
+    A requirement of at least x reads as: demand x against a limit that is what there is.
 
     An infinite demand has a headroom of minus infinity; a limit of zero allows only zero. With no demand or no limit there is
     no headroom.
     """
-    name = WALLS[wall - 1].name
+    entry = wall if isinstance(wall, Wall) else WALLS[wall - 1]
+    number, name = entry.number, entry.name
     if demand is None or limit is None:
         missing = "demand not known" if demand is None else "no limit set"
-        return Reading(wall, name, scope, demand, limit, None, note or missing)
+        return Reading(number, name, scope, demand, limit, None, note or missing)
     needed, allowed = _in_one_unit(demand, limit)
     if np.isinf(allowed):
         headroom = 1.0 if np.isfinite(needed) else -np.inf
@@ -62,7 +68,7 @@ def reading(wall: int, scope: str, demand: Any, limit: Any, note: str = "") -> R
         headroom = 0.0 if needed <= 0 else -np.inf
     else:
         headroom = (allowed - needed) / abs(allowed)
-    return Reading(wall, name, scope, demand, limit, float(headroom), note)
+    return Reading(number, name, scope, demand, limit, float(headroom), note)
 
 
 def _in_one_unit(demand: Any, limit: Any) -> tuple[float, float]:
@@ -179,6 +185,7 @@ WALLS: tuple[Wall, ...] = (
             node.prefill_traffic,
             node.decode_traffic,
             node.touched_parameters,
+            node.routed_parameters,
         ),
         assumptions="causal attention; experts are chosen independently and uniformly",
         leaves_out="norms, activations, sampling",
@@ -579,3 +586,49 @@ WALLS: tuple[Wall, ...] = (
         ),
     ),
 )
+
+
+@dataclass(frozen=True)
+class Walls:
+    """The walls by number, by name, or one after the other.
+
+    >>> walls[14].name
+    'Communication'
+    >>> walls["tail latency"].equation
+    'Erlang-C M/M/c'
+    >>> [wall.name for wall in walls if wall.domain == "Data"]
+    ['Ingestion', 'Transformation', 'Locality']
+    """
+
+    entries: tuple[Wall, ...]
+
+    def __iter__(self) -> Iterator[Wall]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, key: int | str) -> Wall:
+        """The wall of a number or a name, however it is spelled. UnknownName with the nearest names where there is none."""
+        text = str(key).strip()
+        if text.lstrip("+-").isdigit() and not 1 <= int(text) <= len(self.entries):
+            raise UnknownName(f"unknown wall {text}: they are numbered 1 to {len(self.entries)}")
+        return self._by_name[self._index.find(text)]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Wall]:
+        return {entry.name: entry for entry in self.entries}
+
+    @cached_property
+    def _index(self) -> Index:
+        """Names, numbers ("14", "wall 14") and the architecture's solvers."""
+        return Index(
+            "wall",
+            {
+                entry.name: (str(entry.number), f"wall {entry.number}", entry.solver, entry.solver.removesuffix("Model"))
+                for entry in self.entries
+            },
+        )
+
+
+walls = Walls(WALLS)

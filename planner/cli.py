@@ -166,9 +166,9 @@ def check(
 
     Example:  wallplan check examples/serve-llama70b.yaml
     """
+    from .prepare import model_of, open_catalog
     from .query import QueryError
     from .report import render, tables
-    from .solve import model_of, open_catalog
     from .space import machines_of, offers_of
 
     _check_format(format, "table", "json")
@@ -214,9 +214,10 @@ def evaluate(
     """
     from .evaluate import evaluate as forward
     from .plan import Plan, PlanError, rows
+    from .prepare import in_objective_units
     from .query import QueryError
     from .report import render, tables
-    from .solve import in_objective_units, reload
+    from .solve import reload
 
     _check_format(format, "table", "json", "md", "csv")
     try:
@@ -282,6 +283,42 @@ def schema(what: Annotated[str, typer.Argument(help="query or plan.")] = "query"
     else:
         raise _fail(f'{what}: unknown schema; expected "query" or "plan"')
     typer.echo(json.dumps(document, indent=1))
+
+
+@app.command()
+def walls(
+    wall: Annotated[str, typer.Argument(help="A wall by number or name, such as 14 or communication. Left out: all.")] = "",
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+) -> None:
+    """List the 22 walls that bound an AI system, or show one with its equation, units, assumptions and a worked number.
+
+    Example:  wallplan walls 14
+    """
+    from models.wall import walls as known
+    from zoo.errors import UnknownName
+
+    from .report import render
+    from .report import walls as pages
+
+    _check_format(format, "table", "json", "md", "csv")
+    shown: list[Any]
+    records: Any
+    if wall:
+        try:
+            shown, records = pages.page(known[wall])
+        except UnknownName as error:
+            raise _fail(f"{error}; `wallplan walls` lists them all") from None
+    else:
+        table, records = pages.listing(known)
+        shown = [table]
+    if format == "json":
+        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+    elif format == "csv":
+        typer.echo(render.comma_separated(pages.flat(records) if wall else records), nl=False)
+    elif format == "md":
+        typer.echo(render.markdown(shown), nl=False)
+    else:
+        render.terminal(shown)
 
 
 KINDS = ("chips", "models", "regions", "offers", "fabrics", "storage")
@@ -351,7 +388,6 @@ def _kind(kind: str) -> str:
 
 def _catalog(files: list[Path] | None) -> Any:
     from zoo.catalog import load
-
     from zoo.errors import ZooError
 
     try:

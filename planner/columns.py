@@ -7,20 +7,24 @@ exactly, one number of units at a time and only where a solver asks: that is wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from zoo.catalog import Catalog
 
 from models import operations, serving
+from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region
-from zoo.units import Q, Quantity
+from zoo.units import Q, Quantity, ureg
 
 from .market import Column, Limit, Market
 from .program import SCALES, quantise
 from .query import ServeQuery
 from .space import Dropped, Runs, in_region
+
+# Parsed once: taking thousands of magnitudes by a unit's text is slow.
+_USD_PER_HOUR, _WATT, _GRAM = ureg.Unit("USD/hour"), ureg.Unit("watt"), ureg.Unit("gCO2e")
+_PER_KWH, _LITRE_PER_KWH = ureg.Unit("gCO2e/kWh"), ureg.Unit("liter/kWh")
 
 Targets = tuple[tuple[float, Quantity], ...]  # (percentile, largest TTFT without the network)
 
@@ -36,6 +40,7 @@ class Curve:
     known: dict[int, tuple[int, int]] = field(default_factory=dict)
     usable: np.ndarray = field(init=False)
     saturation: np.ndarray = field(init=False)
+    slope: int = field(init=False)  # load per unit that no number of units exceeds: a pool at saturation, rounded up
 
     def __post_init__(self) -> None:
         replica = self.runs.replica
@@ -51,13 +56,8 @@ class Curve:
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
         self.usable = np.flatnonzero(np.all(idle <= allowed[:, None], axis=0))
-
-    @property
-    def slope(self) -> int:
-        """Load per unit that no number of units exceeds (integer load units, rounded up): a pool at saturation."""
-        if not len(self.usable):
-            return 0
-        return quantise(Q(float(self.saturation[self.usable].max()), "1/s"), "load", "up")
+        top = float(self.saturation[self.usable].max()) if len(self.usable) else 0.0
+        self.slope = quantise(Q(top, "1/s"), "load", "up")
 
     def best(self, units: int) -> tuple[int, int]:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
@@ -68,9 +68,20 @@ class Curve:
     def _best(self, units: int) -> tuple[int, int]:
         if not len(self.usable) or units < 1:
             return 0, -1
-        rates = pool_rates(self.runs, self.usable, units, self.targets, self.variability)
-        top = int(np.argmax(rates))
-        return quantise(Q(float(rates[top]), "1/s"), "load", "down"), int(self.usable[top])
+        # nothing carries more than its saturation: a few promising layouts first, then only those that could still win
+        order = self.usable[np.argsort(-self.saturation[self.usable], kind="stable")]
+        first, rest = order[:_PROMISING], order[_PROMISING:]
+        rates = pool_rates(self.runs, first, units, self.targets, self.variability)
+        rest = rest[self.saturation[rest] * units > rates.max()]
+        if len(rest):
+            rates = np.append(rates, pool_rates(self.runs, rest, units, self.targets, self.variability))
+        at = np.append(first, rest)
+        top = int(at[rates == rates.max()].min())  # the first of equals, whatever the order they were tried in
+        return quantise(Q(float(rates.max()), "1/s"), "load", "down"), top
+
+
+# How many layouts are looked at before the others are held against the best of them.
+_PROMISING = 16
 
 
 def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variability: float) -> np.ndarray:
@@ -89,6 +100,26 @@ def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variabi
     return np.asarray(rate.m_as("1/s"))
 
 
+@dataclass(slots=True)
+class Memory:
+    """What questions that differ little have in common, so that asking many of them is cheap (explanations do).
+
+    `runs`: what each kind of machine can run; `curves`: what pools of it carry; `priced`: integer amounts of offers;
+    `catalogs`: the zoo with the user's files. Nothing in it depends on anything but its key.
+    """
+
+    runs: dict[tuple[Hashable, ...], tuple[list[Runs], list[Dropped]]] = field(default_factory=dict)
+    curves: dict[tuple[Hashable, ...], Curve] = field(default_factory=dict)
+    priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)
+    catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
+
+    def curve(self, runs: Runs, targets: Targets, variability: float) -> Curve:
+        key = (id(runs), tuple((percentile, target.magnitude) for percentile, target in targets), variability)
+        if key not in self.curves:
+            self.curves[key] = Curve(runs, targets, variability)
+        return self.curves[key]
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """What a region does to a machine: the figures that enter coefficients, and what had to be assumed."""
@@ -100,7 +131,19 @@ class Site:
     assumptions: tuple[str, ...]
 
 
-def site_of(region: Region, query: ServeQuery, catalog: Catalog) -> Site | str:
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Survey means that stand in for what a region does not publish, always said so."""
+
+    pue: float
+    wue: Quantity
+
+
+def means_of(catalog: Catalog) -> Means:
+    return Means(figure(catalog, "PUE industry average"), Q(figure(catalog, "WUE US average"), "liter/kWh"))
+
+
+def site_of(region: Region, query: ServeQuery, means: Means) -> Site | str:
     """PUE, WUE and carbon intensity of a region by the query's method; a reason when the intensity is unknown.
 
     An unknown PUE or WUE is taken from the survey means of the catalogue, and said so.
@@ -113,10 +156,10 @@ def site_of(region: Region, query: ServeQuery, catalog: Catalog) -> Site | str:
     assumptions = []
     pue, wue = region.pue, region.wue
     if pue is None:
-        pue = figure(catalog, "PUE industry average")
+        pue = means.pue
         assumptions.append(f"{region.name}: PUE unknown, industry average {pue:.2f} assumed")
     if wue is None:
-        wue = Q(figure(catalog, "WUE US average"), "liter/kWh")
+        wue = means.wue
         assumptions.append(f"{region.name}: WUE unknown, US average {wue:~} assumed")
     return Site(region, pue, wue, intensity, tuple(assumptions))
 
@@ -138,17 +181,17 @@ def amounts_of(
     follow the average draw of serving. Embodied carbon is spread over the life of the machine if the query counts it.
     """
     hour = Q(1.0, "hour")
-    tdp = Q(np.array([chip.tdp.m_as("watt") for chip in chips if chip.tdp is not None]), "watt")
+    tdp = Q(np.array([chip.tdp.m_as(_WATT) for chip in chips if chip.tdp is not None]), "watt")
     share = np.array([chip.host_power_share for chip in chips])
     pue = np.array([site.pue for site in sites])
-    wue = Q(np.array([site.wue.m_as("liter/kWh") for site in sites]), "liter/kWh")
-    intensity = Q(np.array([site.intensity.m_as("gCO2e/kWh") for site in sites]), "gCO2e/kWh")
+    wue = Q(np.array([site.wue.m_as(_LITRE_PER_KWH) for site in sites]), "liter/kWh")
+    intensity = Q(np.array([site.intensity.m_as(_PER_KWH) for site in sites]), "gCO2e/kWh")
     draw = figure(catalog, "average draw as fraction of TDP, LLM serving")
     energy = operations.energy(operations.node_power(accelerators, tdp, draw, share), hour)
     carbon = operations.carbon(energy, pue, intensity)
     if query.carbon.embodied:
         life = Q(figure(catalog, "accelerator amortisation life"), "year")
-        embodied = Q(np.array([0.0 if chip.embodied is None else chip.embodied.m_as("gCO2e") for chip in chips]), "gCO2e")
+        embodied = Q(np.array([0.0 if chip.embodied is None else chip.embodied.m_as(_GRAM) for chip in chips]), "gCO2e")
         carbon = carbon + operations.embodied_carbon(embodied, accelerators, life, hour)
     return {
         "cost": price,
@@ -281,11 +324,31 @@ def undominated(
     return sorted(keep)
 
 
-def build(
-    query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], dropped: list[Dropped]
-) -> tuple[Market, list[Curve], list[Site]]:
-    """The market of a query: columns that survive dominance, their curves, and the site of each column."""
-    sites = {name: site_of(region, query, catalog) for name, region in catalog.regions.items()}
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Every column of a question before dominance, with its objective per unit and the curves that columns point to."""
+
+    columns: list[Column]
+    objective: list[int]
+    curves: list[Curve]
+
+    def only(self, wanted: Callable[[Column], bool]) -> Choices:
+        """The same, without the columns that are not wanted."""
+        at = [j for j, column in enumerate(self.columns) if wanted(column)]
+        return Choices([self.columns[j] for j in at], [self.objective[j] for j in at], self.curves)
+
+
+def choices_of(
+    query: ServeQuery,
+    catalog: Catalog,
+    grouped: list[tuple[list[Runs], list[Offer]]],
+    dropped: list[Dropped],
+    memory: Memory | None = None,
+) -> Choices:
+    """Every column of a question: each offer, for each set of populations, in units of each span of machines."""
+    memory = memory or Memory()
+    means = means_of(catalog)
+    sites = {name: site_of(region, query, means) for name, region in catalog.regions.items()}
     entries: list[tuple[Offer, Site, list[Runs]]] = []
     reasons: dict[str, int] = {}
     for runs_list, offers in grouped:
@@ -300,45 +363,59 @@ def build(
                 entries.append((offer, site, runs_list))
     for reason, count in reasons.items():
         dropped.append(Dropped(18, "sustainability", count, reason))
-    columns, objective, column_sites, curves = _columns(query, catalog, entries, dropped)
-    keep = undominated(columns, objective, curves, query, catalog)
-    kept = [columns[j] for j in keep]
-    market = Market(
+    return _columns(query, catalog, entries, dropped, memory)
+
+
+def market_of(query: ServeQuery, catalog: Catalog, choices: Choices) -> Market:
+    """The program's data: the columns that survive dominance, the rates and the limits."""
+    keep = undominated(choices.columns, choices.objective, choices.curves, query, catalog)
+    kept = [choices.columns[j] for j in keep]
+    return Market(
         tuple(kept),
         tuple(population.name for population in query.populations),
         tuple(quantise(population.rate, "load", "up") for population in query.populations),
         tuple(limits_of(query, catalog, kept)),
         query.supply.mixed,
-        tuple(objective[j] for j in keep),
+        tuple(choices.objective[j] for j in keep),
     )
-    if len(keep) < len(columns):
-        reason = "another offer of the same machine needs no more of anything that counts"
-        dropped.append(Dropped(None, "dominance", len(columns) - len(keep), reason))
-    return market, curves, [column_sites[j] for j in keep]
+
+
+def _priced(
+    query: ServeQuery, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], memory: Memory
+) -> dict[str, tuple[dict[str, int], int]]:
+    """(amounts of one instance, objective of one instance) by offer, in integers; only what is not remembered is computed."""
+    settings = (id(catalog), query.carbon, query.minimize)
+    known = memory.priced.setdefault(settings, {})
+    new = [(offer, site) for offer, site, _ in entries if offer.name not in known]
+    if new:
+        amounts = amounts_of(
+            [catalog.chips[offer.accelerator] for offer, _ in new],
+            np.array([float(offer.accelerators) for offer, _ in new]),
+            Q(np.array([offer.price.m_as(_USD_PER_HOUR) for offer, _ in new]), "USD/hour"),
+            [site for _, site in new],
+            query,
+            catalog,
+        )
+        for (offer, _), each, objective in zip(new, integers(amounts), objective_of(query, amounts), strict=True):
+            known[offer.name] = ({**each, "instances": 1}, objective)
+    return known
 
 
 def _columns(
-    query: ServeQuery, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], dropped: list[Dropped]
-) -> tuple[list[Column], list[int], list[Site], list[Curve]]:
-    if not entries:
-        return [], [], [], []
-    amounts = amounts_of(
-        [catalog.chips[offer.accelerator] for offer, _, _ in entries],
-        np.array([float(offer.accelerators) for offer, _, _ in entries]),
-        Q(np.array([offer.price.m_as("USD/hour") for offer, _, _ in entries]), "USD/hour"),
-        [site for _, site, _ in entries],
-        query,
-        catalog,
-    )
-    per_instance, objectives = integers(amounts), objective_of(query, amounts)
+    query: ServeQuery,
+    catalog: Catalog,
+    entries: list[tuple[Offer, Site, list[Runs]]],
+    dropped: list[Dropped],
+    memory: Memory,
+) -> Choices:
+    priced = _priced(query, catalog, entries, memory)
     columns: list[Column] = []
     objective: list[int] = []
-    column_sites: list[Site] = []
     curves: list[Curve] = []
     known: dict[tuple[int, float], int] = {}
     served: dict[str, list[tuple[tuple[int, ...], float, Targets | None]]] = {}
     far = 0
-    for i, (offer, site, runs_list) in enumerate(entries):
+    for offer, site, runs_list in entries:
         if offer.region not in served:
             served[offer.region] = [
                 (populations, trip.m_as("s"), budgets(query, trip)) for populations, trip in tiers(query, catalog, site.region)
@@ -351,7 +428,7 @@ def _columns(
                 key = (id(runs), trip)
                 if key not in known:
                     known[key] = len(curves)
-                    curves.append(Curve(runs, targets, query.workload.arrivals.cv**2))
+                    curves.append(memory.curve(runs, targets, query.workload.arrivals.cv**2))
                 if not len(curves[known[key]].usable):
                     continue
                 span = f" x{runs.instances}" if runs.instances > 1 else ""
@@ -363,15 +440,14 @@ def _columns(
                         known[key],
                         populations,
                         runs.instances,
-                        {name: runs.instances * each for name, each in {**per_instance[i], "instances": 1}.items()},
+                        {name: runs.instances * each for name, each in priced[offer.name][0].items()},
                         f"{runs.machine.name} x{runs.instances}",
                     )
                 )
-                objective.append(runs.instances * objectives[i])
-                column_sites.append(site)
+                objective.append(runs.instances * priced[offer.name][1])
     if far:
         dropped.append(Dropped(7, "tail latency", far, "the network round trip alone takes the TTFT budget"))
     slow = sum(1 for curve in curves if not len(curve.usable))
     if slow:
         dropped.append(Dropped(7, "tail latency", slow, "even an idle pool misses TTFT (kinds of machine x round trips)"))
-    return columns, objective, column_sites, curves
+    return Choices(columns, objective, curves)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from zoo.catalog import Catalog
 
 from models import node, serving
 from models.calibration import serving_constants
+from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
 from zoo.units import Q, Quantity
 
@@ -56,7 +56,8 @@ class _Checked:
     objective: int
     late: tuple[tuple[str, float, float], ...]  # (label, share late, share allowed)
     ttft: tuple[tuple[str, Quantity, Quantity], ...]  # (label, value with network, limit)
-    fewer: bool  # one unit fewer would still carry the load
+    fewer: bool  # one unit fewer would still carry the load within the SLA
+    fewer_late: bool  # one unit fewer would still carry the load, were TTFT no matter
     more: bool  # one more sequence per batch would still fit and keep TPOT
     quality: float | None
     operations: Quantity  # [FLOP/s] used
@@ -152,7 +153,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     per_unit = span * offer.accelerators // chips
     replicas = units * per_unit
     load = sum(decision.loads.values())
-    site = columns.site_of(region, query, catalog)
+    site = columns.site_of(region, query, columns.means_of(catalog))
     if isinstance(site, str):
         raise ValueError(site)
 
@@ -169,7 +170,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         np.array([replicas * layout.batch * 1.0]), replica.residence,
     )  # fmt: skip
 
-    def carried(units: int) -> int:
+    def carried(units: int, targets: columns.Targets | None) -> int:
         if targets is None or units < 1:
             return 0
         count = units * per_unit
@@ -229,7 +230,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         layout=layout,
         serves={name: float(dequantise(value, "load").m_as("1/s")) for name, value in decision.loads.items() if value},
         load_per_s=float(dequantise(load, "load").m_as("1/s")),
-        capacity_per_s=float(dequantise(carried(units), "load").m_as("1/s")),
+        capacity_per_s=float(dequantise(carried(units, targets), "load").m_as("1/s")),
         network_ms=float(network.m_as("ms")),
         ttft_p50_ms=None if p50 is None else float(p50.m_as("ms")),
         ttft_p99_ms=None if p99 is None else float(p99.m_as("ms")),
@@ -254,7 +255,8 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
             for (label, _, _), share, b in zip(values, shares, bounds, strict=True)
         ),
         tuple((label, value, limit) for label, value, limit in values if value is not None),
-        carried(units - 1) >= load,
+        carried(units - 1, targets) >= load,
+        carried(units - 1, ()) >= load,
         fits and (limit is None or bool(larger.tpot[0] <= limit)),
         _loss(weights.loss, cache.loss),
         per_request * dequantise(load, "load"),
@@ -303,23 +305,13 @@ def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
              "physics", where),
     ]  # fmt: skip
     rows += [
-        _row(
-            7,
-            "tail latency",
-            f"TTFT {label}",
-            float(value.m_as("ms")),
-            float(limit.m_as("ms")),
-            "ms",
-            not c.fewer,
-            "query",
-            where,
-        )
+        _row(7, "tail latency", f"TTFT {label}", float(value.m_as("ms")), float(limit.m_as("ms")), "ms",
+             not c.fewer and c.fewer_late, "query", where)
         for label, value, limit in c.ttft
-    ]
-    if not c.ttft:
-        rows.append(
-            _row(7, "tail latency", "load", c.pool.load_per_s, c.pool.capacity_per_s, "1/s", not c.fewer, "physics", where)
-        )
+    ]  # fmt: skip
+    rows.append(
+        _row(7, "tail latency", "load of a pool", c.pool.load_per_s, c.pool.capacity_per_s, "1/s", not c.fewer, "physics", where)
+    )
     quality = query.sla.quality
     if c.quality is not None or quality is not None:
         rows.append(

@@ -6,6 +6,9 @@ import math
 import time
 from typing import Any
 
+# Before scipy on purpose: Pyomo imports all of scipy.stats (0.3 s) when it finds scipy loaded already.
+import pyomo.core as pyo
+
 from .program import Program, Solution
 
 # The objective is an integer, so a bound less than one unit below the incumbent proves it. The margin is for
@@ -15,7 +18,6 @@ _ABSOLUTE_GAP = 0.9
 
 def model(program: Program) -> Any:
     """A `pyomo.ConcreteModel` of the program: variables `x[i]`, rows `row[name]`, minimise `objective`."""
-    import pyomo.core as pyo
     from pyomo.core.expr.numeric_expr import LinearExpression
 
     m = pyo.ConcreteModel(name="wallplan")

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -889,7 +889,7 @@ class ServeQuery(Query):
             raise _Fault('carbon has no price: give carbon.price, such as "100 USD/tCO2e"', "minimize")
         return self
 
-    @property
+    @cached_property
     def populations(self) -> tuple[Population, ...]:
         """The users; a single rate is one population named "all", from nowhere in particular."""
         if self.workload.populations is not None:

@@ -1,116 +1,19 @@
-"""From a question to a plan: space, columns, proof, exact check, answer."""
+"""From a question to a plan: prepare, prove, check exactly, answer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from zoo.catalog import Catalog, apply_price_overlays, load
+from zoo.catalog import Catalog
 
-from models.calibration import serving_constants
-from zoo.specs import Offer, Transformer
-from zoo.errors import ZooError
-
-from . import columns, explain, plan, space
-from .certify import Certificate, certify
-from .columns import Curve
+from . import infeasible, plan
+from .certify import Certificate
 from .evaluate import Decision, Evaluated, evaluate
-from .market import Market
 from .plan import Plan
-from .program import SCALES, dequantise
-from .query import QueryError, ServeQuery
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Everything that the program is made of, before any solver."""
-
-    query: ServeQuery
-    catalog: Catalog
-    model: Transformer
-    market: Market
-    curves: list[Curve]
-    dropped: list[space.Dropped]
-    candidates: int
-
-
-def open_catalog(query: ServeQuery) -> Catalog:
-    """The zoo with the query's own files and price overlays. Raises QueryError, one line."""
-    try:
-        catalog = load(query.zoo_files)
-    except ZooError as error:  # names the file and the line itself
-        raise QueryError(str(error)) from None
-    for position, overlay in enumerate(query.prices.overlays):
-        match = overlay.match.model_dump(exclude_none=True)
-        if "offer" in match:
-            match["option"] = match.pop("offer")
-        change = {"match": match, "price": overlay.price, "adjust": overlay.adjust, "per": overlay.per}
-        try:
-            catalog = catalog.with_offers(apply_price_overlays(catalog.offers, [change], catalog))
-        except ZooError as error:
-            text = str(error).removeprefix("price overlay 1: ")
-            raise QueryError(f"{query.locate(('prices', 'overlays', position))}: {text}") from None
-    return catalog
-
-
-def model_of(query: ServeQuery, catalog: Catalog) -> Transformer:
-    """The model that the query names: a zoo record or a config.json. Raises QueryError, one line, when it cannot be served."""
-    if query.model_file is not None:
-        from zoo.importers.huggingface import transformer_from_config
-
-        try:
-            return transformer_from_config(query.model_file)
-        except (ZooError, ValueError, OSError) as error:
-            raise QueryError(f"{query.locate(('workload', 'model'))}: {error}") from None
-    record = space.find(query, catalog, "models", query.workload.model, ("workload", "model"))
-    if not isinstance(record, Transformer):
-        raise QueryError(
-            f"{query.locate(('workload', 'model'))}: {record.name} is a {record.kind} workload; serve plans need a "
-            "decoder transformer, which generates tokens"
-        )
-    return record
-
-
-def prepare(query: ServeQuery, progress: Progress = lambda _: None) -> Prepared:
-    """The market of a query: every candidate through the forward models. Raises QueryError for what is not there."""
-    catalog = open_catalog(query)
-    model = model_of(query, catalog)
-    offers, dropped = space.offers_of(query, catalog)
-    grouped: list[tuple[list[space.Runs], list[Offer]]] = []
-    candidates = 0
-    removed: dict[tuple[int | None, str, str], int] = {}
-    machines = space.machines_of(offers, catalog)
-    for position, (machine, theirs) in enumerate(machines):
-        progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
-        runs, gone = space.runs_of(machine, model, query, serving_constants(machine.accelerator), space.links_of(machine))
-        candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)
-        for d in gone:
-            key = (d.wall, d.name, d.reason)
-            removed[key] = removed.get(key, 0) + d.removed
-        if runs:
-            grouped.append((runs, theirs))
-    dropped += [space.Dropped(wall, name, count, reason) for (wall, name, reason), count in removed.items()]
-    market, curves, _ = columns.build(query, catalog, grouped, dropped)
-    return Prepared(query, catalog, model, market, curves, dropped, candidates)
-
-
-def prove(prepared: Prepared, progress: Progress = lambda _: None) -> Certificate:
-    """The certified best purchases of a market."""
-    query, market, curves = prepared.query, prepared.market, prepared.curves
-    return certify(
-        market,
-        lambda j, units: curves[market.columns[j].curve].best(units)[0],
-        lambda j: curves[market.columns[j].curve].slope,
-        query.solver.engine,
-        query.solver.gap,
-        float(query.solver.time.m_as("s")),
-        progress,
-    )
+from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
+from .query import Query, ServeQuery
 
 
 def solve(query: ServeQuery, progress: Progress = lambda _: None) -> Plan:
@@ -132,7 +35,7 @@ def solve(query: ServeQuery, progress: Progress = lambda _: None) -> Plan:
     fixes: tuple[plan.Fix, ...] = ()
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        conflict, fixes = explain.why_infeasible(prepared, progress)
+        conflict, fixes = infeasible.why_infeasible(prepared, progress)
     return _plan(prepared, certificate, checked, conflict, fixes, time.perf_counter() - started)
 
 
@@ -141,7 +44,7 @@ def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]
     result = []
     for purchase in certificate.purchases:
         column = prepared.market.columns[purchase.column]
-        curve = prepared.curves[column.curve]
+        curve = prepared.choices.curves[column.curve]
         choice = curve.runs.choices[curve.best(purchase.units)[1]]
         layout = plan.Layout(
             precision=choice.precision,
@@ -154,25 +57,6 @@ def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]
         loads = {prepared.market.populations[k]: load for k, load in purchase.loads}
         result.append(Decision(column.offer.name, purchase.units * column.instances, layout, loads))
     return result
-
-
-UNITS = {"cost": "USD/hour", "carbon": "kgCO2e/hour", "power": "kW", "water": "liter/hour", "chips": "dimensionless"}
-
-
-def objective_units(query: ServeQuery) -> tuple[str, str]:
-    """(resource whose integer unit the objective is in, unit that reports state it in)."""
-    resource = query.minimize if query.minimize in SCALES else "cost"
-    return resource, {"USD/hour": "USD/h", "kgCO2e/hour": "kgCO2e/h", "dimensionless": "chips"}.get(
-        UNITS[resource], UNITS[resource]
-    )
-
-
-def in_objective_units(query: ServeQuery, value: int | None) -> float | None:
-    """An integer of the program as the number that reports state."""
-    if value is None:
-        return None
-    resource, _ = objective_units(query)
-    return float(dequantise(value, resource).m_as(UNITS[resource]))
 
 
 def _plan(
@@ -214,9 +98,9 @@ def _plan(
             solver=certificate.solver,
             cross_check=certificate.cross_check,
             forward_check="every wall holds" if checked else "no plan to check",
-            columns=certificate.columns,
-            rows=certificate.rows,
-            variables=certificate.variables,
+            columns=len(prepared.market.columns),
+            rows=len(certificate.program.rows) if certificate.program else 0,
+            variables=len(certificate.program.variables) if certificate.program else 0,
             seconds=certificate.seconds,
         ),
         removed=tuple(plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in prepared.dropped),
@@ -255,7 +139,6 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
 
 def reload(saved: Plan) -> tuple[ServeQuery, Catalog, Any, list[Decision]]:
     """What `evaluate` needs, from a plan file alone: the question, the data, the model and the decisions."""
-    from .query import Query
 
     query = Query.from_dict(saved.query, source="plan", folder=saved.query_folder)
     catalog = open_catalog(query)

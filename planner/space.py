@@ -5,16 +5,16 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
-from zoo.catalog import Catalog
 
 from models import algorithm, serving
 from models.calibration import Constants
 from models.dimensions import UnknownValue
+from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity
 
@@ -88,7 +88,6 @@ class Runs:
     replicas: np.ndarray  # per unit, array
     replica: serving.Replica  # arrays
     choices: tuple[Choice, ...]
-    tpot_slack: np.ndarray  # array
 
 
 def offers_of(query: ServeQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
@@ -166,13 +165,41 @@ def machines_of(offers: Iterable[Offer], catalog: Catalog) -> list[tuple[Machine
 def links_of(machine: Machine) -> serving.Links:
     """The links of a replica on this kind of machine: the scale-up link where there is one, else PCIe; the NIC between machines.
 
-    A bandwidth that is not known stays a link of no bandwidth, which `_shapes` never lets a replica use.
+    A bandwidth that is not known stands as one byte per second: `_shapes` never lets a replica use that link, and the
+    forward model may multiply its times by zero, which it could not if they were infinite.
     """
-    chip = machine.accelerator
-    inside = chip.link_bandwidth if chip.link_bandwidth is not None and chip.scale_up_domain > 1 else chip.host_bandwidth
-    none = Q(0.0, "byte/s")
-    return serving.Links(
-        none if inside is None else inside, Q(0.0, "s"), none if chip.nic_bandwidth is None else chip.nic_bandwidth, Q(0.0, "s")
+    unknown, none = Q(1.0, "byte/s"), Q(0.0, "s")
+    inside, between = _inside(machine.accelerator), _between_machines(machine.accelerator)
+    return serving.Links(unknown if inside is None else inside, none, unknown if between is None else between, none)
+
+
+def _inside(chip: Accelerator) -> Quantity | None:
+    """Bandwidth between the chips of one machine, None where it is not known."""
+    scale_up = _known_link(chip.link_bandwidth) if chip.scale_up_domain > 1 else None
+    return _known_link(chip.host_bandwidth) if scale_up is None else scale_up
+
+
+def _between_machines(chip: Accelerator) -> Quantity | None:
+    """Bandwidth of a chip's way to other machines, None where it is not known."""
+    return _known_link(chip.nic_bandwidth)
+
+
+def _known_link(bandwidth: Quantity | None) -> Quantity | None:
+    return bandwidth if bandwidth is not None and bandwidth.magnitude > 0 else None
+
+
+def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
+    """Everything in a question that `runs_of` looks at."""
+    workload, limit, quality = query.workload, tpot_limit(query), query.sla.quality
+    return (
+        workload.model,
+        workload.tokens.input,
+        workload.tokens.output,
+        workload.prefix_hit,
+        workload.precision,
+        workload.kv_precision,
+        None if limit is None else limit.m_as("s"),
+        None if quality is None else quality.loss,
     )
 
 
@@ -195,39 +222,49 @@ def runs_of(
     shapes = _shapes(machine, model, query, dropped)
     if not shapes:
         return [], dropped
-    base = _layouts(shapes, machine, constants, np.ones(len(shapes)))
-    one = serving.replica(model, machine.accelerator, base, links, traffic(query), constants)
-    fits = np.minimum(one.largest_batch, constants.largest_batch)
+    base = _layouts(shapes, constants)
+
+    def run(layouts: serving.Layouts) -> serving.Replica:
+        return serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
+
+    fits = np.minimum(run(base).largest_batch, constants.largest_batch)
     in_memory = fits >= 1
     _count(dropped, 2, "memory", ~in_memory, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     limit = tpot_limit(query)
-    rows = [(shape, float(batch)) for shape, top in zip(shapes, fits, strict=True) for batch in _batches(int(top))]
-    if limit is not None and rows:
-        rows = _within(limit, rows, machine, model, query, constants, links)
-        reached = {id(shape) for shape, _ in rows}
-        slow = np.array([ok and id(shape) not in reached for shape, ok in zip(shapes, in_memory, strict=True)])
-        _count(dropped, 4, "serving", slow, "TPOT at batch 1 is above its limit")
-    if not rows:
+
+    def tried(grids: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(shape, batch, whether TPOT is kept) of every batch of every shape."""
+        shape = np.repeat(np.arange(len(shapes)), [len(grid) for grid in grids])
+        batch = np.array([float(b) for grid in grids for b in grid])
+        good = np.full(len(shape), True)
+        if len(shape) and limit is not None:
+            good = np.asarray(run(replace(serving.take(base, shape), batch=batch)).tpot <= limit)
+        return shape, batch, good
+
+    coarse = [_batches(int(top)) if ok else [] for top, ok in zip(fits, in_memory, strict=True)]
+    shape, batch, good = tried(coarse)
+    fine = [_between(grid, good[shape == i]) for i, grid in enumerate(coarse)]
+    more_shape, more_batch, more_good = tried(fine)
+    # of the integers between the last batch that keeps TPOT and the next one tried, only the largest is of interest
+    last = [max(more_batch[(more_shape == i) & more_good], default=0.0) for i in range(len(shapes))]
+    top = np.flatnonzero(last)
+    shape, batch = np.append(shape[good], top), np.append(batch[good], np.array(last)[top])
+    too_slow = in_memory & ~np.isin(np.arange(len(shapes)), shape)
+    _count(dropped, 4, "serving", too_slow, "TPOT at batch 1 is above its limit")
+    if not len(shape):
         return [], dropped
-    layouts = _layouts([shape for shape, _ in rows], machine, constants, np.array([batch for _, batch in rows], float))
-    replicas = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
-    chips = layouts.chips
+    order = np.lexsort((batch, shape))
+    shape, batch = shape[order], batch[order]
+    replicas = run(replace(serving.take(base, shape), batch=batch))
+    chips = replicas.layouts.chips
     spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
-    slack = np.full(len(rows), np.inf) if limit is None else (limit - replicas.tpot).m_as("s")
+    per_unit = np.floor(spans * machine.accelerators / chips)
     result = []
     for span in sorted(set(spans.tolist())):
         at = np.flatnonzero(spans == span)
-        at = at[_undominated(replicas, np.floor(span * machine.accelerators / chips), at)]
-        result.append(
-            Runs(
-                machine,
-                span,
-                np.floor(span * machine.accelerators / chips[at]),
-                serving.take(replicas, at),
-                tuple(_choice(rows[i], int(chips[i])) for i in at),
-                slack[at],
-            )
-        )
+        at = at[_undominated(replicas, per_unit, at)]
+        choices = tuple(_choice(shapes[shape[i]], int(replicas.layouts.batch[i]), int(chips[i])) for i in at)
+        result.append(Runs(machine, span, per_unit[at], serving.take(replicas, at), choices))
     return result, dropped
 
 
@@ -237,7 +274,7 @@ class _Shape:
 
     weights: Format
     cache: Format
-    peak: Quantity
+    peak: Quantity  # FLOP/s, in base units
     tensor_parallel: int
     pipeline_parallel: int
     expert_parallel: int
@@ -245,9 +282,8 @@ class _Shape:
 
 def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: list[Dropped]) -> list[_Shape]:
     chip = machine.accelerator
-    links = links_of(machine)
-    reach = machine.domain if links.inside.magnitude else 1
-    reaches_out = bool(links.between.magnitude)
+    reach = machine.domain if _inside(chip) is not None else 1
+    reaches_out = _between_machines(chip) is not None
     tensor = [t for t in range(1, reach + 1) if model.heads % t == 0 and _packs(t, machine)]
     shapes, unsupported, lossy = [], 0, 0
     for name in query.workload.precision:
@@ -268,7 +304,7 @@ def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: li
             if _too_lossy(query, weights, cache):
                 lossy += len(spans)
                 continue
-            shapes += [_Shape(weights, cache, peak, t, p, e) for t, p, e in spans]
+            shapes += [_Shape(weights, cache, peak.to("flop/s"), t, p, e) for t, p, e in spans]
     if unsupported:
         dropped.append(Dropped(1, "compute", unsupported, "the chip has no peak at this precision"))
     if lossy:
@@ -300,19 +336,26 @@ def _too_lossy(query: ServeQuery, weights: Format, cache: Format) -> bool:
     return any(loss is None for loss in losses) or sum(loss or 0.0 for loss in losses) > query.sla.quality.loss
 
 
-def _layouts(shapes: list[_Shape], machine: Machine, constants: Constants, batch: np.ndarray) -> serving.Layouts:
-    def column(values: Iterable[float]) -> np.ndarray:
-        return np.fromiter(values, float)
-
+def _layouts(shapes: list[_Shape], constants: Constants) -> serving.Layouts:
+    """The shapes as arrays, at batch 1."""
+    numbers = np.array(
+        [
+            (
+                s.weights.bytes_per_element.magnitude,
+                s.cache.bytes_per_element.magnitude,
+                s.peak.magnitude,
+                constants.compute_efficiency[s.weights.computes_in],
+                s.tensor_parallel,
+                s.pipeline_parallel,
+                s.expert_parallel,
+            )
+            for s in shapes
+        ],
+        float,
+    )
+    weights, cache, peak, efficiency, tensor, pipeline, expert = numbers.T
     return serving.Layouts(
-        weight_bytes=Q(column(s.weights.bytes_per_element.m_as("byte") for s in shapes), "byte"),
-        kv_bytes=Q(column(s.cache.bytes_per_element.m_as("byte") for s in shapes), "byte"),
-        peak=Q(column(s.peak.m_as("flop/s") for s in shapes), "flop/s"),
-        compute_efficiency=column(constants.compute_efficiency[s.weights.computes_in] for s in shapes),
-        tensor_parallel=column(s.tensor_parallel for s in shapes),
-        pipeline_parallel=column(s.pipeline_parallel for s in shapes),
-        expert_parallel=column(s.expert_parallel for s in shapes),
-        batch=batch,
+        Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, np.ones(len(shapes))
     )
 
 
@@ -327,29 +370,12 @@ def tpot_limit(query: ServeQuery) -> Quantity | None:
     return min(limits) if limits else None
 
 
-def _within(
-    limit: Quantity, rows: list[tuple[_Shape, float]], machine: Machine, model: Transformer, query: ServeQuery,
-    constants: Constants, links: serving.Links,
-) -> list[tuple[_Shape, float]]:  # fmt: skip
-    """The layouts whose TPOT is within the limit, and for each shape the largest batch between the grid's that still is."""
-
-    def good(candidates: list[tuple[_Shape, float]]) -> np.ndarray:
-        layouts = _layouts([shape for shape, _ in candidates], machine, constants, np.array([b for _, b in candidates], float))
-        replicas = serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
-        return np.asarray(replicas.tpot <= limit)
-
-    fine = good(rows)
-    kept = [row for row, ok in zip(rows, fine, strict=True) if ok]
-    between = [
-        (shape, float(batch))
-        for (shape, batch), (after, above), ok, next_ok in zip(rows, rows[1:], fine, fine[1:], strict=False)
-        if ok and shape is after and not next_ok
-        for batch in range(int(batch) + 1, int(above))
-    ]
-    if between:
-        largest = {id(row[0]): row for row, ok in zip(between, good(between), strict=True) if ok}  # the last one stays
-        kept += largest.values()
-    return kept
+def _between(grid: list[int], good: np.ndarray) -> list[int]:
+    """The integers between the last batch of a grid that keeps TPOT and the first that does not (TPOT never falls with it)."""
+    kept = int(np.sum(good))
+    if kept in (0, len(grid)):
+        return []
+    return list(range(grid[kept - 1] + 1, grid[kept]))
 
 
 def _batches(largest: int) -> list[int]:
@@ -383,15 +409,14 @@ def _undominated(replica: serving.Replica, replicas: np.ndarray, at: np.ndarray)
     return np.sort(np.array(keep, int))
 
 
-def _choice(row: tuple[_Shape, float], chips: int) -> Choice:
-    shape, batch = row
+def _choice(shape: _Shape, batch: int, chips: int) -> Choice:
     return Choice(
         shape.weights.name,
         shape.cache.name,
         shape.tensor_parallel,
         shape.pipeline_parallel,
         shape.expert_parallel,
-        int(batch),
+        batch,
         chips,
     )
 

@@ -51,7 +51,8 @@ class Index:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UnknownName(f"{self.kind} {_shown(name)} is ambiguous: {listed(found)}?")
+            more = f" (and {len(found) - 5} more)" if len(found) > 5 else ""
+            raise UnknownName(f"{self.kind} {_shown(name)} is ambiguous: {listed(found[:5])}{more}?")
         nearest = self.nearest(name)
         hint = f"; did you mean {listed(nearest)}?" if nearest else ""
         raise UnknownName(f"unknown {self.kind} {_shown(name)}{hint}")

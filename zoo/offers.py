@@ -59,10 +59,15 @@ def offers(
     by_cloud: dict[str, list[Region]] = {}
     for region in regions.values():
         by_cloud.setdefault(region.cloud, []).append(region)
+    listed = {(row["cloud"], row["region"], row["instance_type"]) for row in rows("prices.csv")}
     for row in rows("prices.csv"):
         everywhere = row["region"] == "*"
         name = f"{row['cloud']}/{row['region']}"
-        places = by_cloud.get(row["cloud"], []) if everywhere else [regions[name]] if name in regions else []
+        if everywhere:  # but where the instance is listed by region, that row stands
+            everything = by_cloud.get(row["cloud"], [])
+            places = [r for r in everything if (row["cloud"], r.region, row["instance_type"]) not in listed]
+        else:
+            places = [regions[name]] if name in regions else []
         if not places:
             reason = "the place of this region is not known: no carbon, residency or latency for it"
             excluded.append(Excluded(f"{name}/{row['instance_type']}", reason))

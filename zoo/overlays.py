@@ -242,7 +242,9 @@ def _base(place: _Place, name: str, body: dict[str, Any], known: Mapping[str, An
     """The record that a new one starts from, or None. A name that exists already needs its base said."""
     if "base" in body:
         if not isinstance(body["base"], str):
-            raise place.at("base").fault(f"expected the name of a {kind}")
+            raise place.at("base").fault(f"expected text, the name of a {kind}, not {_shown(body['base'])}")
+        if body["base"] in known:  # also a record that stands earlier in the same file
+            return known[body["base"]]
         try:
             return find(kind, body["base"])
         except UnknownName as error:
@@ -267,7 +269,7 @@ def add_chips(document: Document, known: Mapping[str, Accelerator], find: Find) 
     for name, body in (document.data.get("chips") or {}).items():
         place = _Place(document, ("chips", name))
         fields = _fields(place, body, _CHIP | _PROVENANCE, "chips")
-        base = _base(place, name, body, known, "chip", find)
+        base = _base(place, name, body, chips, "chip", find)
         values = {key: value for key, value in fields.items() if key in _CHIP}
         if base is None:
             _require(place, fields, ("year", "peak", "memory", "memory_bandwidth"))
@@ -286,7 +288,7 @@ def add_models(document: Document, known: Mapping[str, Workload], find: Find) ->
     models = dict(known)
     for name, body in (document.data.get("models") or {}).items():
         place = _Place(document, ("models", name))
-        base = _base(place, name, body, known, "model", find) if isinstance(body, dict) else None
+        base = _base(place, name, body, models, "model", find) if isinstance(body, dict) else None
         generic = isinstance(base, Generic) or (base is None and isinstance(body, dict) and "kind" in body)
         fields = _fields(place, body, (_GENERIC if generic else _TRANSFORMER) | _PROVENANCE, "models")
         common = {"name": name, "aliases": fields.get("aliases", ()), "source": place.source(fields)}
@@ -338,7 +340,7 @@ def add_regions(document: Document, known: Mapping[str, Region], find: Find) -> 
     for name, body in (document.data.get("regions") or {}).items():
         place = _Place(document, ("regions", name))
         fields = _fields(place, body, _REGION | _PROVENANCE, "regions")
-        base = _base(place, name, body, known, "region", find)
+        base = _base(place, name, body, regions, "region", find)
         cloud, slash, region = name.partition("/")
         if not (cloud and slash and region):
             raise place.fault("a region is named 'cloud/region', such as 'mine/oslo'")

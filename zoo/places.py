@@ -7,7 +7,7 @@ import re
 from functools import cache
 from itertools import chain
 
-from .errors import UnknownName, ZooError
+from .errors import ZooError
 from .names import Index, normalise
 from .specs import Economics, Grid, Region, RoundTrip, Source
 from .tables import Row, amount, known, number, rows, source, spellings
@@ -207,20 +207,3 @@ def _fitted(
 ) -> RoundTrip:
     basis = f"fitted from distance ({intercept.typical} ms + {slope.typical} ms/km, {intercept.source.note})"
     return RoundTrip(origin, destination, fitted_time(length, intercept, slope), length, price, basis, intercept.source)
-
-
-__all__ = [
-    "EARTH_RADIUS_KM",
-    "SAME_PLACE",
-    "UnknownName",
-    "distance",
-    "fitted_time",
-    "great_circle",
-    "locate",
-    "measured",
-    "regions",
-    "residency",
-    "residency_labels",
-    "round_trip",
-    "round_trip_from",
-]

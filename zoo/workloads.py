@@ -23,8 +23,8 @@ def models() -> dict[str, Workload]:
 def published(row: Row) -> tuple[float | None, float | None]:
     """Published total and active parameters of a row; None where the row has none."""
     return (
-        float(row["params_b"]) * 1e9 if row["params_b"] else None,
-        float(row["active_params_b"]) * 1e9 if row["active_params_b"] else None,
+        float(round(float(row["params_b"]) * 1e9)) if row["params_b"] else None,
+        float(round(float(row["active_params_b"]) * 1e9)) if row["active_params_b"] else None,
     )
 
 

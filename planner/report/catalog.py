@@ -9,7 +9,6 @@ from typing import Any
 
 from zoo.catalog import Catalog
 from zoo.errors import UnknownName
-
 from zoo.specs import Accelerator, Fabric, Generic, Offer, Region, Source, Storage, Transformer
 from zoo.units import Quantity
 

@@ -6,9 +6,21 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Literal, TextIO
 
 from .tables import Table
+
+
+def _widths(table: Table, screen: int) -> list[int]:
+    """Column widths that fit the screen: lines wrap between words first, and only then is the longest word broken."""
+    lines = [[row[place] for row in (table.heads, *table.rows)] for place in range(len(table.heads))]
+    widths = [max(map(len, column)) for column in lines]
+    words = [max(len(word) for line in column for word in line.split() or [""]) for column in lines]
+    room = screen - 3 * len(widths) - 2  # what box and padding take
+    while sum(widths) > room and max(widths) > 1:
+        wrapping = [i for i in range(len(widths)) if widths[i] > words[i]] or list(range(len(widths)))
+        widths[max(wrapping, key=lambda i: widths[i])] -= 1
+    return widths
 
 
 def terminal(tables: Sequence[Table], file: TextIO | None = None) -> None:
@@ -19,15 +31,14 @@ def terminal(tables: Sequence[Table], file: TextIO | None = None) -> None:
     from rich.text import Text
 
     stream = file or sys.stdout
-    console = Console(file=stream, soft_wrap=False, highlight=False, width=None if stream.isatty() else 100)
+    console = Console(file=stream, soft_wrap=False, highlight=False, width=None if stream.isatty() else 80)
     for table in tables:
         if not table.rows:
             continue
-        shown = RichTable(
-            title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
-        )
-        for head in table.heads:
-            shown.add_column(head, justify="right" if head in table.numeric else "left", overflow="fold")
+        shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+        for head, width in zip(table.heads, _widths(table, console.width), strict=True):
+            justify: Literal["left", "right"] = "right" if head in table.numeric else "left"
+            shown.add_column(head, justify=justify, overflow="fold", width=max(width, 1))
         for row in table.rows:
             shown.add_row(*(Text(cell) for cell in row))
         console.print(shown)

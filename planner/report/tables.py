@@ -69,12 +69,15 @@ def fleet_table(fleet: Sequence[Pool]) -> Table:
         ("#", "offer", "chip", "inst.", "repl.", "precision", "layout", "batch"),
         tuple(rows),
         frozenset({"#", "inst.", "repl.", "batch"}),
-        tuple(f"#{i} price of {pool.price_date or 'unknown date'}{_flags(pool)}" for i, pool in enumerate(fleet, 1)),
+        tuple(f"#{i} {_price_note(pool)}" for i, pool in enumerate(fleet, 1)),
     )
 
 
-def _flags(pool: Pool) -> str:
-    return "".join(f"; {flag}" for flag in pool.price_flags)
+def _price_note(pool: Pool) -> str:
+    """How old the price is, and what is odd about it."""
+    from zoo.catalog import load
+
+    return "; ".join([f"price {load().age(pool.price_date).text}", *pool.price_flags])
 
 
 def service_table(fleet: Sequence[Pool]) -> Table:
@@ -143,16 +146,15 @@ def walls_table(plan: Plan) -> Table:
         (
             str(wall.number),
             wall.name,
-            wall.what,
+            f"{wall.what}, {wall.unit}",
             number(wall.demand),
             number(wall.limit),
-            wall.unit,
             "-" if wall.headroom is None else f"{wall.headroom:.1%}",
             "binds" if wall.binding else "",
         )
         for wall in plan.walls
     ]
-    heads = ("#", "wall", "what", "demand", "limit", "unit", "headroom", "")
+    heads = ("#", "wall", "what", "demand", "limit", "headroom", "")
     return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}))
 
 

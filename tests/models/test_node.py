@@ -86,7 +86,7 @@ def test_gemm_efficiency_rises_with_rows_from_memory_bound_to_the_compute_limit(
     assert gemm(1e6) == pytest.approx(0.8, rel=1e-3)
 
 
-def test_tile_efficiency_of_nvidias_example():
+def test_tile_efficiency_by_hand():
     """A 10752 x 2048 product in 128 x 256 tiles on 108 processors: 84 x 8 = 672 tiles, 7 waves of 108: 672 / 756."""
     assert node.tile_efficiency(10752, 2048, 128, 256, 108) == pytest.approx(672 / 756)
 
@@ -234,7 +234,7 @@ def test_streaming_from_rest_adds_fill_and_drain():
 
 # ------------------------------------------------------------------------------------------------------- wall 7
 
-# Erlang B from tables (Mina; Cooper, Introduction to Queueing Theory): traffic that N trunks carry at a blocking of 1 %.
+# The standard Erlang B table: traffic [erlang] offered to N trunks at a blocking of 1 %.
 ERLANG_B_TABLE = [(1, 0.0101), (2, 0.1526), (5, 1.3608), (10, 4.4612), (20, 12.0306), (50, 37.9014), (100, 84.0642)]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from models import wall
 from models.dimensions import UnknownValue
+from zoo.errors import UnknownName
 from zoo.units import Q, Quantity, UnitError, ureg
 
 DOMAIN_FILES = ("node", "data", "algorithm", "fleet", "operations", "analysis")
@@ -75,7 +76,8 @@ FUNCTIONS = list(public_functions())
 CHECKED = [p for p in FUNCTIONS if hasattr(p.values[0], "dimensions")]
 # Functions of names, records and other functions: they take no quantity that a decorator could check.
 WITHOUT_QUANTITIES = {
-    "lookup_parameters", "kv_elements_per_token", "scaling_law", "bits_per_element", "computes_in", "bytes_per_element",
+    "lookup_parameters", "routed_parameters", "kv_elements_per_token", "scaling_law", "bits_per_element", "computes_in",
+    "bytes_per_element",
     "quality_loss", "published_idle_fraction", "optimizer_bytes", "private_overhead", "elasticities",
     "binding_input", "smallest",
 }  # fmt: skip
@@ -121,6 +123,19 @@ def test_unknown_argument_raises_for_every_argument(function):
         if name != "return":
             with pytest.raises(UnknownValue, match=name):
                 function(*_arguments(function, **{name: None}))
+
+
+def test_walls_are_found_by_number_name_and_solver():
+    assert wall.walls[14] is wall.walls["communication"] is wall.walls["wall 14"] is wall.walls["DistributedModel"]
+    assert wall.walls["tail-latency"].number == 7 and list(wall.walls) == list(wall.WALLS) and len(wall.walls) == 22
+    for wrong, hint in (
+        ("comunication", "did you mean 'Communication'"),
+        (23, "1 to 22"),
+        ("0", "1 to 22"),
+        ("SingleNode", "ambiguous"),
+    ):
+        with pytest.raises(UnknownName, match=hint):
+            wall.walls[wrong]
 
 
 # ------------------------------------------------------------------------------------------------------- readings

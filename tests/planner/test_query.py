@@ -225,7 +225,7 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
     ("digit groups", "p99: 500 ms", "p99: 1 000 ms", 14, "sla.ttft.p99", "not one number and one unit"),
     ("power tower", "p99: 500 ms", "p99: 9^9^9^9 s", 14, "sla.ttft.p99", "not one number and one unit"),
     ("sum", "p99: 500 ms", "p99: 500 ms + 3 ms", 14, "sla.ttft.p99", "not one number and one unit"),
-    ("words", "p99: 500 ms", "p99: soon", 14, "sla.ttft.p99", 'does not begin with a number, expected time such as "500 ms"'),
+    ("words", "p99: 500 ms", "p99: soon", 14, "sla.ttft.p99", 'is not a number and a unit, expected time such as "500 ms"'),
     ("true for a time", "p99: 500 ms", "p99: true", 14, "sla.ttft.p99", "true is not a quantity"),
     ("mapping for a time", "p99: 500 ms", "p99: {max: 500 ms}", 14, "sla.ttft.p99", "is not a quantity, expected time"),
     ("percentile", "    p99: 500 ms", "    p100: 500 ms", 14, "sla.ttft.p100", '"p100" is no percentile; expected p50, p90'),
@@ -398,7 +398,7 @@ def test_overrides_are_judged_together(tmp_path: Path) -> None:
     assert [group.name for group in moved.populations] == ["eu"]
     with pytest.raises(QueryError, match=r"^--set workload\.rate, name: workload: no demand"):
         query.override({"workload.rate": None, "name": "x"})
-    with pytest.raises(QueryError, match=r'^--set sla\.tpot\.p99: "x" does not'):
+    with pytest.raises(QueryError, match=r'^--set sla\.tpot\.p99: "x" is not'):
         query.override({"name": "y", "sla.tpot.p99": "x"})
     shorter = query.set("supply.offers[0]", None)
     assert shorter.supply.offers == ("spot",)

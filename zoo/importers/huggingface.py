@@ -9,7 +9,7 @@ be assumed stands in the record's `gaps`. Parameters are counted from the shape 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from math import ceil
@@ -38,6 +38,7 @@ _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "
 _SHARED_FFN = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size")
 
 FULL, SLIDING, STATE, NONE = "full", "sliding", "state", "none"  # what a layer keeps of the past
+_STATE_ONLY = ("mamba", "mamba2", "falcon_mamba")  # model types of nothing but state layers
 _LAYER_TYPES = {
     "full_attention": FULL,
     "attention": FULL,
@@ -156,7 +157,7 @@ class _Config:
         value = self.get(*keys)
         if value is None:
             return default
-        if isinstance(value, float) and value == int(value):
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10**12:
             key = next(k for k in keys if self.get(k) is not None)
@@ -171,6 +172,13 @@ class _Config:
             raise self.fault(f"lacks the key {keys[0]!r}{known}")
         if value < 1:
             raise self.fault(f"{keys[0]} is {value}, expected at least 1")
+        return value
+
+    def items(self, *keys: str) -> list[Any]:
+        """The first of `keys` as a list; empty when none has a value."""
+        value = self.get(*keys, default=[])
+        if not isinstance(value, list):
+            raise self.fault(f"{keys[0]} is {str(value)[:40]!r}, expected a list")
         return value
 
     def is_a(self, kind: str) -> bool:
@@ -293,25 +301,28 @@ def _layers(config: _Config, layers: int, gaps: list[str]) -> tuple[list[str], l
 
 
 def _roles(config: _Config, layers: int) -> list[str]:
-    listed = config.get("layer_types", "layers_block_type")
+    listed = config.items("layer_types", "layers_block_type")
     pattern = config.get("hybrid_override_pattern", "hybrid_layer_pattern")
     linear = config.get("linear_attn_config")
-    if isinstance(listed, Sequence) and not isinstance(listed, str) and listed:
+    if listed:
         roles = [str(role) for role in listed]
     elif isinstance(pattern, str) and pattern:
         wrong = sorted(set(pattern) - set(_PATTERN))
         if wrong:
             raise config.fault(f"hybrid_override_pattern has {wrong[0]!r}, expected only {' '.join(_PATTERN)}")
         roles = [_PATTERN[letter] for letter in pattern]
-    elif isinstance(pattern, Sequence) and pattern:  # MiMo: 1 slides
+    elif isinstance(pattern, list) and pattern:  # MiMo: 1 slides
         roles = ["sliding_attention" if mark == 1 else "full_attention" for mark in pattern]
-    elif isinstance(linear, dict) and linear.get("full_attn_layers"):  # Kimi Linear
-        full = set(linear["full_attn_layers"])
+    elif isinstance(linear, dict) and isinstance(linear.get("full_attn_layers"), list):  # Kimi Linear
+        full = linear["full_attn_layers"]
         roles = ["full_attention" if i + 1 in full else "linear_attention" for i in range(layers)]
-    elif config.get("attn_type_list"):  # MiniMax: 0 is linear
-        roles = ["full_attention" if mark == 1 else "linear_attention" for mark in config.get("attn_type_list")]
-    elif config.get("attention_types"):  # GPT-Neo: [[["global", "local"], 12]]
-        roles = [str(role) for names, times in config.get("attention_types") for _ in range(times) for role in names]
+    elif config.items("attn_type_list"):  # MiniMax: 0 is linear
+        roles = ["full_attention" if mark == 1 else "linear_attention" for mark in config.items("attn_type_list")]
+    elif config.items("attention_types"):  # GPT-Neo: [[["global", "local"], 12]]
+        try:
+            roles = [str(role) for names, times in config.items("attention_types") for role in names * min(times, layers)]
+        except (TypeError, ValueError):
+            raise config.fault("attention_types is no list of names and times, such as [[['global', 'local'], 12]]") from None
     else:
         return []
     if len(roles) != layers:
@@ -320,7 +331,7 @@ def _roles(config: _Config, layers: int) -> list[str]:
 
 
 def _patterned(config: _Config, layers: int) -> list[str]:
-    if config.type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):
+    if config.type in (*_STATE_ONLY, "rwkv"):
         return [STATE] * layers
     interval = config.count("full_attention_interval")
     if interval:
@@ -389,8 +400,9 @@ def _moe_layers(config: _Config, layers: int, roles: list[str]) -> int:
     )
     period = config.count("expert_layer_period")
     if period:
-        return sum(i % period == config.count("expert_layer_offset", default=0) for i in range(layers))
-    dense = set(config.get("mlp_only_layers", default=[]))
+        offset = config.count("expert_layer_offset", default=0)
+        return sum(i % period == offset for i in range(layers))
+    dense = config.items("mlp_only_layers")
     by_next = config.count("interleave_moe_layer_step", "decoder_sparse_step") is not None
     return sum(i >= first and i not in dense and (i + 1 if by_next else i) % step == 0 for i in range(layers))
 
@@ -398,7 +410,7 @@ def _moe_layers(config: _Config, layers: int, roles: list[str]) -> int:
 def _dense_layers(config: _Config, layers: int, kinds: list[str], roles: list[str], moe_layers: int) -> int:
     if "mlp" in roles or "moe" in roles:  # every layer is one thing
         return roles.count("mlp")
-    if config.type in ("mamba", "mamba2", "falcon_mamba"):
+    if config.type in _STATE_ONLY:
         return 0
     if config.get("enable_moe_block") is True:  # Gemma 4: a dense MLP beside the experts
         return layers
@@ -406,9 +418,9 @@ def _dense_layers(config: _Config, layers: int, kinds: list[str], roles: list[st
 
 
 def _gated(config: _Config, gaps: list[str]) -> bool:
-    if config.is_a("ungated"):
+    if config.is_a("ungated") or config.type in _STATE_ONLY:
         return False
-    if not (config.is_a("gated") or config.type in ("mamba", "mamba2", "falcon_mamba")):
+    if not config.is_a("gated"):
         gaps.append(f"model type {config.type!r} is not known: its MLP is taken as gated (three matrices)")
     return True
 

@@ -1,0 +1,147 @@
+"""From a question to its market and the proof: data, candidates, columns, certified purchases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from models.calibration import serving_constants
+from zoo.catalog import Catalog, apply_price_overlays, load
+from zoo.errors import ZooError
+from zoo.specs import Offer, Transformer
+
+from . import columns, space
+from .certify import Certificate, certify
+from .columns import Memory
+from .market import Column, Market
+from .program import SCALES, dequantise
+from .query import QueryError, ServeQuery
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that the program is made of, before any solver."""
+
+    query: ServeQuery
+    catalog: Catalog
+    model: Transformer
+    market: Market
+    choices: columns.Choices
+    dropped: list[space.Dropped]
+    candidates: int
+
+
+def open_catalog(query: ServeQuery) -> Catalog:
+    """The zoo with the query's own files and price overlays. Raises QueryError, one line."""
+    try:
+        catalog = load(query.zoo_files)
+    except ZooError as error:  # names the file and the line itself
+        raise QueryError(str(error)) from None
+    for position, overlay in enumerate(query.prices.overlays):
+        match = overlay.match.model_dump(exclude_none=True)
+        if "offer" in match:
+            match["option"] = match.pop("offer")
+        change = {"match": match, "price": overlay.price, "adjust": overlay.adjust, "per": overlay.per}
+        try:
+            catalog = catalog.with_offers(apply_price_overlays(catalog.offers, [change], catalog))
+        except ZooError as error:
+            text = str(error).removeprefix("price overlay 1: ")
+            raise QueryError(f"{query.locate(('prices', 'overlays', position))}: {text}") from None
+    return catalog
+
+
+def model_of(query: ServeQuery, catalog: Catalog) -> Transformer:
+    """The model that the query names: a zoo record or a config.json. Raises QueryError, one line, when it cannot be served."""
+    if query.model_file is not None:
+        from zoo.importers.huggingface import transformer_from_config
+
+        try:
+            return transformer_from_config(query.model_file)
+        except (ZooError, ValueError, OSError) as error:
+            raise QueryError(f"{query.locate(('workload', 'model'))}: {error}") from None
+    record = space.find(query, catalog, "models", query.workload.model, ("workload", "model"))
+    if not isinstance(record, Transformer):
+        raise QueryError(
+            f"{query.locate(('workload', 'model'))}: {record.name} is a {record.kind} workload; serve plans need a "
+            "decoder transformer, which generates tokens"
+        )
+    return record
+
+
+def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Prepared:
+    """The market of a query: every candidate through the forward models. Raises QueryError for what is not there.
+
+    `memory` is read and filled: what an earlier, similar question has computed is not computed again.
+    """
+    memory = Memory() if memory is None else memory
+    files = (query.folder, query.zoo, query.prices)
+    if files not in memory.catalogs:
+        memory.catalogs[files] = open_catalog(query)
+    catalog = memory.catalogs[files]
+    model = model_of(query, catalog)
+    offers, dropped = space.offers_of(query, catalog)
+    grouped: list[tuple[list[space.Runs], list[Offer]]] = []
+    candidates = 0
+    removed: dict[tuple[int | None, str, str], int] = {}
+    machines = space.machines_of(offers, catalog)
+    for position, (machine, theirs) in enumerate(machines):
+        progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
+        key = (machine.accelerator.name, machine.accelerators, machine.domain, *space.what_runs_depend_on(query))
+        if key not in memory.runs:
+            constants = serving_constants(machine.accelerator)
+            memory.runs[key] = space.runs_of(machine, model, query, constants, space.links_of(machine))
+        runs, gone = memory.runs[key]
+        candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)
+        for d in gone:
+            step = (d.wall, d.name, d.reason)
+            removed[step] = removed.get(step, 0) + d.removed
+        if runs:
+            grouped.append((runs, theirs))
+    dropped += [space.Dropped(wall, name, count, reason) for (wall, name, reason), count in removed.items()]
+    choices = columns.choices_of(query, catalog, grouped, dropped, memory)
+    market = columns.market_of(query, catalog, choices)
+    if len(market.columns) < len(choices.columns):
+        reason = "another offer of the same machine needs no more of anything that counts"
+        dropped.append(space.Dropped(None, "dominance", len(choices.columns) - len(market.columns), reason))
+    return Prepared(query, catalog, model, market, choices, dropped, candidates)
+
+
+def restricted(prepared: Prepared, wanted: Callable[[Column], bool]) -> Prepared:
+    """The same question with fewer columns to choose from; dominance is judged anew among those that are left."""
+    choices = prepared.choices.only(wanted)
+    return replace(prepared, choices=choices, market=columns.market_of(prepared.query, prepared.catalog, choices))
+
+
+def prove(prepared: Prepared, progress: Progress = lambda _: None) -> Certificate:
+    """The certified best purchases of a market."""
+    query, market, curves = prepared.query, prepared.market, prepared.choices.curves
+    return certify(
+        market,
+        lambda j, units: curves[market.columns[j].curve].best(units)[0],
+        lambda j: curves[market.columns[j].curve].slope,
+        query.solver.engine,
+        query.solver.gap,
+        float(query.solver.time.m_as("s")),
+        progress,
+    )
+
+
+UNITS = {"cost": "USD/hour", "carbon": "kgCO2e/hour", "power": "kW", "water": "liter/hour", "chips": "dimensionless"}
+
+
+def objective_units(query: ServeQuery) -> tuple[str, str]:
+    """(resource whose integer unit the objective is in, unit that reports state it in)."""
+    resource = query.minimize if query.minimize in SCALES else "cost"
+    return resource, {"USD/hour": "USD/h", "kgCO2e/hour": "kgCO2e/h", "dimensionless": "chips"}.get(
+        UNITS[resource], UNITS[resource]
+    )
+
+
+def in_objective_units(query: ServeQuery, value: int | None) -> float | None:
+    """An integer of the program as the number that reports state."""
+    if value is None:
+        return None
+    resource, _ = objective_units(query)
+    return float(dequantise(value, resource).m_as(UNITS[resource]))
