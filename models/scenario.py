@@ -133,8 +133,8 @@ class Scenario:
 
     limits: the most that is allowed, by wall number: 13 relative loss of quality, 15 share of time lost to failures, 16 mean
     wait, 17 money, 18 carbon, 19 share of time spent writing checkpoints, 20 epsilon, 11 loss, 12 time of thought. What the
-    hardware or an SLA limits (1 to 8, 10, 22) needs no entry. constants: fitted constants of the serving model. walls: the
-    user's own, read after the twenty-two.
+    hardware or an SLA limits (1 to 8, 10, 22) needs no entry. constants: fitted constants of the serving model (None: those of
+    the fleet's accelerator). walls: the user's own, read after the twenty-two.
     """
 
     name: str
@@ -144,12 +144,17 @@ class Scenario:
     horizon: Quantity
     question: Service | Training | Processing
     ownership: Ownership
-    constants: Constants = field(default_factory=serving_constants)
+    constants: Constants | None = None
     law: str = "epoch"
     sharing: Sharing | None = None
     privacy: Privacy | None = None
     limits: Mapping[int, Any] = field(default_factory=lambda: MappingProxyType({}))
     walls: tuple[OwnWall, ...] = ()
+
+    @property
+    def fitted(self) -> Constants:
+        """The constants given, or the stored ones of the fleet's accelerator."""
+        return self.constants or serving_constants(self.fleet.node.accelerator)
 
     def evaluate(self) -> Evaluation:
         """Readings of all walls, level by level, as far as the levels are feasible."""
@@ -179,7 +184,7 @@ class Scenario:
 
     def scaled(self, factors: Mapping[str, Any]) -> Scenario:
         """This scenario with some of INPUTS multiplied by factors, which may be arrays (then `output` is an array too)."""
-        changed: Any = self
+        changed: Any = dataclasses.replace(self, constants=self.fitted)  # of the real chip: its fractions stay
         for name, factor in factors.items():
             changed = _multiplied(changed, self._path(name), factor)
         return changed
@@ -454,7 +459,7 @@ class _Service(_Answer):
 
     def replica(self) -> serving.Replica:
         """One replica; an array of them where the scenario is `scaled` by arrays."""
-        ask, constants, chip = self.ask, self.scenario.constants, self.scenario.fleet.node.accelerator
+        ask, constants, chip = self.ask, self.scenario.fitted, self.scenario.fleet.node.accelerator
         links, peak = self.links(), self.peak
         figures = (peak, chip.memory_bandwidth, chip.memory, links.inside, links.between)
         one = np.ones(np.broadcast_shapes((1,), *(np.shape(figure.magnitude) for figure in figures)))
@@ -517,10 +522,11 @@ class _Service(_Answer):
                 5: reading(5, scope, float(ask.batch), float(replica.largest_batch[0]), "sequences decoded together"),
             }
         step, limit = replica.decode_step[0], ask.token_limit
-        first = node.sojourn_quantile(ask.arrival_rate, replica.first_token_time[0], replicas, ask.percentile)
+        queued = node.sojourn_quantile(ask.arrival_rate, replica.prefill_time[0], replicas, ask.percentile)
+        first = replica.first_token_delay[0] + queued
         slots = float((ask.arrival_rate / replicas * replica.residence[0]).m_as(""))
         used = float(node.model_flops_utilisation(decode, step, self.peak * self.chips))
-        reached = scenario.constants.compute_efficiency[algorithm.computes_in(ask.precision)]
+        reached = scenario.fitted.compute_efficiency[algorithm.computes_in(ask.precision)]
         tail = f"P{100 * ask.percentile:g} of TTFT"
         found = self.shared(self.crossing(), step) | self.down(self.chips, max(0.0, 1 - slots / ask.batch))
         if ask.thought is not None:
@@ -696,10 +702,10 @@ class _Processing(_Answer):
 
     @property
     def software(self) -> solvers.Software:
-        constants = self.scenario.constants
+        constants = self.scenario.fitted
         efficiency = constants.compute_efficiency.get(algorithm.computes_in(self.ask.precision))
         reached = known(efficiency, f"the efficiency of kernels in {self.ask.precision}")
-        return solvers.Software(reached, constants.memory_efficiency, constants.roofline_exponent, constants.step_overhead)
+        return solvers.Software(reached, constants.memory_efficiency, constants.roofline_exponent, constants.step)
 
     def profile(self) -> solvers.PerformanceProfile:
         ask = self.ask
