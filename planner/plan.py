@@ -183,6 +183,18 @@ class Marginal(Record):
     breaks: bool = False  # tightened by 1 % there is no plan
 
 
+class Robustness(Record):
+    """A figure under the query's uncertainty: p10, p50, p90, and the probability that its limit holds (None: no limit)."""
+
+    what: str
+    unit: str
+    p10: float | None
+    p50: float | None
+    p90: float | None
+    limit: float | None
+    holds: float | None
+
+
 class Difference(Record):
     """One thing that two plans do not have in common."""
 
@@ -214,6 +226,7 @@ class Plan(Record):
     assumptions: tuple[Assumption, ...]
     conflict: tuple[Conflict, ...] = ()
     fixes: tuple[Fix, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
     data: dict[str, str]
     candidates: int
     seconds: float

@@ -76,6 +76,34 @@ def guarded(query: ServeQuery) -> tuple[float, float]:
     return demand, efficiency
 
 
+def any_of(query: ServeQuery) -> bool:
+    """Whether anything in the question is uncertain."""
+    u = query.uncertain
+    return any(spread is not None for spread in (u.prices, u.demand, u.efficiency, u.intensity))
+
+
+def guarded_query(query: ServeQuery) -> ServeQuery:
+    """The question that a plan must answer so that demand and latency hold with probability `uncertain.hold`.
+
+    If every time grows by 1 / e and demand by d, times stay within T and the queues stable exactly when, at today's speed,
+    they stay within T e at d / e of today's rate (the network's share of TTFT is scaled too, which errs on the safe side).
+    """
+    demand, efficiency = guarded(query)
+    if demand == 1 and efficiency == 1:
+        return query
+    changes: dict[str, object] = {}
+    for bound in query.sla.bounds():
+        changes[f"sla.{bound.metric}.{bound.statistic}"] = f"{bound.limit.m_as('ms') * efficiency:.6f} ms"
+    growth = demand / efficiency
+    if query.workload.rate is not None:
+        changes["workload.rate"] = f"{query.workload.rate.m_as('1/s') * growth:.6f}/s"
+    for i, population in enumerate(query.workload.populations or ()):
+        changes[f"workload.populations[{i}].rate"] = f"{population.rate.m_as('1/s') * growth:.6f}/s"
+    result = query.override(changes)
+    assert isinstance(result, ServeQuery)
+    return result
+
+
 def robustness(plan: Plan, query: ServeQuery, catalog: Catalog, model: Transformer) -> tuple[Robustness, ...]:
     """The plan's totals as intervals (p10, p50, p90) and, for each promise and limit, the probability that it holds."""
     factors = draw(query)
@@ -90,7 +118,7 @@ def robustness(plan: Plan, query: ServeQuery, catalog: Catalog, model: Transform
         rows.insert(0, _interval("objective", "USD/h", weighted, None))
     every = np.ones(SAMPLES, bool)
     for i, pool in enumerate(plan.fleet, 1):
-        replica, per_instance = replica_of(query, catalog, model, pool.offer, pool.layout)
+        replica = replica_of(query, catalog, model, pool.offer, pool.layout)
         slower = 1 / factors.efficiency
         tpot = pool.tpot_ms * slower
         limits = [bound for bound in query.sla.bounds() if bound.metric == "tpot"]
@@ -100,10 +128,11 @@ def robustness(plan: Plan, query: ServeQuery, catalog: Catalog, model: Transform
             rows.append(_promise(f"#{i} TPOT {bound.statistic}", "ms", tpot, float(bound.limit.m_as("ms")), good))
         rate = Q(pool.load_per_s * factors.demand, "1/s")
         targets = budgets(query, Q(pool.network_ms, "ms"))
-        replicas = np.full(SAMPLES, pool.instances * per_instance)
+        replicas = np.full(SAMPLES, float(pool.replicas))
         late = serving.late_share(
             rate,
-            replica.first_token_time[0] * slower,
+            replica.prefill_time[0] * slower,
+            replica.first_token_delay[0] * slower,
             replicas * pool.layout.pipeline_parallel,
             replicas * pool.layout.batch,
             replica.residence[0] * slower,
@@ -114,7 +143,9 @@ def robustness(plan: Plan, query: ServeQuery, catalog: Catalog, model: Transform
             good = share <= 1 - percentile
             every &= good
             rows.append(_promise(f"#{i} late beyond TTFT p{percentile * 100:g}", "share", share, 1 - percentile, good))
-    rows.append(Robustness(what="every latency promise", unit="", p10=None, p50=None, p90=None, limit=None, holds=float(every.mean())))
+    rows.append(
+        Robustness(what="every latency promise", unit="", p10=None, p50=None, p90=None, limit=None, holds=float(every.mean()))
+    )
     return tuple(rows)
 
 
@@ -131,5 +162,3 @@ def _interval(what: str, unit: str, values: np.ndarray, limit: float | None) -> 
 def _promise(what: str, unit: str, values: np.ndarray, limit: float, good: np.ndarray) -> Robustness:
     p10, p50, p90 = (float(v) for v in np.percentile(values, [10, 50, 90]))
     return Robustness(what=what, unit=unit, p10=p10, p50=p50, p90=p90, limit=limit, holds=float(good.mean()))
-
-

@@ -105,7 +105,7 @@ def wall_tables(plan: Plan, number_of_wall: int) -> list[Table]:
         Table(f"Wall {wall.number}: {wall.name}", ("", ""), tuple(facts)),
         Table(
             "In this plan",
-            ("what", "demand", "limit", "unit", "headroom", "where"),
+            heads,
             demands,
             frozenset({"demand", "limit", "headroom"}),
         ),

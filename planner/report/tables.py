@@ -40,7 +40,7 @@ def plan_tables(plan: Plan) -> list[Table]:
     if plan.status == "infeasible":
         return [*conflict_tables(plan), removed_table(plan), assumption_table(plan)]
     tables = [fleet_table(plan.fleet), service_table(plan.fleet), cost_table(plan.fleet), totals_table(plan)]
-    tables += [walls_table(plan), certificate_table(plan), removed_table(plan), assumption_table(plan)]
+    tables += [walls_table(plan), robustness_table(plan), certificate_table(plan), removed_table(plan), assumption_table(plan)]
     return [table for table in tables if table.rows]
 
 
@@ -156,6 +156,24 @@ def walls_table(plan: Plan) -> Table:
     ]
     heads = ("#", "wall", "what", "demand", "limit", "headroom", "")
     return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}))
+
+
+def robustness_table(plan: Plan) -> Table:
+    """Figures under the question's uncertainty, and how surely each promise holds."""
+    rows = tuple(
+        (
+            r.what,
+            r.unit,
+            number(r.p10),
+            number(r.p50),
+            number(r.p90),
+            number(r.limit),
+            "-" if r.holds is None else f"{r.holds:.1%}",
+        )
+        for r in plan.robustness
+    )
+    heads = ("figure", "unit", "p10", "p50", "p90", "limit", "holds")
+    return Table("Under uncertainty", heads, rows, frozenset(heads[2:]))
 
 
 def certificate_table(plan: Plan) -> Table:
