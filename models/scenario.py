@@ -527,7 +527,7 @@ class _Service(_Answer):
         slots = float((ask.arrival_rate / replicas * replica.residence[0]).m_as(""))
         used = float(node.model_flops_utilisation(decode, step, self.peak * self.chips))
         reached = scenario.fitted.compute_efficiency[algorithm.computes_in(ask.precision)]
-        tail = f"P{100 * ask.percentile:g} of TTFT"
+        tail, worst = f"P{100 * ask.percentile:g} of TTFT", f"{replica.tpot_high[0].m_as('ms'):.3g} ms"
         found = self.shared(self.crossing(), step) | self.down(self.chips, max(0.0, 1 - slots / ask.batch))
         if ask.thought is not None:
             time = algorithm.reasoning_time(ask.thought, replica.tpot[0])
@@ -536,7 +536,7 @@ class _Service(_Answer):
             1: reading(1, "a decode step", replica.decode.compute[0].to("ms"), limit),
             2: reading(2, "a decode step", replica.decode.memory[0].to("ms"), limit),
             3: reading(3, "a decode step", used, reached, "MFU against what kernels reach"),
-            4: reading(4, scope, replica.tpot[0].to("ms"), limit, "time per output token"),
+            4: reading(4, scope, replica.tpot[0].to("ms"), limit, f"time per output token; 80 % of cases within {worst}"),
             5: reading(5, scope, slots, float(ask.batch), "sequences at work, on average"),
             7: reading(7, f"{replicas} replicas", first.to("ms"), ask.first_token_limit, tail),
             14: reading(14, "a decode step", replica.decode.communication[0].to("ms"), limit),
@@ -591,7 +591,7 @@ class _Training(_Answer):
 
         The fullest stage has the rounded-up number of layers and one of the tables: input embedding, or output head.
         """
-        model, ask, constants = self.scenario.workload, self.ask, self.scenario.constants
+        model, ask, constants = self.scenario.workload, self.ask, self.scenario.fitted
         element, state = algorithm.bytes_per_element(ask.precision), operations.optimizer_bytes(ask.optimizer)
         stages, routed = ask.pipeline_parallel, node.routed_parameters(model)
         share = np.ceil(model.layers / stages) / model.layers

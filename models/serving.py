@@ -220,13 +220,6 @@ def take(record: Any, at: Array) -> Any:
 # ------------------------------------------------------------------------------------------- models, traffic, chips
 
 
-def routed_parameters(model: Transformer) -> float:
-    """Parameters in routed experts, all layers: E (P - P_active) / (E - k), from the published totals. Zero when dense."""
-    if not model.experts or model.experts == model.top_k:
-        return 0.0
-    return model.experts * (model.parameters - model.active_parameters) / (model.experts - model.top_k)
-
-
 def is_sparse(model: Transformer) -> bool:
     """Whether attention reads a selection of the cache (DeepSeek sparse attention), as the zoo's source says."""
     return "sparse attention reads fewer tokens" in model.source.note
@@ -261,7 +254,7 @@ def work_of(
         read, step, prompt = (
             few + sparse_index * all_ for few, all_ in zip(attention(selected), (read, step, prompt), strict=True)
         )
-    routed = routed_parameters(model)
+    routed = node.routed_parameters(model)
     table = float(model.vocab * model.hidden)
     tables = 1.0 if model.tie_embeddings else 2.0
     return Work(
