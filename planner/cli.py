@@ -482,7 +482,7 @@ def _wall_number(text: str) -> int:
         raise _fail(f"--wall {text}: {error}") from None
 
 
-def _show(format: str, shown: list[Any], records: list[Any], flat: list[dict[str, Any]]) -> None:
+def _show(format: str, shown: list[Any], records: Any, flat: list[dict[str, Any]]) -> None:
     """Tables or records, in the format asked for."""
     from .report import render
 
@@ -494,6 +494,70 @@ def _show(format: str, shown: list[Any], records: list[Any], flat: list[dict[str
         typer.echo(render.markdown(shown), nl=False)
     else:
         render.terminal(shown)
+
+
+@app.command()
+def validate(
+    kind: Annotated[str, typer.Argument(help="training or serving.")],
+    measurements: Annotated[Path, typer.Option("--measurements", "-m", help="CSV with the project's measurement columns.")],
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Constants written by `wallplan calibrate`.")] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out", metavar="COLUMN=VALUE", help="First refit without these stored rows (model=...)."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+) -> None:
+    """Compare predictions with measurements: per row, per group, and whether the stated intervals hold.
+
+    Example:  wallplan validate serving --measurements my_bench.csv --format json
+    """
+    import difflib
+
+    from . import measurements as measured
+    from .report import measurements as pages
+
+    if kind not in measured.KINDS:
+        near = difflib.get_close_matches(kind, measured.KINDS, n=1)
+        raise _fail(f"{kind}: unknown kind; expected training or serving" + (f'; did you mean "{near[0]}"?' if near else ""))
+    _check_format(format, "table", "json", "md", "csv")
+    excluded = {}
+    for text in leave_out or []:
+        column, equals, value = text.partition("=")
+        if not equals:
+            raise _fail(f"--leave-out {text}: expected COLUMN=VALUE, such as model=Llama-3.1-70B")
+        excluded[column.strip()] = value.strip()
+    try:
+        report = measured.validate(kind, measurements, calibration, excluded)
+    except measured.MeasurementsError as error:
+        raise _fail(str(error)) from None
+    _show(format, pages.report_tables(kind, report), report, report["predictions"])
+
+
+@app.command()
+def calibrate(
+    source: Annotated[list[Path], typer.Option("--from", help="CSV of measurements, or vLLM / AIPerf JSON. Repeatable.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the constants (YAML).")],
+) -> None:
+    """Refine the stored constants by your own measurements; the stored ones are the priors.
+
+    Example:  wallplan calibrate --from my_bench.csv -o my_calibration.yaml
+    """
+    from . import measurements as measured
+
+    if not output.resolve().parent.is_dir():
+        raise _fail(f"--output {output}: the folder {output.parent} does not exist")
+    try:
+        kinds = {measured.kind_of(path) for path in source}
+        if len(kinds) > 1:
+            raise _fail("--from: training and serving measurements cannot be mixed in one calibration")
+        kind = kinds.pop()
+        document, summary = measured.calibrate(kind, source)
+        measured.save(document, output)
+    except measured.MeasurementsError as error:
+        raise _fail(str(error)) from None
+    except OSError as error:
+        raise _fail(f"--output {output}: {error.strerror}") from None
+    typer.echo(f"{output}: {kind} constants refined by {summary['rows']} rows", err=True)
 
 
 @app.command()
