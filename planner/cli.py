@@ -303,7 +303,7 @@ def _yaml(path: Path) -> Document | None:
 
 def _evaluate_file(document: Document, format: str) -> None:
     """`evaluate` of a YAML file, by its kind. Ends the command."""
-    kinds = {"scenario": _evaluate_scenario}
+    kinds = {"scenario": _evaluate_scenario, "replica": _evaluate_replica}
     kind = document.data.get("kind")
     if kind not in kinds:
         hint = "; this is a question: `wallplan solve` answers it" if kind in ("serve", "train", "procure", "place") else ""
@@ -343,6 +343,21 @@ def _evaluate_scenario(document: Document, format: str) -> None:
         typer.echo(headline)
         render.terminal(shown)
     raise typer.Exit(OK if result.feasible else INFEASIBLE)
+
+
+def _evaluate_replica(document: Document, format: str) -> None:
+    from models.serving_replica import ReplicaError, evaluate_replica
+    from zoo.catalog import load
+
+    from .report import measurements as pages
+
+    try:
+        result = evaluate_replica(document.data, load())
+    except ReplicaError as error:
+        key = str(error).split()[-1] if str(error).startswith("unknown key") else str(error).split()[0]
+        raise _fail(f"{document.path}:{document.line((key,))}: {error}") from None
+    _show(format, pages.replica_tables(result), result, pages.replica_rows(result))
+    raise typer.Exit(OK if result["fits"] else INFEASIBLE)
 
 
 def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:

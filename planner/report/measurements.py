@@ -52,3 +52,22 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     return "-" if value is None else str(value)
+
+
+def replica_tables(result: Mapping[str, Any]) -> list[Table]:
+    """One replica under one load: predictions with their intervals, memory, and what they stand on."""
+    rows = tuple((row["what"], *(number(row[key]) for key in ("value", "low", "high"))) for row in replica_rows(result))
+    memory = tuple((key, number(value)) for key, value in result["memory_gib"].items())
+    facts = {k: v for k, v in result.items() if not isinstance(v, (dict, list))}
+    facts["calibration"] = "; ".join(f"{key} {value}" for key, value in result["calibration"].items())
+    return [
+        Table("Replica", ("", ""), tuple((key, _cell(value)) for key, value in facts.items())),
+        Table("Predictions", ("what", "value", "low", "high"), rows, frozenset({"value", "low", "high"})),
+        Table("Memory of one accelerator", ("", "GiB"), memory, frozenset({"GiB"})),
+        Table("Notes", ("",), tuple((str(note),) for note in result["notes"])),
+    ]
+
+
+def replica_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The predictions of one replica, one a row."""
+    return [{"what": key, **value} for key, value in result.items() if isinstance(value, Mapping) and "low" in value]
