@@ -202,6 +202,21 @@ class Replica:
         return self.layouts.batch / self.residence_high
 
 
+def pessimistic(replica: Replica) -> Replica:
+    """The same replica with every time at the pessimistic end of its 80 % interval: what a plan should be made for.
+
+    An optimiser walks to wherever the model is most hopeful; ranked on this end, a candidate wins by being well known too.
+    """
+    return replace(
+        replica,
+        prefill_time=replica.prefill_time_high,
+        first_token_delay=replica.first_token_delay_high,
+        first_token_time=replica.first_token_time_high,
+        tpot=replica.tpot_high,
+        residence=replica.residence_high,
+    )
+
+
 def take(record: Any, at: Array) -> Any:
     """The same record of arrays for some of its elements."""
 

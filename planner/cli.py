@@ -354,8 +354,8 @@ def _evaluate_replica(document: Document, format: str) -> None:
     try:
         result = evaluate_replica(document.data, load())
     except ReplicaError as error:
-        key = str(error).split()[-1] if str(error).startswith("unknown key") else str(error).split()[0]
-        raise _fail(f"{document.path}:{document.line((key,))}: {error}") from None
+        key = next((word for word in str(error).replace("'", " ").split() if word in document.data), "kind")
+        raise _fail(f"{document.path}:{document.line((key,))}: {key}: {error}") from None
     _show(format, pages.replica_tables(result), result, pages.replica_rows(result))
     raise typer.Exit(OK if result["fits"] else INFEASIBLE)
 

@@ -21,7 +21,7 @@ from .columns import Site
 from .plan import Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
-from .space import Machine, format_of, links_of, tpot_limit, traffic
+from .space import Machine, format_of, links_of, ranked, tpot_limit, traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def replica_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: s
         batch=np.array([float(layout.batch)]),
     )
     links = links_of(Machine(chip, record.accelerators, record.domain))
-    return serving.replica(model, chip, layouts, links, traffic(query), constants)
+    return ranked(query, serving.replica(model, chip, layouts, links, traffic(query), constants))
 
 
 def _loss(*losses: float | None) -> float | None:

@@ -957,6 +957,10 @@ class ServeQuery(Query):
         "What the best answer has least of.", "cost", _WEIGHED, default="cost"
     )
 
+    rank: Annotated[Literal["pessimistic", "typical"], _word("rank", "pessimistic", "typical")] = _key(
+        "Which end of the 80 % interval of every predicted time a plan is made for.", "pessimistic", default="pessimistic"
+    )
+
     @model_validator(mode="after")
     def _priced_carbon(self) -> Self:
         if self.minimize == _WEIGHED and self.carbon.price is None:
@@ -1022,6 +1026,7 @@ class ServeQuery(Query):
             ("workload", "prefix_hit"): "no prompt token is found in a prefix cache",
             ("supply", "offers"): "on-demand purchase only",
             ("minimize",): "cost is minimised",
+            ("rank",): "every predicted time is taken at the pessimistic end of its 80 % interval",
         }
         found = [Assumption(dotted(keys), text) for keys, text in texts.items() if not self._has(keys)]
         for place, population in enumerate(self.workload.populations or ()):
@@ -1039,7 +1044,7 @@ KINDS: dict[str, type[ServeQuery]] = {"serve": ServeQuery}
 
 _KEY_ORDER = (
     "schema", "kind", "name", "workload", "sla", "horizon", "supply", "regions", "zoo", "prices", "carbon", "limits",
-    "minimize", "uncertain", "solver",
+    "minimize", "rank", "uncertain", "solver",
 )  # fmt: skip
 
 

@@ -199,6 +199,7 @@ def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         workload.precision,
         workload.kv_precision,
         workload.parallelism,
+        query.rank,
         None if limit is None else limit.m_as("s"),
         None if quality is None else quality.loss,
     )
@@ -226,7 +227,7 @@ def runs_of(
     base = _layouts(shapes, constants)
 
     def run(layouts: serving.Layouts) -> serving.Replica:
-        return serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
+        return ranked(query, serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants))
 
     fits = np.minimum(run(base).largest_batch, constants.largest_batch)
     in_memory = fits >= 1
@@ -365,6 +366,11 @@ def _layouts(shapes: list[_Shape], constants: Constants) -> serving.Layouts:
 def traffic(query: ServeQuery) -> serving.Traffic:
     tokens = query.workload.tokens
     return serving.Traffic(Q(float(tokens.input), "token"), Q(float(tokens.output), "token"), query.workload.prefix_hit)
+
+
+def ranked(query: ServeQuery, replica: serving.Replica) -> serving.Replica:
+    """A replica at the end of its intervals that the question wants plans made for."""
+    return serving.pessimistic(replica) if query.rank == "pessimistic" else replica
 
 
 def tpot_limit(query: ServeQuery) -> Quantity | None:
