@@ -119,6 +119,7 @@ class Calibration:
 _SI = {"us": "s", "GB/s": "byte/s", "GB": "byte"}
 
 
+@cache
 def _si(record: Record) -> float:
     return float(Q(record.value, record.unit).m_as(_SI[record.unit])) if record.unit else record.value
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -158,7 +159,7 @@ class Scenario:
 
     def evaluate(self) -> Evaluation:
         """Readings of all walls, level by level, as far as the levels are feasible."""
-        answer = _answer(self)
+        answer = _answer(self.scaled({}))
         readings: dict[int, tuple[Reading, ...]] = {}
         for level, walls in LEVELS.items():
             demands = answer.demands(level)
@@ -184,7 +185,8 @@ class Scenario:
 
     def scaled(self, factors: Mapping[str, Any]) -> Scenario:
         """This scenario with some of INPUTS multiplied by factors, which may be arrays (then `output` is an array too)."""
-        changed: Any = dataclasses.replace(self, constants=self.fitted)  # of the real chip: its fractions stay
+        # the constants are those of the real chip: its fractions stay
+        changed: Any = self if self.constants is not None else dataclasses.replace(self, constants=self.fitted)
         for name, factor in factors.items():
             changed = _multiplied(changed, self._path(name), factor)
         return changed
@@ -203,10 +205,11 @@ class Scenario:
 
     def sensitivity(self, of: str = "time", step: float = 0.01, names: tuple[str, ...] = tuple(INPUTS)) -> Sensitivity:
         """Two-sided elasticities of an output to every input that is known here, over the whole composition (wall 21)."""
+        base = self.scaled({})
         here = {name: 1.0 for name in names if self.given(name) is not None}
         if self.ownership.rent is not None:
             here.pop("price", None)
-        found = analysis.elasticities(lambda factors: self.scaled(factors).output(of), here, step, at_once=True)
+        found = analysis.elasticities(lambda factors: base.scaled(factors).output(of), here, step, at_once=True)
         binding = analysis.binding_input(found, 1e-6)
         return Sensitivity(of, found, binding, INPUTS[binding][0] if binding else None)
 
@@ -216,7 +219,8 @@ class Scenario:
         The SLA is the time per output token, the time of a batch, or the end of a run within the horizon. Put into the fleet,
         each value meets the SLA, and nothing smaller does. 0: it does not matter. None: no value is enough, or none is known.
         """
-        target, of = _answer(self).target
+        base = self.scaled({})
+        target, of = _answer(base).target
         limit = known(target, "the time limit that hardware would have to meet")
         found: dict[str, Quantity | None] = {}
         for name in names:
@@ -226,10 +230,10 @@ class Scenario:
                 continue
 
             def forward(factor: Quantity, name: str = name) -> Quantity:
-                return self.scaled({name: factor.magnitude}).output(of)
+                return base.scaled({name: factor.magnitude}).output(of)
 
             try:
-                factor = analysis.smallest(forward, limit, *_RANGE, at_once=10_000)
+                factor = analysis.smallest(forward, limit, *_RANGE, at_once=100)
             except ImpossibleValue:
                 found[name] = None
                 continue
@@ -262,7 +266,7 @@ def _answer(scenario: Scenario) -> _Service | _Training | _Processing:
     return answer(scenario, scenario.question)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Answer:
     """What every question's answer shares: walls 10, 13, 15 to 18 and 20 to 22."""
 
@@ -430,7 +434,7 @@ def _equal_bandwidth(ranks: int, in_node: int, link: Quantity, network: Quantity
 # ---------------------------------------------------------------------------------------------------------- service
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Service(_Answer):
     ask: Service
 
@@ -457,6 +461,7 @@ class _Service(_Answer):
         inside = _equal_bandwidth(group, cluster.node.accelerators, link, network)
         return serving.Links(inside, latency if group <= cluster.node.accelerators else latency + away, network, away)
 
+    @cached_property
     def replica(self) -> serving.Replica:
         """One replica; an array of them where the scenario is `scaled` by arrays."""
         ask, constants, chip = self.ask, self.scenario.fitted, self.scenario.fleet.node.accelerator
@@ -481,7 +486,7 @@ class _Service(_Answer):
 
     def time(self) -> Quantity:
         """Time per output token; infinite where the replica does not fit."""
-        replica = self.replica()
+        replica = self.replica
         return _where(replica.memory_needed <= replica.memory_there, replica.tpot)
 
     def duration(self) -> Quantity:
@@ -489,7 +494,7 @@ class _Service(_Answer):
 
     def tokens(self) -> Any:
         """Tokens that the fully used fleet generates within the horizon: a count."""
-        replica = self.replica()
+        replica = self.replica
         rate = replica.request_rate * (self.scenario.fleet.accelerators // self.chips)
         generated = (rate * self.scenario.horizon).m_as("") * self.output.m_as("token")
         return np.where(replica.memory_needed <= replica.memory_there, generated, 0.0)
@@ -510,7 +515,7 @@ class _Service(_Answer):
         if level == 3:
             return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
         require(replicas >= 1, "a replica takes {} accelerators, the fleet has {}", self.chips, cluster.accelerators)
-        replica = self.replica()
+        replica = self.replica
         decode = node.decode_operations(model, ask.batch, ask.prompt + self.output / 2)
         if level == 1:
             work = ask.arrival_rate * (
@@ -558,7 +563,7 @@ class _Service(_Answer):
 # --------------------------------------------------------------------------------------------------------- training
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Training(_Answer):
     ask: Training
 
@@ -566,6 +571,7 @@ class _Training(_Answer):
     def data_parallel(self) -> float:
         return self.scenario.fleet.accelerators / (self.ask.tensor_parallel * self.ask.pipeline_parallel)
 
+    @cached_property
     def run(self) -> solvers.DistributedResult:
         model, ask = self.scenario.workload, self.ask
         law = algorithm.scaling_law(self.scenario.law)
@@ -586,6 +592,7 @@ class _Training(_Answer):
             virtual_stages=ask.virtual_stages, recompute=ask.recompute, zero_stage=ask.zero_stage, experts=experts,
         )  # fmt: skip
 
+    @cached_property
     def memory(self) -> tuple[Quantity, Quantity, Quantity]:
         """(weights, gradients and optimiser state; activations; what the runtime takes) of the fullest accelerator.
 
@@ -614,7 +621,7 @@ class _Training(_Answer):
 
     @property
     def fits(self) -> Any:
-        return sum(self.memory(), start=Q(0.0, "byte")) <= self.scenario.fleet.node.accelerator.memory
+        return sum(self.memory, start=Q(0.0, "byte")) <= self.scenario.fleet.node.accelerator.memory
 
     def kept(self, run: solvers.DistributedResult) -> solvers.ReliabilityResult:
         """The run with its checkpoints and failures."""
@@ -637,31 +644,31 @@ class _Training(_Answer):
 
     def time(self) -> Quantity:
         """Time of a step; infinite where it does not fit."""
-        return _where(self.fits, self.run().step_time)
+        return _where(self.fits, self.run.step_time)
 
     def duration(self) -> Quantity:
-        run = self.run()
+        run = self.run
         return _where(self.fits, run.duration / self.kept(run).goodput)
 
     def cost(self) -> Quantity:
-        run = self.run()
+        run = self.run
         return _where(self.fits, self.total(self.paid(run, self.kept(run).goodput)))
 
     def carbon(self) -> Quantity:
-        run = self.run()
+        run = self.run
         emitted = self.emitted(self.paid(run, self.kept(run).goodput)).carbon
         return _where(self.fits, emitted)
 
     def demands(self, level: int) -> dict[int, Reading]:
         scenario, ask = self.scenario, self.ask
         cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
-        run = self.run()
+        run = self.run
         reads = (run.throughput * ask.bytes_per_token).to("GB/s")
         if level == 1:
             work = algorithm.training_operations(scenario.workload.active_parameters, ask.tokens)
             there = self.peak * cluster.accelerators * scenario.horizon
             supply = pipeline.storage_supply(cluster.nodes, ask.writer_bandwidth, ask.storage_bandwidth)
-            state, activations, runtime = self.memory()
+            state, activations, runtime = self.memory
             note = f"{state.m_as('GB'):.3g} GB of weights and state, {activations.m_as('GB'):.3g} GB of activations"
             return {
                 1: reading(1, cluster.name, work.to("EFLOP"), there.to("EFLOP"), "work against the peak within the horizon"),
@@ -696,7 +703,7 @@ class _Training(_Answer):
 # ------------------------------------------------------------------------------------------------------- processing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Processing(_Answer):
     ask: Processing
 
@@ -707,6 +714,7 @@ class _Processing(_Answer):
         reached = known(efficiency, f"the efficiency of kernels in {self.ask.precision}")
         return solvers.Software(reached, constants.memory_efficiency, constants.roofline_exponent, constants.step)
 
+    @cached_property
     def profile(self) -> solvers.PerformanceProfile:
         ask = self.ask
         return solvers.single_node(
@@ -719,7 +727,7 @@ class _Processing(_Answer):
 
     def time(self) -> Quantity:
         """Time of a batch; infinite where the weights do not fit."""
-        profile = self.profile()
+        profile = self.profile
         return _where(profile.fits, profile.time)
 
     def duration(self) -> Quantity:
@@ -742,7 +750,7 @@ class _Processing(_Answer):
         cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
         if level == 3:
             return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
-        profile, demand = self.profile(), lower(scenario.workload, ask.precision, ask.batch)
+        profile, demand = self.profile, lower(scenario.workload, ask.precision, ask.batch)
         if level == 1:
             work = ask.unit_rate * demand.operations / ask.batch
             found = {

@@ -274,7 +274,7 @@ def test_fault_overhead_is_labelled_compute(h100):
 
 def memory(scenario_):
     """Weights and state, activations, runtime [GB] of the fullest accelerator."""
-    return [part.m_as("GB") for part in scenario._Training(scenario_, scenario_.question).memory()]
+    return [part.m_as("GB") for part in scenario._Training(scenario_, scenario_.question).memory]
 
 
 def test_fault_expert_parallelism_divides_all_parameters(run, mixtral):
@@ -508,7 +508,7 @@ def test_fault_fp8_peaks_are_never_used(llama8b, h100):
 def test_fault_attention_operations_are_absent_from_training(run):
     """At 32 thousand tokens, attention is more than a third of an 8B model's work."""
     short, long = (run(sequence_length=tokens(length), microbatches=1) for length in (2048, 32768))
-    one, other = (seconds(scenario._Training(s, s.question).run().compute_time) for s in (short, long))
+    one, other = (seconds(scenario._Training(s, s.question).run.compute_time) for s in (short, long))
     assert other > 1.3 * one
 
 
