@@ -153,7 +153,8 @@ class Oracle:
         return self.layouts[kind]
 
     def _runs(self, offer: Offer) -> dict[int, tuple[serving.Replica, np.ndarray]]:
-        case, chip, constants = self.case, self.catalog.chips[offer.accelerator], serving_constants()
+        case, chip = self.case, self.catalog.chips[offer.accelerator]
+        constants = serving_constants(chip)
         candidates = []
         for weights, cache in self.formats():
             computes = algorithm.computes_in(weights)
@@ -192,6 +193,10 @@ class Oracle:
             chips = np.array([max(row[4], row[6]) * row[5] for row in mine])
             result[span] = (run(mine), span * offer.accelerators / chips)
         return result
+
+    def times(self, replica: serving.Replica) -> tuple[Any, Any, Any]:
+        """Prefill, what passes before it, and the whole stay of a request."""
+        return replica.prefill_time, replica.first_token_delay, replica.residence
 
     def formats(self) -> Iterator[tuple[str, str]]:
         for weights in self.case.precision:
@@ -268,8 +273,8 @@ class Oracle:
             every = np.arange(1, MOST + 1)[:, None]
             count = (every * per_unit).ravel()
             stages, batch = np.tile(replica.layouts.pipeline_parallel, MOST), np.tile(replica.layouts.batch, MOST)
-            first, residence = np.tile(replica.first_token_time, MOST), np.tile(replica.residence, MOST)
-            rate = serving.pool_rate(first, count * stages, count * batch, residence, targets, self.case.cv**2)
+            prefill, delay, residence = (np.tile(time, MOST) for time in self.times(replica))
+            rate = serving.pool_rate(prefill, delay, count * stages, count * batch, residence, targets, self.case.cv**2)
             self.known[key] = [down(1000 * float(best)) for best in rate.m_as("1/s").reshape(MOST, -1).max(axis=1)]
         return self.known[key][units - 1]
 
