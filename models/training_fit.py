@@ -34,6 +34,7 @@ _DATA = Path(__file__).with_name("data")
 SPREAD = 0.06  # of log time, of a row that the model describes well
 MEMORY_SPREAD = 0.08
 TAIL = 1.5  # spreads beyond which a residual counts linearly
+HALVES = 10  # splits in two: one alone is off by a fifth of the error, for the rarer kinds
 MOST_FOLDS = 12  # of whole groups: where there are more, several are held out together
 _STEP = 1e-4  # of a logarithm, for derivatives
 
@@ -248,15 +249,21 @@ def cross_validate(problem: TimeFit, folds: NDArray[Any], first: Array | None = 
     return residual
 
 
-def hold_out(problem: TimeFit, first: Array, repeats: int = 3) -> dict[str, Array]:
+def halves(count: int, number: int) -> NDArray[Any]:
+    """The half, 0 or 1, of each of `count` rows in split `number`."""
+    return np.random.RandomState(200 + number).randint(0, 2, count)
+
+
+def hold_out(problem: TimeFit, first: Array) -> dict[str, Array]:
     """Residuals of rows unseen by the fit, one row of the array per repeat: random fifths, random halves, whole groups."""
     count = len(problem.cases)
     random: dict[str, Callable[[int], NDArray[Any]]] = {
         "random fifth": lambda i: np.random.RandomState(7 + i).randint(0, 5, count),
-        "random half": lambda i: np.random.RandomState(100 + i).randint(0, 2, count),
+        "random half": lambda i: halves(count, i),
     }
+    repeats = {"random fifth": 4, "random half": HALVES}
     result = {
-        name: np.array([cross_validate(problem, folds(i), first) for i in range(repeats)]) for name, folds in random.items()
+        name: np.array([cross_validate(problem, folds(i), first) for i in range(repeats[name])]) for name, folds in random.items()
     }
     for name, members in problem.names.items():
         groups = np.unique(members, return_inverse=True)[1] % MOST_FOLDS
@@ -327,11 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = error_table(problem, residuals)
     lean = TimeFit(timed, leaner(memory))
     lean_logs = lean.solve(every)
-    lean_residuals = {
-        "random half": np.array(
-            [cross_validate(lean, np.random.RandomState(100 + i).randint(0, 2, len(timed)), lean_logs) for i in range(3)]
-        )
-    }
+    lean_residuals = {"random half": np.array([cross_validate(lean, halves(len(timed), i), lean_logs) for i in range(HALVES)])}
     lean_table = error_table(lean, lean_residuals)
     for kind, errors in table.items():
         errors["leaner variant, random half"] = lean_table[kind]["random half"]
