@@ -55,7 +55,7 @@ def _evaluate(self: Plan) -> Any:
 def _question(self: Plan) -> ServeQuery:
     from .query import Query
 
-    return Query.from_dict(self.query, source="plan", folder=self.query_folder)  # type: ignore[return-value]
+    return Query.from_dict(self.query, source="plan", folder=self.query_folder)
 
 
 def _why_not(self: Plan, **forces: Any) -> Any:
