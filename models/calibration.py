@@ -119,6 +119,7 @@ class Calibration:
 _SI = {"us": "s", "GB/s": "byte/s", "GB": "byte"}
 
 
+@cache
 def _si(record: Record) -> float:
     return record.value * _factor(record.unit)
 

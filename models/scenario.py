@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from zoo.architecture import embedding_parameters
 from zoo.specs import Fabric, Fleet, Region, Transformer
 from zoo.units import Q, Quantity
 
@@ -52,7 +54,7 @@ _SERVES = "nothing is trained: this question serves"
 _TRAINS = "nobody is served: this question trains"
 _UNTOUCHED: Mapping[type, Mapping[int, str]] = {
     Service: {
-        6: "the weights stay in memory; solvers.weight_streaming is for chips that stream them",
+        6: "the weights stay in memory: nothing is streamed in",
         8: "prompts are kilobytes: storage is not read while serving",
         9: "prompts arrive as text: nothing is decoded or augmented",
         11: _SERVES,
@@ -64,14 +66,14 @@ _UNTOUCHED: Mapping[type, Mapping[int, str]] = {
     Training: {
         4: _TRAINS,
         5: "training keeps no key-value cache",
-        6: "the weights stay in memory; solvers.weight_streaming is for chips that stream them",
+        6: "the weights stay in memory: nothing is streamed in",
         7: _TRAINS,
         12: _TRAINS,
         20: "trained without differential privacy (none is given)",
     },
     Processing: {
         5: "no key-value cache: units do not wait for each other",
-        6: "the weights stay in memory; solvers.weight_streaming is for chips that stream them",
+        6: "the weights stay in memory: nothing is streamed in",
         8: "no bytes per unit and storage are given",
         9: "no cores and bytes per unit are given",
         10: "every accelerator works alone: nothing crosses the network",
@@ -157,7 +159,7 @@ class Scenario:
 
     def evaluate(self) -> Evaluation:
         """Readings of all walls, level by level, as far as the levels are feasible."""
-        answer = _answer(self)
+        answer = _answer(self.scaled({}))
         readings: dict[int, tuple[Reading, ...]] = {}
         for level, walls in LEVELS.items():
             demands = answer.demands(level)
@@ -183,7 +185,8 @@ class Scenario:
 
     def scaled(self, factors: Mapping[str, Any]) -> Scenario:
         """This scenario with some of INPUTS multiplied by factors, which may be arrays (then `output` is an array too)."""
-        changed: Any = dataclasses.replace(self, constants=self.fitted)  # of the real chip: its fractions stay
+        # the constants are those of the real chip: its fractions stay
+        changed: Any = self if self.constants is not None else dataclasses.replace(self, constants=self.fitted)
         for name, factor in factors.items():
             changed = _multiplied(changed, self._path(name), factor)
         return changed
@@ -202,10 +205,11 @@ class Scenario:
 
     def sensitivity(self, of: str = "time", step: float = 0.01, names: tuple[str, ...] = tuple(INPUTS)) -> Sensitivity:
         """Two-sided elasticities of an output to every input that is known here, over the whole composition (wall 21)."""
+        base = self.scaled({})
         here = {name: 1.0 for name in names if self.given(name) is not None}
         if self.ownership.rent is not None:
             here.pop("price", None)
-        found = analysis.elasticities(lambda factors: self.scaled(factors).output(of), here, step, at_once=True)
+        found = analysis.elasticities(lambda factors: base.scaled(factors).output(of), here, step, at_once=True)
         binding = analysis.binding_input(found, 1e-6)
         return Sensitivity(of, found, binding, INPUTS[binding][0] if binding else None)
 
@@ -215,7 +219,8 @@ class Scenario:
         The SLA is the time per output token, the time of a batch, or the end of a run within the horizon. Put into the fleet,
         each value meets the SLA, and nothing smaller does. 0: it does not matter. None: no value is enough, or none is known.
         """
-        target, of = _answer(self).target
+        base = self.scaled({})
+        target, of = _answer(base).target
         limit = known(target, "the time limit that hardware would have to meet")
         found: dict[str, Quantity | None] = {}
         for name in names:
@@ -225,10 +230,10 @@ class Scenario:
                 continue
 
             def forward(factor: Quantity, name: str = name) -> Quantity:
-                return self.scaled({name: factor.magnitude}).output(of)
+                return base.scaled({name: factor.magnitude}).output(of)
 
             try:
-                factor = analysis.smallest(forward, limit, *_RANGE, at_once=10_000)
+                factor = analysis.smallest(forward, limit, *_RANGE, at_once=100)
             except ImpossibleValue:
                 found[name] = None
                 continue
@@ -261,7 +266,7 @@ def _answer(scenario: Scenario) -> _Service | _Training | _Processing:
     return answer(scenario, scenario.question)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Answer:
     """What every question's answer shares: walls 10, 13, 15 to 18 and 20 to 22."""
 
@@ -429,7 +434,7 @@ def _equal_bandwidth(ranks: int, in_node: int, link: Quantity, network: Quantity
 # ---------------------------------------------------------------------------------------------------------- service
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Service(_Answer):
     ask: Service
 
@@ -456,6 +461,7 @@ class _Service(_Answer):
         inside = _equal_bandwidth(group, cluster.node.accelerators, link, network)
         return serving.Links(inside, latency if group <= cluster.node.accelerators else latency + away, network, away)
 
+    @cached_property
     def replica(self) -> serving.Replica:
         """One replica; an array of them where the scenario is `scaled` by arrays."""
         ask, constants, chip = self.ask, self.scenario.fitted, self.scenario.fleet.node.accelerator
@@ -480,7 +486,7 @@ class _Service(_Answer):
 
     def time(self) -> Quantity:
         """Time per output token; infinite where the replica does not fit."""
-        replica = self.replica()
+        replica = self.replica
         return _where(replica.memory_needed <= replica.memory_there, replica.tpot)
 
     def duration(self) -> Quantity:
@@ -488,7 +494,7 @@ class _Service(_Answer):
 
     def tokens(self) -> Any:
         """Tokens that the fully used fleet generates within the horizon: a count."""
-        replica = self.replica()
+        replica = self.replica
         rate = replica.request_rate * (self.scenario.fleet.accelerators // self.chips)
         generated = (rate * self.scenario.horizon).m_as("") * self.output.m_as("token")
         return np.where(replica.memory_needed <= replica.memory_there, generated, 0.0)
@@ -509,7 +515,7 @@ class _Service(_Answer):
         if level == 3:
             return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
         require(replicas >= 1, "a replica takes {} accelerators, the fleet has {}", self.chips, cluster.accelerators)
-        replica = self.replica()
+        replica = self.replica
         decode = node.decode_operations(model, ask.batch, ask.prompt + self.output / 2)
         if level == 1:
             work = ask.arrival_rate * (
@@ -526,7 +532,7 @@ class _Service(_Answer):
         slots = float((ask.arrival_rate / replicas * replica.residence[0]).m_as(""))
         used = float(node.model_flops_utilisation(decode, step, self.peak * self.chips))
         reached = scenario.fitted.compute_efficiency[algorithm.computes_in(ask.precision)]
-        tail = f"P{100 * ask.percentile:g} of TTFT"
+        tail, worst = f"P{100 * ask.percentile:g} of TTFT", f"{replica.tpot_high[0].m_as('ms'):.3g} ms"
         found = self.shared(self.crossing(), step) | self.down(self.chips, max(0.0, 1 - slots / ask.batch))
         if ask.thought is not None:
             time = algorithm.reasoning_time(ask.thought, replica.tpot[0])
@@ -535,7 +541,7 @@ class _Service(_Answer):
             1: reading(1, "a decode step", replica.decode.compute[0].to("ms"), limit),
             2: reading(2, "a decode step", replica.decode.memory[0].to("ms"), limit),
             3: reading(3, "a decode step", used, reached, "MFU against what kernels reach"),
-            4: reading(4, scope, replica.tpot[0].to("ms"), limit, "time per output token"),
+            4: reading(4, scope, replica.tpot[0].to("ms"), limit, f"time per output token; 80 % of cases within {worst}"),
             5: reading(5, scope, slots, float(ask.batch), "sequences at work, on average"),
             7: reading(7, f"{replicas} replicas", first.to("ms"), ask.first_token_limit, tail),
             14: reading(14, "a decode step", replica.decode.communication[0].to("ms"), limit),
@@ -557,7 +563,7 @@ class _Service(_Answer):
 # --------------------------------------------------------------------------------------------------------- training
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Training(_Answer):
     ask: Training
 
@@ -565,6 +571,7 @@ class _Training(_Answer):
     def data_parallel(self) -> float:
         return self.scenario.fleet.accelerators / (self.ask.tensor_parallel * self.ask.pipeline_parallel)
 
+    @cached_property
     def run(self) -> solvers.DistributedResult:
         model, ask = self.scenario.workload, self.ask
         law = algorithm.scaling_law(self.scenario.law)
@@ -585,29 +592,36 @@ class _Training(_Answer):
             virtual_stages=ask.virtual_stages, recompute=ask.recompute, zero_stage=ask.zero_stage, experts=experts,
         )  # fmt: skip
 
-    def memory(self) -> tuple[Quantity, Quantity]:
-        """(weights, gradients and optimiser state, activations) of the fullest accelerator."""
-        model, ask = self.scenario.workload, self.ask
+    @cached_property
+    def memory(self) -> tuple[Quantity, Quantity, Quantity]:
+        """(weights, gradients and optimiser state; activations; what the runtime takes) of the fullest accelerator.
+
+        The fullest stage has the rounded-up number of layers and one of the tables: input embedding, or output head.
+        """
+        model, ask, constants = self.scenario.workload, self.ask, self.scenario.fitted
         element, state = algorithm.bytes_per_element(ask.precision), operations.optimizer_bytes(ask.optimizer)
-        split = ask.tensor_parallel * ask.pipeline_parallel
-        routed = node.routed_parameters(model)
+        stages, routed = ask.pipeline_parallel, node.routed_parameters(model)
+        share = np.ceil(model.layers / stages) / model.layers
+        tables = float(embedding_parameters(model))
+        on_stage = tables if stages == 1 else float(model.vocab * model.hidden)
+        trunk = (share * (model.parameters - routed - tables) + on_stage) / ask.tensor_parallel
+        experts = share * routed / ask.tensor_parallel / ask.expert_parallel
 
         def kept(parameters: float, ranks: float) -> Quantity:
-            return node.training_state_bytes(parameters / split, element, element, state, ranks, ask.zero_stage)
+            return node.training_state_bytes(parameters, element, element, state, ranks, ask.zero_stage)
 
-        trunk = kept(model.parameters - routed, self.data_parallel)
-        experts = kept(routed / ask.expert_parallel, max(1.0, self.data_parallel / ask.expert_parallel))
+        held = kept(trunk, self.data_parallel) + kept(experts, max(1.0, self.data_parallel / ask.expert_parallel))
+        if ask.zero_stage == 3:  # one layer is gathered, the next is on its way
+            held = held + node.weight_bytes(2 * (trunk + experts) / np.ceil(model.layers / stages), element)
         tokens = ask.batch_tokens / self.data_parallel / ask.microbatches
         layer = node.activation_bytes(tokens, model.hidden, ask.tensor_parallel, ask.recompute)
-        stages = ask.pipeline_parallel
         deep = 1 + (stages - 1) / (stages * ask.virtual_stages) if ask.virtual_stages > 1 else 1.0
         flying = min(ask.microbatches, stages) * deep
-        return trunk + experts, layer * np.ceil(model.layers / stages) * flying
+        return held, layer * np.ceil(model.layers / stages) * flying, constants.workspace
 
     @property
     def fits(self) -> Any:
-        state, activations = self.memory()
-        return state + activations <= self.scenario.fleet.node.accelerator.memory
+        return sum(self.memory, start=Q(0.0, "byte")) <= self.scenario.fleet.node.accelerator.memory
 
     def kept(self, run: solvers.DistributedResult) -> solvers.ReliabilityResult:
         """The run with its checkpoints and failures."""
@@ -630,35 +644,35 @@ class _Training(_Answer):
 
     def time(self) -> Quantity:
         """Time of a step; infinite where it does not fit."""
-        return _where(self.fits, self.run().step_time)
+        return _where(self.fits, self.run.step_time)
 
     def duration(self) -> Quantity:
-        run = self.run()
+        run = self.run
         return _where(self.fits, run.duration / self.kept(run).goodput)
 
     def cost(self) -> Quantity:
-        run = self.run()
+        run = self.run
         return _where(self.fits, self.total(self.paid(run, self.kept(run).goodput)))
 
     def carbon(self) -> Quantity:
-        run = self.run()
+        run = self.run
         emitted = self.emitted(self.paid(run, self.kept(run).goodput)).carbon
         return _where(self.fits, emitted)
 
     def demands(self, level: int) -> dict[int, Reading]:
         scenario, ask = self.scenario, self.ask
         cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
-        run = self.run()
+        run = self.run
         reads = (run.throughput * ask.bytes_per_token).to("GB/s")
         if level == 1:
             work = algorithm.training_operations(scenario.workload.active_parameters, ask.tokens)
             there = self.peak * cluster.accelerators * scenario.horizon
             supply = pipeline.storage_supply(cluster.nodes, ask.writer_bandwidth, ask.storage_bandwidth)
-            state, activations = self.memory()
+            state, activations, runtime = self.memory
             note = f"{state.m_as('GB'):.3g} GB of weights and state, {activations.m_as('GB'):.3g} GB of activations"
             return {
                 1: reading(1, cluster.name, work.to("EFLOP"), there.to("EFLOP"), "work against the peak within the horizon"),
-                2: reading(2, f"one {chip.name}", (state + activations).to("GB"), chip.memory.to("GB"), note),
+                2: reading(2, f"one {chip.name}", (state + activations + runtime).to("GB"), chip.memory.to("GB"), note),
                 8: reading(8, cluster.name, reads, supply.to("GB/s")),
             }
         kept = self.kept(run)
@@ -672,7 +686,7 @@ class _Training(_Answer):
             lost = f"{lasts.m:.4g} days in all, of {scenario.horizon.m_as('day'):.4g}"
             return self.shared(run.crossing, run.step_time) | {
                 1: reading(1, "a step", run.compute_time.to("s"), run.step_time.to("s"), "compute's part of the step"),
-                2: reading(2, "a step", None, None, "capacity is judged on level 1; the traffic of kernels is in their efficiency (wall 3)"),
+                2: reading(2, "a step", None, None, "judged on level 1; kernels' traffic is in their efficiency (wall 3)"),
                 3: reading(3, cluster.name, float(run.model_flops_utilisation), ask.compute_efficiency, "MFU, of the kernels'"),
                 9: reading(9, cluster.name, reads, rate.to("GB/s")),
                 11: reading(11, scenario.law, float(loss), limits.get(11), "nats per token"),
@@ -689,7 +703,7 @@ class _Training(_Answer):
 # ------------------------------------------------------------------------------------------------------- processing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Processing(_Answer):
     ask: Processing
 
@@ -700,6 +714,7 @@ class _Processing(_Answer):
         reached = known(efficiency, f"the efficiency of kernels in {self.ask.precision}")
         return solvers.Software(reached, constants.memory_efficiency, constants.roofline_exponent, constants.step)
 
+    @cached_property
     def profile(self) -> solvers.PerformanceProfile:
         ask = self.ask
         return solvers.single_node(
@@ -712,7 +727,7 @@ class _Processing(_Answer):
 
     def time(self) -> Quantity:
         """Time of a batch; infinite where the weights do not fit."""
-        profile = self.profile()
+        profile = self.profile
         return _where(profile.fits, profile.time)
 
     def duration(self) -> Quantity:
@@ -735,7 +750,7 @@ class _Processing(_Answer):
         cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
         if level == 3:
             return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
-        profile, demand = self.profile(), lower(scenario.workload, ask.precision, ask.batch)
+        profile, demand = self.profile, lower(scenario.workload, ask.precision, ask.batch)
         if level == 1:
             work = ask.unit_rate * demand.operations / ask.batch
             found = {

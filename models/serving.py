@@ -202,6 +202,21 @@ class Replica:
         return self.layouts.batch / self.residence_high
 
 
+def pessimistic(replica: Replica) -> Replica:
+    """The same replica with every time at the pessimistic end of its 80 % interval: what a plan should be made for.
+
+    An optimiser walks to wherever the model is most hopeful; ranked on this end, a candidate wins by being well known too.
+    """
+    return replace(
+        replica,
+        prefill_time=replica.prefill_time_high,
+        first_token_delay=replica.first_token_delay_high,
+        first_token_time=replica.first_token_time_high,
+        tpot=replica.tpot_high,
+        residence=replica.residence_high,
+    )
+
+
 def take(record: Any, at: Array) -> Any:
     """The same record of arrays for some of its elements."""
 
@@ -218,13 +233,6 @@ def take(record: Any, at: Array) -> Any:
 
 
 # ------------------------------------------------------------------------------------------- models, traffic, chips
-
-
-def routed_parameters(model: Transformer) -> float:
-    """Parameters in routed experts, all layers: E (P - P_active) / (E - k), from the published totals. Zero when dense."""
-    if not model.experts or model.experts == model.top_k:
-        return 0.0
-    return model.experts * (model.parameters - model.active_parameters) / (model.experts - model.top_k)
 
 
 def is_sparse(model: Transformer) -> bool:
@@ -261,7 +269,7 @@ def work_of(
         read, step, prompt = (
             few + sparse_index * all_ for few, all_ in zip(attention(selected), (read, step, prompt), strict=True)
         )
-    routed = routed_parameters(model)
+    routed = node.routed_parameters(model)
     table = float(model.vocab * model.hidden)
     tables = 1.0 if model.tie_embeddings else 2.0
     return Work(

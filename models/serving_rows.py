@@ -24,7 +24,7 @@ from zoo.errors import UnknownName
 from zoo.specs import Accelerator, Transformer
 from zoo.units import Q, Quantity
 
-from . import serving
+from . import node, serving
 from .calibration import REGIMES, CalibrationError, Constants, Selection, family_of, tflops_per_watt
 from .constants import table
 
@@ -388,7 +388,7 @@ def run_of(row: Row, catalog: Catalog) -> Run:
     note, source = str(row.get("note", "")), str(row.get("source", ""))
     engine, family = engine_of(row), family_of(chip.name, chip.vendor)
     kind = next(iter(targets)).split("_")[0]
-    moe = bool(serving.routed_parameters(model)) and model.parameters > 1.2 * model.active_parameters
+    moe = bool(node.routed_parameters(model)) and model.parameters > 1.2 * model.active_parameters
     if not moe:
         model = replace(model, experts=0, top_k=0, moe_layers=0)
     mlperf = "mlcommons" in source.lower() or "mlperf" in source.lower()

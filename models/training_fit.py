@@ -34,6 +34,7 @@ _DATA = Path(__file__).with_name("data")
 SPREAD = 0.06  # of log time, of a row that the model describes well
 MEMORY_SPREAD = 0.08
 TAIL = 1.5  # spreads beyond which a residual counts linearly
+MOST_FOLDS = 12  # of whole groups: where there are more, several are held out together
 _STEP = 1e-4  # of a logarithm, for derivatives
 
 
@@ -114,6 +115,7 @@ class TimeFit:
         self.weight = np.array([case.weight for case in self.cases])
         self.names = {
             "stack": [case.setting.stack.name for case in self.cases],
+            "variant": [case.setting.key("variant") for case in self.cases],
             "chip": [case.setting.chip for case in self.cases],
             "model": [case.model.name for case in self.cases],
         }
@@ -172,7 +174,7 @@ class TimeFit:
         }
         for constant in self.start.constants.values():
             keys = [self.cases[i].setting.key(constant.varies_by) for i in rows]
-            values = {} if self.start.about.get("prior") else dict(constant.values)
+            values = dict(constant.values)
             for key in sorted(set(keys)):
                 known, _ = constant.find(key)
                 value, sd = fitted.get((constant.name, key), (known, None))
@@ -183,7 +185,6 @@ class TimeFit:
             kind: tuple(sorted({*self.start.calibrated[kind], *(names[i] for i in rows)})) for kind, names in self.names.items()
         }
         about = dict(self.start.about) | {"rows": len(rows), "effective_constants": round(effective, 1)}
-        about.pop("prior", None)
         return replace(self.start, constants=constants, calibrated=calibrated, about=about)
 
 
@@ -258,7 +259,7 @@ def hold_out(problem: TimeFit, first: Array, repeats: int = 3) -> dict[str, Arra
         name: np.array([cross_validate(problem, folds(i), first) for i in range(repeats)]) for name, folds in random.items()
     }
     for name, members in problem.names.items():
-        groups = np.unique(members, return_inverse=True)[1]
+        groups = np.unique(members, return_inverse=True)[1] % MOST_FOLDS
         result[f"whole {name}"] = cross_validate(problem, groups, first)[None]
     return result
 
@@ -281,7 +282,8 @@ def interval(problem: TimeFit, residuals: Mapping[str, Array]) -> tuple[dict[str
 
     The 0.83 quantile of the absolute residuals of rows held out at random (fifths and halves), shrunk to that of all kinds
     as if those were five more rows; a little above 0.8 because the width itself is estimated. Widening: the same quantile
-    with whole stacks, chips or models held out, over that of random rows.
+    with whole stacks, variants (stack, chip family, precision, release, sharding), chips or models held out, over that of
+    random rows.
     """
     share = 0.83
     random = np.concatenate([residuals["random fifth"], residuals["random half"]])
@@ -292,8 +294,7 @@ def interval(problem: TimeFit, residuals: Mapping[str, Array]) -> tuple[dict[str
         own, rows = float(np.quantile(np.abs(random[:, kinds == kind]), share)), int((kinds == kind).sum())
         widths[kind] = round((rows * own + 5 * pooled) / (rows + 5), 4)
     widening = {
-        name: round(max(1.0, float(np.quantile(np.abs(residuals[f"whole {name}"]), share)) / pooled), 3)
-        for name in ("stack", "chip", "model")
+        name: round(max(1.0, float(np.quantile(np.abs(residuals[f"whole {name}"]), share)) / pooled), 3) for name in problem.names
     }
     return widths, widening
 
@@ -313,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m models.training_fit", description="Refit the training constants.")
     parser.add_argument("--date", default=date.today().isoformat(), help="date to record for the fit")
     options = parser.parse_args(arguments)
-    zoo, start = load(), replace(priors(), about={"prior": True})
+    zoo, start = load(), priors()
     rows = read_rows(MEASUREMENTS)
     memory = fit_memory(read_cases(rows, zoo, start), start)
     cases = read_cases(rows, zoo, memory)

@@ -128,6 +128,17 @@ def certify(
             program,
         )  # fmt: skip
 
+    def refine(missing: list[tuple[int, int]]) -> None:
+        """Cut the curves where they were used, and those of the same kind of machine elsewhere: they would be tried next."""
+        progress(f"round {rounds}: bound {bound}, {len(missing)} pools to refine")
+        refined = False
+        for j, units in missing:
+            for i, column in enumerate(market.columns):
+                if column.machine == market.columns[j].machine:
+                    refined |= cuts.add(i, units)
+        if not refined:
+            raise ArithmeticError("the exact check fails where the curves are exact: the program and the forward model disagree")
+
     while True:
         rounds += 1
         program, index = assemble(market, cuts.steps())
@@ -140,27 +151,31 @@ def certify(
             return finish("infeasible", program, _cross_check(engine, program, None, left()))
         if solution.point is None:
             return finish("stopped", program)
-        chosen = solution
-        if solution.status == "optimal" and gap == 0:
-            tied = SOLVERS[main](_tie_break(program, market, index, solution.objective or 0), left(), 0.0)
-            solves += 1
-            chosen = tied if tied.point is not None else solution
-        assert chosen.point is not None
-        purchases, missing = _check(market, index, chosen.point, curve)
+        purchases, missing = _check(market, index, solution.point, curve)
         if not missing:
-            objective = program.cost(chosen.point)
-            if best is None or objective < best[0]:
-                best = (objective, purchases)
             # the point costs the same in the exact model, so the solver's verdict on the relaxation is one on the plan
-            if solution.status == "optimal":
-                return finish("optimal", program, _cross_check(engine, program, solution.objective, left()))
-            return finish("stopped", program)
-        progress(f"round {rounds}: bound {bound}, {len(missing)} pools to refine")
+            best = (program.cost(solution.point), purchases)
+            break
         if left() <= 0:
             return finish("stopped", program)
-        refined = [cuts.add(j, units) for j, units in missing]
-        if not any(refined):
-            raise ArithmeticError("the exact check fails where the curves are exact: the program and the forward model disagree")
+        refine(missing)
+    if solution.status != "optimal":
+        return finish("stopped", program)
+    cross = _cross_check(engine, program, solution.objective, left())
+    # Optimal. Among plans of this objective, the stated order picks one; if time runs out, the plan in hand is as good.
+    while gap == 0 and left() > 0:
+        tied = SOLVERS[main](_tie_break(program, market, index, best[0]), left(), 0.0)
+        solves += 1
+        if tied.point is None:
+            break
+        purchases, missing = _check(market, index, tied.point, curve)
+        if not missing:
+            best = (best[0], purchases)
+            break
+        refine(missing)
+        tied_program, index = assemble(market, cuts.steps())
+        program = tied_program
+    return finish("optimal", program, cross)
 
 
 def _check(

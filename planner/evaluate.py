@@ -21,7 +21,7 @@ from .columns import Site
 from .plan import Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
-from .space import Machine, format_of, links_of, tpot_limit, traffic
+from .space import Machine, format_of, links_of, ranked, tpot_limit, traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +126,12 @@ def _may_serve(query: ServeQuery, catalog: Catalog, checked: _Checked) -> bool:
 def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision) -> _Checked:
     offer: Offer = catalog.find("offers", decision.offer)
     chip, region = catalog.chips[offer.accelerator], catalog.regions[offer.region]
-    machine = Machine(chip, offer.accelerators, offer.domain)
     constants = serving_constants(chip)
     layout = decision.layout
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
 
-    def layouts(batch: int) -> serving.Layouts:
-        return serving.Layouts(
-            Q(np.array([weights.bytes_per_element.m_as("byte")]), "byte"),
-            Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
-            Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
-            np.array([constants.compute_efficiency[weights.computes_in]]),
-            tensor_parallel=np.array([float(layout.tensor_parallel)]),
-            pipeline_parallel=np.array([float(layout.pipeline_parallel)]),
-            expert_parallel=np.array([float(layout.expert_parallel)]),
-            batch=np.array([float(batch)]),
-        )
-
     def run(batch: int) -> serving.Replica:
-        return serving.replica(model, chip, layouts(batch), links_of(machine), traffic(query), constants)
+        return replica_of(query, catalog, model, decision.offer, layout.model_copy(update={"batch": batch}))
 
     replica = run(layout.batch)
     chips = int(replica.layouts.chips[0])
@@ -263,6 +250,26 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         row.accelerators * chip.peak[weights.computes_in],
         site,
     )
+
+
+def replica_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: str, layout: Layout) -> serving.Replica:
+    """One replica of a layout on an offer's machine, through the forward model: arrays of one element."""
+    record: Offer = catalog.find("offers", offer)
+    chip = catalog.chips[record.accelerator]
+    constants = serving_constants(chip)
+    weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
+    layouts = serving.Layouts(
+        Q(np.array([weights.bytes_per_element.m_as("byte")]), "byte"),
+        Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
+        Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
+        np.array([constants.compute_efficiency[weights.computes_in]]),
+        tensor_parallel=np.array([float(layout.tensor_parallel)]),
+        pipeline_parallel=np.array([float(layout.pipeline_parallel)]),
+        expert_parallel=np.array([float(layout.expert_parallel)]),
+        batch=np.array([float(layout.batch)]),
+    )
+    links = links_of(Machine(chip, record.accelerators, record.domain))
+    return ranked(query, serving.replica(model, chip, layouts, links, traffic(query), constants))
 
 
 def _loss(*losses: float | None) -> float | None:

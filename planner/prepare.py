@@ -49,6 +49,11 @@ def open_catalog(query: ServeQuery) -> Catalog:
         except ZooError as error:
             text = str(error).removeprefix("price overlay 1: ")
             raise QueryError(f"{query.locate(('prices', 'overlays', position))}: {text}") from None
+    if query.prices.scale != 1:
+        factor = query.prices.scale
+        catalog = catalog.with_offers(
+            {name: replace(offer, price=offer.price * factor) for name, offer in catalog.offers.items()}
+        )
     return catalog
 
 

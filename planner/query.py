@@ -46,7 +46,7 @@ SCHEMA = "wallplan/v1"
 SCHEMA_ID = "urn:wallplan:schema:query:v1"
 
 # Keys and kinds that the design names and this version does not answer yet: an error, never ignored.
-RESERVED = ("assert", "baseline", "uncertain", "sweep", "sites")
+RESERVED = ("assert", "baseline", "sweep", "sites")
 RESERVED_KINDS = ("train", "procure", "place")
 
 _SHOWN_ERRORS = 20
@@ -223,6 +223,45 @@ def _fraction(low: float, high: float, *, above: bool = False, below: bool = Fal
         return result
 
     return _Scalar(read, {"type": ["number", "string"], "description": f"a fraction {inside}; percentages are text"})
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A factor on a figure that is not known exactly: at least `low`, most likely `mid`, at most `high`; `text` as written."""
+
+    low: float
+    mid: float
+    high: float
+    text: str
+
+
+def _read_spread(value: Any) -> Spread:
+    """ "±20 %" or [0.9, 1.0, 1.05]: factors of today's figure."""
+    example = 'such as "±20 %" or [0.9, 1.0, 1.05]'
+    if isinstance(value, Spread):
+        return value
+    if isinstance(value, str) and value.strip().startswith(("±", "+-")):
+        try:
+            share = float(_read_quantity(value.strip().lstrip("±+-").strip(), "fraction").m_as("dimensionless"))
+        except UnitError:
+            raise _Fault(f"{_show(value)} is no range of factors, expected one {example}") from None
+        low, mid, high = 1 - share, 1.0, 1 + share
+    elif isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value):
+        low, mid, high = map(float, value)
+    else:
+        raise _Fault(f"{_show(value)} is no range of factors, expected one {example}")
+    if not 0 < low <= mid <= high <= 100:
+        raise _Fault(f"{_show(value)} is out of order, expected 0 < low <= mid <= high, {example}")
+    return Spread(low, mid, high, value if isinstance(value, str) else f"[{low:g}, {mid:g}, {high:g}]")
+
+
+def _write_spread(value: Any) -> Any:
+    return value.text if value.text[0] in "±+" else [value.low, value.mid, value.high]
+
+
+_Spread = _Scalar(
+    _read_spread, {"type": ["string", "array"], "description": "factors of a figure: ±20 % or [low, mid, high]"}, _write_spread
+)
 
 
 def _whole(low: int, example: int) -> _Scalar:
@@ -409,6 +448,14 @@ class Arrivals(Part):
     )
 
 
+class Parallelism(Part):
+    """Degrees that a replica may have. A key left out is left to the planner."""
+
+    tp: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key("Tensor-parallel degrees allowed.", [4, 8], default=None)
+    pp: tuple[Annotated[int, _whole(1, 2)], ...] | None = _key("Pipeline-parallel degrees allowed.", [1], default=None)
+    ep: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key("Expert-parallel degrees allowed.", [8], default=None)
+
+
 class ServeWorkload(Part):
     """What is served, to whom, and in which number formats."""
 
@@ -426,6 +473,9 @@ class ServeWorkload(Part):
         ["bf16", "fp8"],
         "auto",
         default="auto",
+    )
+    parallelism: Parallelism = _key(
+        "Narrows how a replica may be split over chips.", {"tp": [8]}, default=Parallelism(tp=None, pp=None, ep=None)
     )
     arrivals: Arrivals = _key("Burstiness of arrivals.", {"cv": 1.0}, default=Arrivals(cv=1.0))
     prefix_hit: Annotated[float, _fraction(0, 1, below=True, example="30 %")] = _key(
@@ -589,6 +639,9 @@ class Prices(Part):
     overlays: tuple[Overlay, ...] = _key(
         "Changes of prices, applied in order.", [{"match": {"cloud": "aws"}, "adjust": "-7%"}], default=()
     )
+    scale: Annotated[float, _fraction(0, 1000, above=True, example="1.1")] = _key(
+        "Factor on every price, after the overlays.", 1.1, default=1.0
+    )
     max_age: Time | None = _key("Prices older than this count as stale. Left out: any age.", "1 year", default=None)
 
 
@@ -612,6 +665,22 @@ class Limits(Part):
     carbon: CarbonRate | None = _key("Emissions per time.", "100 kgCO2e/h", default=None)
     water: WaterRate | None = _key("Water per time.", "500 L/h", default=None)
     chips: Annotated[int, _whole(1, 512)] | None = _key("Number of chips.", 512, default=None)
+
+
+class Uncertain(Part):
+    """How far figures may be from what they are taken for; each independent and triangular between low, mid and high."""
+
+    prices: Annotated[Spread, _Spread] | None = _key("Factor on every price.", "±20 %", default=None)
+    demand: Annotated[Spread, _Spread] | None = _key("Factor on every rate.", "±10 %", default=None)
+    efficiency: Annotated[Spread, _Spread] | None = _key(
+        "Factor on the speed that chips reach: 0.9 makes every time longer by 1 / 0.9.", [0.85, 1.0, 1.1], default=None
+    )
+    intensity: Annotated[Spread, _Spread] | None = _key("Factor on the grid's carbon intensity.", "±15 %", default=None)
+    hold: Annotated[float, _fraction(0, 1, above=True, below=True, example="95 %")] | None = _key(
+        "Probability with which demand and latency must hold: plans for the unfavourable end. Left out: the middle.",
+        "95 %",
+        default=None,
+    )
 
 
 class Solver(Part):
@@ -734,7 +803,7 @@ class Query(Part):
     prices: Prices = _key(
         "Changes of prices.",
         {"overlays": [{"match": {"cloud": "aws"}, "adjust": "-7%"}]},
-        default=Prices(overlays=(), max_age=None),
+        default=Prices(overlays=(), scale=1.0, max_age=None),
     )
     carbon: Carbon = _key(
         "Which emissions count, and their price.",
@@ -742,6 +811,11 @@ class Query(Part):
         default=Carbon(method="average", price=None, embodied=False),
     )
     limits: Limits = _key("Bounds on what the fleet takes.", {"cost": "500 USD/h", "power": "2 MW"}, default=Limits())
+    uncertain: Uncertain = _key(
+        "Figures that are not known exactly.",
+        {"demand": "±10 %", "efficiency": [0.85, 1.0, 1.1]},
+        default=Uncertain(prices=None, demand=None, efficiency=None, intensity=None, hold=None),
+    )
     solver: Solver = _key("Engine, gap and time of the search.", {"engine": "highs", "gap": 0, "time": "60 s"}, default=Solver())
 
     _origin: _Origin = PrivateAttr(default=_Origin())
@@ -883,6 +957,10 @@ class ServeQuery(Query):
         "What the best answer has least of.", "cost", _WEIGHED, default="cost"
     )
 
+    rank: Annotated[Literal["pessimistic", "typical"], _word("rank", "pessimistic", "typical")] = _key(
+        "Which end of the 80 % interval of every predicted time a plan is made for.", "pessimistic", default="pessimistic"
+    )
+
     @model_validator(mode="after")
     def _priced_carbon(self) -> Self:
         if self.minimize == _WEIGHED and self.carbon.price is None:
@@ -920,6 +998,10 @@ class ServeQuery(Query):
             if population.residency is not None:
                 found.append(self._clause((*at, "residency"), f"serve {population.name} from {population.residency}"))
         found.append(self._clause(("workload", "precision"), f"weights in {' or '.join(workload.precision)}"))
+        for degree, allowed in workload.parallelism:
+            if allowed is not None:
+                text = f"{degree.upper()} in {', '.join(map(str, allowed))}"
+                found.append(self._clause(("workload", "parallelism", degree), text))
         if workload.kv_precision != "auto":
             found.append(self._clause(("workload", "kv_precision"), f"KV cache in {' or '.join(workload.kv_precision)}"))
         for bound in self.sla.bounds():
@@ -944,6 +1026,7 @@ class ServeQuery(Query):
             ("workload", "prefix_hit"): "no prompt token is found in a prefix cache",
             ("supply", "offers"): "on-demand purchase only",
             ("minimize",): "cost is minimised",
+            ("rank",): "every predicted time is taken at the pessimistic end of its 80 % interval",
         }
         found = [Assumption(dotted(keys), text) for keys, text in texts.items() if not self._has(keys)]
         for place, population in enumerate(self.workload.populations or ()):
@@ -961,7 +1044,7 @@ KINDS: dict[str, type[ServeQuery]] = {"serve": ServeQuery}
 
 _KEY_ORDER = (
     "schema", "kind", "name", "workload", "sla", "horizon", "supply", "regions", "zoo", "prices", "carbon", "limits",
-    "minimize", "solver",
+    "minimize", "rank", "uncertain", "solver",
 )  # fmt: skip
 
 
@@ -1005,6 +1088,8 @@ def _meaning(value: Any) -> Any:
         fields = type(value).model_fields
         items = ((fields[name].alias or name, inner) for name, inner in value)
         return {name: _meaning(inner) for name, inner in items if inner is not None}
+    if isinstance(value, Spread):
+        return [value.low, value.mid, value.high]
     if isinstance(value, Quantity):
         unit = next(unit for unit, _ in DIMENSIONS.values() if value.is_compatible_with(unit))
         return f"{float(value.to(unit).magnitude):.12g} {unit}"
@@ -1219,7 +1304,7 @@ def _unknown_key(model: type[Part], keys: Keys) -> str:
     key, part = str(keys[-1]), _part_at(model, keys[:-1]) or model
     known = [field.alias or name for name, field in part.model_fields.items()]
     if part is model:
-        known.sort(key=_KEY_ORDER.index)
+        known.sort(key=lambda name: _KEY_ORDER.index(name) if name in _KEY_ORDER else len(_KEY_ORDER))
     guess = _nearest(key, known)
     if guess:
         return f'unknown key; did you mean "{guess}"?'

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import simulate
 
-from models import serving
+from models import node, serving
 from models.calibration import (
     DEFAULT_ENGINE,
     CalibrationError,
@@ -101,7 +101,7 @@ def test_only_touched_experts_are_read() -> None:
     """One token of DeepSeek-V3 reads 8 of 256 experts; very many read all."""
     deepseek = CATALOG.find("models", "deepseek-v3")
     d = deployment(model=deepseek, tp=8.0)
-    routed = serving.routed_parameters(deepseek) / 8
+    routed = node.routed_parameters(deepseek) / 8
     dense = (serving.pass_time(replace(d, work=replace(d.work, routed=0.0)), np.ones(1), False)).memory
     one = serving.pass_time(d, np.ones(1), False).memory - dense
     many = (
