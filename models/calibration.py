@@ -121,7 +121,12 @@ _SI = {"us": "s", "GB/s": "byte/s", "GB": "byte"}
 
 @cache
 def _si(record: Record) -> float:
-    return float(Q(record.value, record.unit).m_as(_SI[record.unit])) if record.unit else record.value
+    return record.value * _factor(record.unit)
+
+
+@cache
+def _factor(unit: str) -> float:
+    return float(Q(1.0, unit).m_as(_SI[unit])) if unit else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -445,19 +445,56 @@ def _table(title: str, report: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _as_report(runs: Runs, calibration: Calibration, predicted: Mapping[str, Array], unseen: str | None) -> dict[str, Any]:
+def _as_report(
+    runs: Runs, calibration: Calibration, predicted: Mapping[str, Array], unseen: str | None, chosen: Array | None = None
+) -> dict[str, Any]:
     """Regime report of predictions whose intervals are widened for what was left out (`unseen`: model, chip, engine)."""
     found = []
     for regime in REGIMES:
         factor = getattr(calibration.intervals[regime], unseen) if unseen else 1.0
         width = calibration.intervals[regime].width * factor
-        for k in np.flatnonzero(np.isfinite(runs.targets[regime])):
+        there = np.isfinite(runs.targets[regime])
+        for k in np.flatnonzero(there if chosen is None else there & chosen):
             value = float(predicted[regime][k])
             found.append(
                 {"regime": regime, "predicted": value, "measured": float(runs.targets[regime][k]),
                  "low": value * math.exp(-width), "high": value * math.exp(width)}
             )  # fmt: skip
     return _regimes(found)
+
+
+_NOTES = """\
+Sources stand in the rows. Constants, priors and the number of rows that each one moves: `serving_constants.csv`; intervals:
+`serving_intervals.csv`; what was measured: `serving_coverage.csv`. Errors of rows that were left out are those to expect.
+
+- `concurrency_or_batch` is an input. In MLPerf server rows it was derived from the measured latency (Little's law) and is
+  taken as the batch; from the arrival rate alone those rows are off by 21 % (TPOT, not 5 %) and 35 % (TTFT, not 28 %) in sample.
+- Closed loops include rows whose prompts all start together, which are easier: the line below each table leaves them out.
+- Equations and priors were chosen with all rows in sight, so that every error here is a little too small.
+- An engine that was never measured is off by much more than a model or a chip that was not (`new_engine`).
+- A prefill efficiency, interference or wait of an engine is an effective constant: it holds what scheduling adds.
+"""
+
+
+def report_lines(
+    rows: Sequence[Row], runs: Runs, calibration: Calibration, predicted: Mapping[str, Mapping[str, Array]]
+) -> list[str]:  # fmt: skip
+    """The residuals of a fit, in Markdown: of rows left out (`predicted`, by what was left out) and in sample."""
+    fitted = sum(record.sigma > 0 for record in calibration.records)
+    lines = [f"# Fit of the serving model, {calibration.date}", ""]
+    lines += [f"{len(rows)} rows of `serving_measurements.csv`, {fitted} fitted constants, all with priors.", "", _NOTES]
+    for name, title, unseen in (
+        ("random", "Random fifths left out", None), ("model", "One model left out at a time", "model"),
+        ("chip", "One chip left out at a time", "chip"), ("source", "One source left out at a time", "engine"),
+    ):  # fmt: skip
+        if name in predicted:
+            lines += _table(title, _as_report(runs, calibration, predicted[name], unseen))
+            loops = _as_report(runs, calibration, predicted[name], unseen, ~np.asarray(runs.load.static, bool))
+            said = ", ".join(f"{r} {loops[r]['mape']:.1%} / {loops[r]['median_ape']:.1%}" for r in ("closed_tpot", "closed_ttft"))
+            lines += [f"Without prompts that start together, MAPE / median: {said}.", ""]
+    report = validate_serving(rows, calibration)
+    lines += _table("In sample", report["regimes"])
+    return [*lines, f"Called out of memory although they ran: {report['out_of_memory']} of {report['rows']}.", ""]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -488,22 +525,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert runs is not None
     fitted = fit_runs(runs, stored, np.ones(len(runs), bool))
     fitted = replace(fitted, date=given.date or date.today().isoformat(), source="models/data/serving_measurements.csv")
-    lines = [f"# Fit of the serving model, {fitted.date}", ""]
-    lines += [
-        f"{len(rows)} rows of `serving_measurements.csv`, {sum(r.sigma > 0 for r in fitted.records)} constants, all with priors.",
-        "",
-    ]
+    predicted: dict[str, dict[str, Array]] = {}
     if not given.no_cross_validation:
         intervals, predicted = cross_validate(runs, stored, [rows[i] for i in at])
         fitted = replace(fitted, intervals=intervals)
-        for name, title, unseen_kind in (
-            ("random", "Random fifths left out", None), ("model", "One model left out at a time", "model"),
-            ("chip", "One chip left out at a time", "chip"), ("source", "One source left out at a time", "engine"),
-        ):  # fmt: skip
-            lines += _table(title, _as_report(runs, fitted, predicted[name], unseen_kind))
-    report = validate_serving(rows, fitted)
-    lines += _table("In sample", report["regimes"])
-    lines += [f"Called out of memory although they ran: {report['out_of_memory']} of {report['rows']}.", ""]
+    lines = report_lines(rows, runs, fitted, predicted)
     folder = Path(__file__).with_name("data")
     write_tables(fitted, folder)
     (folder / "serving_fit.md").write_text("\n".join(lines), encoding="utf-8")

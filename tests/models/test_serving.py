@@ -222,7 +222,7 @@ def test_unknown_engine_is_one_line() -> None:
 def test_pool_against_simulation(slots, replicas, prompt, output, share, variability) -> None:  # type: ignore[no-untyped-def]
     """Percentiles of TTFT and TPOT of the pool model against continuous batching simulated event by event.
 
-    Found: TPOT is an upper bound, 5 to 60 % above p50; TTFT p50 within 35 %; p99 from 25 % below (bursts, cv^2 = 4) to 130 %
+    Found: TPOT is an upper bound, 20 to 75 % above p50 below saturation; TTFT p50 within 35 %; p99 from 25 % below (bursts, cv^2 = 4) to 130 %
     above (exponential prefill is harsher than the prompts of one length that are simulated).
     """
     each = replica(np.arange(1.0, slots + 1), prompt, output)
@@ -239,4 +239,4 @@ def test_pool_against_simulation(slots, replicas, prompt, output, share, variabi
         modelled = serving.first_token_quantile(Q(np.array([rate]), "1/s"), *pool, percentile, variability).m_as("s")[0]
         assert low < modelled / np.quantile(seen.ttft, percentile) < high
     assert np.quantile(seen.tpot, 0.99) <= r.tpot.m_as("s")[0] * 1.02
-    assert r.tpot.m_as("s")[0] < 1.7 * np.median(seen.tpot)
+    assert r.tpot.m_as("s")[0] < 1.8 * np.median(seen.tpot)
