@@ -148,7 +148,7 @@ def test_one_rate_is_one_population_of_everybody(tmp_path: Path) -> None:
 
 
 def test_several_percentiles_and_a_mean() -> None:
-    query = Query.from_dict(plain(sla={"ttft": {"p50": "200 ms", "p99.9": "1 s", "mean": "0.3 s"}}))
+    query = Query.from_dict(plain(sla={"ttft": {"p50": "200 ms", "p99.9": "1 s"}, "tpot": {"mean": "0.3 s"}}))
     assert [bound.percentile for bound in query.sla.bounds()] == [0.5, pytest.approx(0.999), None]
 
 
