@@ -76,6 +76,7 @@ class Case:
     quotas: tuple[Quota, ...] = ()
     quality: float | None = None
     prefix_hit: float = 0.0
+    rank: str = "pessimistic"
 
     def world(self) -> Catalog:
         return tiny.world(self.chips, (self.model,), self.regions, self.offers)
@@ -119,6 +120,7 @@ class Case:
             carbon={"method": self.method, "embodied": self.embodied, "price": f"{self.carbon_price} USD/tCO2e"},
             limits={r: b if r == "chips" else f"{b * units[r][0]!r} {units[r][1]}" for r, b in limits.items()},
             minimize=self.minimize,
+            rank=self.rank,
         )
 
 
@@ -177,7 +179,8 @@ class Oracle:
         rows = [(*c, float(b)) for c, most in zip(candidates, largest, strict=True) for b in range(1, most + 1)]
         if not rows:
             return {}
-        tpot = run(rows).tpot.m_as("ms")
+        every = run(rows)
+        tpot = (every.tpot_high if case.rank == "pessimistic" else every.tpot).m_as("ms")
         kept = [row for row, time in zip(rows, tpot, strict=True) if case.tpot is None or time <= case.tpot]
         last: dict[tuple[float, ...], float] = {}
         for row in kept:
@@ -195,7 +198,9 @@ class Oracle:
         return result
 
     def times(self, replica: serving.Replica) -> tuple[Any, Any, Any]:
-        """Prefill, what passes before it, and the whole stay of a request."""
+        """Prefill, what passes before it, and the whole stay of a request, at the end of the intervals that is asked for."""
+        if self.case.rank == "pessimistic":
+            return replica.prefill_time_high, replica.first_token_delay_high, replica.residence_high
         return replica.prefill_time, replica.first_token_delay, replica.residence
 
     def formats(self) -> Iterator[tuple[str, str]]:
@@ -512,7 +517,7 @@ def case_of(draw: Random, people: int, mixed: bool) -> Case:
         ttft, tpot, draw.choice([0.5, 1.0, 3.0]),
         draw.choice(["cost", "cost", "carbon", "power", "chips", "cost + carbon.price * carbon"]),
         "average", draw.random() < 0.5, draw.choice([50.0, 3000.0]), mixed, quotas,
-        draw.choice([None, None, None, 0.02]), draw.choice([0.0, 0.5]),
+        draw.choice([None, None, None, 0.02]), draw.choice([0.0, 0.5]), draw.choice(["pessimistic", "typical"]),
     )  # fmt: skip
 
 
@@ -573,19 +578,19 @@ SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=list(
 SEEDS = st.integers(0, 2**32)
 
 
-@settings(SETTINGS, max_examples=70)
+@settings(SETTINGS, max_examples=90)
 @given(SEEDS)
 def test_one_population(seed: int) -> None:
     compare(seed, people=1, mixed=True, most=8)
 
 
-@settings(SETTINGS, max_examples=35)
+@settings(SETTINGS, max_examples=45)
 @given(SEEDS)
 def test_two_populations(seed: int) -> None:
     compare(seed, people=2, mixed=True, most=3)
 
 
-@settings(SETTINGS, max_examples=35)
+@settings(SETTINGS, max_examples=45)
 @given(SEEDS)
 def test_fleets_that_may_not_mix(seed: int) -> None:
     compare(seed, people=2, mixed=False, most=6)
