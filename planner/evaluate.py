@@ -16,7 +16,7 @@ from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
 from zoo.units import Q, Quantity
 
-from . import columns
+from . import columns, permitted
 from .columns import Site
 from .plan import Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
@@ -68,10 +68,19 @@ class _Checked:
 def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions: list[Decision]) -> Evaluated:
     """Every pool and every wall of a fleet, from the forward models. Loads are taken as given and must add up to the rates.
 
+    Offers, layouts and mixing that the question does not permit are violations too; a pool that cannot be is left out.
+
     Raises zoo.catalog.UnknownName when an offer of the fleet no longer exists.
     """
-    checked = [_check(query, catalog, model, decision) for decision in decisions]
-    violations = []
+    violations, possible = [], []
+    for decision in decisions:
+        offer = catalog.find("offers", decision.offer)
+        violations += permitted.offer_faults(query, catalog, offer)
+        fault = permitted.layout_fault(query, catalog, model, offer, decision.instances, decision.layout)
+        violations += [] if fault is None else [fault]
+        possible += [decision] if fault is None else []
+    violations += permitted.mixing_faults(query, catalog, [(catalog.find("offers", d.offer), d.loads) for d in decisions])
+    checked = [_check(query, catalog, model, decision) for decision in possible]
     for population in query.populations:
         served = sum(decision.loads.get(population.name, 0) for decision in decisions)
         asked = quantise(population.rate, "load", "up")

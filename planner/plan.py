@@ -12,7 +12,7 @@ from errno import EISDIR
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
 SCHEMA: Literal["wallplan/plan/v1"] = "wallplan/plan/v1"
 Status = Literal["optimal", "infeasible", "stopped"]
@@ -29,10 +29,10 @@ class Layout(Record):
 
     precision: str
     kv_precision: str
-    tensor_parallel: int
-    pipeline_parallel: int
-    expert_parallel: int
-    batch: int
+    tensor_parallel: PositiveInt
+    pipeline_parallel: PositiveInt
+    expert_parallel: PositiveInt
+    batch: PositiveInt
 
 
 class Pool(Record):
@@ -42,11 +42,11 @@ class Pool(Record):
     offer: str
     chip: str
     option: str
-    instances: int
+    instances: PositiveInt
     accelerators: int
     replicas: int
     layout: Layout
-    serves: dict[str, float]  # population -> requests per second
+    serves: dict[str, NonNegativeFloat]  # population -> requests per second
     load_per_s: float
     capacity_per_s: float
     network_ms: float

@@ -168,7 +168,7 @@ def machines_of(offers: Iterable[Offer], catalog: Catalog) -> list[tuple[Machine
 def links_of(machine: Machine) -> serving.Links:
     """The links of a replica on this kind of machine: the scale-up link where there is one, else PCIe; the NIC between machines.
 
-    A bandwidth that is not known stands as one byte per second: `_shapes` never lets a replica use that link, and the
+    A bandwidth that is not known stands as one byte per second: `shapes_of` never lets a replica use that link, and the
     forward model may multiply its times by zero, which it could not if they were infinite.
     """
     unknown, none = Q(1.0, "byte/s"), Q(0.0, "s")
@@ -224,7 +224,7 @@ def runs_of(
     expert parallelism may span machines; the batch is any of a dense grid up to the largest that memory and TPOT allow.
     """
     dropped: list[Dropped] = []
-    shapes = _shapes(machine, model, query, dropped)
+    shapes = shapes_of(machine, model, query, dropped)
     if not shapes:
         return [], dropped
     base = _layouts(shapes, constants)
@@ -281,7 +281,7 @@ def _runs(machine: Machine, span: int, per_unit: np.ndarray, replica: serving.Re
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
     """A layout before its batch is chosen."""
 
     weights: Format
@@ -292,7 +292,8 @@ class _Shape:
     expert_parallel: int
 
 
-def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: list[Dropped]) -> list[_Shape]:
+def shapes_of(machine: Machine, model: Transformer, query: ServeQuery, dropped: list[Dropped]) -> list[Shape]:
+    """Every layout that the machine and the question permit, memory and speed aside; adds to `dropped` what they rule out."""
     chip = machine.accelerator
     reach = machine.domain if _inside(chip) is not None else 1
     allowed = query.workload.parallelism
@@ -318,7 +319,7 @@ def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: li
             if _too_lossy(query, weights, cache):
                 lossy += len(spans)
                 continue
-            shapes += [_Shape(weights, cache, peak.to("flop/s"), t, p, e) for t, p, e in spans]
+            shapes += [Shape(weights, cache, peak.to("flop/s"), t, p, e) for t, p, e in spans]
     if unsupported:
         dropped.append(Dropped(1, "compute", unsupported, "the chip has no peak at this precision"))
     if lossy:
@@ -350,7 +351,7 @@ def _too_lossy(query: ServeQuery, weights: Format, cache: Format) -> bool:
     return any(loss is None for loss in losses) or sum(loss or 0.0 for loss in losses) > query.sla.quality.loss
 
 
-def _layouts(shapes: list[_Shape], constants: Constants) -> serving.Layouts:
+def _layouts(shapes: list[Shape], constants: Constants) -> serving.Layouts:
     """The shapes as arrays, at batch 1."""
     numbers = np.array(
         [
@@ -428,7 +429,7 @@ def _undominated(replica: serving.Replica, replicas: np.ndarray, at: np.ndarray)
     return np.sort(np.array(keep, int))
 
 
-def _choice(shape: _Shape, batch: int, chips: int) -> Choice:
+def _choice(shape: Shape, batch: int, chips: int) -> Choice:
     return Choice(
         shape.weights.name,
         shape.cache.name,

@@ -1,0 +1,63 @@
+"""What a question permits, asked of one fleet: its offers, its layouts, and whether it mixes. In words, for a changed plan file.
+
+A plan that the solver made keeps all of this by construction; `evaluate` does not take that on trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from zoo.catalog import Catalog
+from zoo.specs import Offer, Transformer
+
+from .plan import Layout
+from .query import ServeQuery
+from .space import Machine, in_region, shapes_of
+
+
+def offer_faults(query: ServeQuery, catalog: Catalog, offer: Offer) -> list[str]:
+    """The clauses of supply and regions that an offer breaks."""
+    faults = []
+    region = catalog.regions[offer.region]
+    if query.supply.chips != "all" and offer.accelerator not in {catalog.find("chips", c).name for c in query.supply.chips}:
+        faults.append(f"supply.chips: {offer.accelerator} in {offer.name} was not asked for")
+    if offer.option not in query.supply.offers:
+        faults.append(f"supply.offers: {offer.option} in {offer.name} was not asked for")
+    if not any(in_region(catalog, region, pattern) for pattern in query.regions.allow):
+        faults.append(f"regions.allow: {region.name} is not allowed")
+    if any(in_region(catalog, region, pattern) for pattern in query.regions.deny):
+        faults.append(f"regions.deny: {region.name} is denied")
+    return faults
+
+
+def layout_fault(
+    query: ServeQuery, catalog: Catalog, model: Transformer, offer: Offer, instances: int, layout: Layout
+) -> str | None:
+    """Why replicas cannot be laid out so on these machines, or may not; None when they can."""
+    machine = Machine(catalog.chips[offer.accelerator], offer.accelerators, offer.domain)
+    degrees = (layout.tensor_parallel, layout.pipeline_parallel, layout.expert_parallel)
+    said = f"TP{degrees[0]} PP{degrees[1]} EP{degrees[2]} in {layout.precision} with KV in {layout.kv_precision}"
+    if not any(
+        (shape.weights.name, shape.cache.name) == (layout.precision, layout.kv_precision)
+        and (shape.tensor_parallel, shape.pipeline_parallel, shape.expert_parallel) == degrees
+        for shape in shapes_of(machine, model, query, [])
+    ):
+        return f"layout: {said} is none that the question permits on {machine.name} ({offer.name})"
+    span = max(1, max(degrees[0], degrees[2]) * degrees[1] // offer.accelerators)
+    if instances % span:
+        return f"layout: {said} takes {span} machines a replica, and {instances} is no multiple of it ({offer.name})"
+    return None
+
+
+def mixing_faults(query: ServeQuery, catalog: Catalog, pools: Iterable[tuple[Offer, Mapping[str, int]]]) -> list[str]:
+    """What breaks `supply.mixed: false`: more than one kind of machine, or a population in more than one pool."""
+    if query.supply.mixed:
+        return []
+    pools = list(pools)
+    kinds = sorted({f"{offer.accelerator} x{offer.accelerators}" for offer, _ in pools})
+    faults = [f"supply.mixed: {' and '.join(kinds)} are mixed"] if len(kinds) > 1 else []
+    for population in query.populations:
+        serving = sum(bool(loads.get(population.name)) for _, loads in pools)
+        if serving > 1:
+            faults.append(f"supply.mixed: {population.name} is served by {serving} pools")
+    return faults
