@@ -13,8 +13,10 @@ The names below are the public ones. The walls' equations are in `node`, `data`,
 
 from .dimensions import ImpossibleValue, UnknownValue
 from .lowering import Lowered, lower, lowered
-from .scenario import Evaluation, Ownership, Privacy, Scenario, Service, Sharing, Training
+from .questions import Ownership, Privacy, Processing, Service, Sharing, Training
+from .scenario import Evaluation, OwnWall, Scenario, Sensitivity
 from .solvers import (
+    Experts,
     Software,
     checkpoint,
     compression,
@@ -40,12 +42,16 @@ from .wall import Reading, Wall, Worked, reading, walls
 
 __all__ = [
     "Evaluation",
+    "Experts",
     "ImpossibleValue",
     "Lowered",
+    "OwnWall",
     "Ownership",
     "Privacy",
+    "Processing",
     "Reading",
     "Scenario",
+    "Sensitivity",
     "Service",
     "Sharing",
     "Software",

@@ -31,25 +31,32 @@ class Elasticity:
     gain: float
 
 
-def elasticities(output: Output, inputs: Mapping[str, Any], step: float) -> tuple[Elasticity, ...]:
+def elasticities(output: Output, inputs: Mapping[str, Any], step: float, at_once: bool = False) -> tuple[Elasticity, ...]:
     """Two-sided elasticities of `output(inputs)` to every input, the most helpful first.
 
     (f(x (1 + h)) - f(x)) / (h f(x)) and (f(x) - f(x (1 - h))) / (h f(x)): the finite form of dT/dx_i, made dimensionless
 
     output: any composition of walls, taking the mapping and returning a positive quantity or number of which less is better;
     inputs: quantities or numbers by name; step h: a fraction, for example 0.01. An infeasible output is infinite, so a
-    capacity that just fits shows as an infinite `down`. Source: Williams et al. (2009) for the binding constraint.
+    capacity that just fits shows as an infinite `down`. at_once: `output` takes arrays, and is called once with all changes.
+    Source: Williams et al. (2009) for the binding constraint.
     """
     require(0 < step < 1, "a step is a fraction in (0, 1), not {}", step)
-    base = _bare(output(inputs))
-    require(np.isfinite(base) and base > 0, "the output must be positive and finite at the start, not {}", base)
-    found = []
-    for name, value in inputs.items():
-        more = _bare(output({**inputs, name: value * (1 + step)}))
-        less = _bare(output({**inputs, name: value * (1 - step)}))
-        gain = max(0.0, 1 - more / base, 1 - less / base)
-        found.append(Elasticity(name, (more - base) / (step * base), (base - less) / (step * base), gain))
-    return tuple(sorted(found, key=lambda elasticity: -elasticity.gain))
+    changes = np.ones((1 + 2 * len(inputs), len(inputs)))  # nothing, then each input up, then each down
+    places = np.arange(len(inputs))
+    changes[1 + places, places], changes[1 + len(inputs) + places, places] = 1 + step, 1 - step
+    if at_once:
+        found = _bare(output({name: value * changes[:, i] for i, (name, value) in enumerate(inputs.items())}))
+        values = np.broadcast_to(found, len(changes))
+    else:
+        rows = ({name: value * float(row[i]) for i, (name, value) in enumerate(inputs.items())} for row in changes)
+        values = np.array([float(_bare(output(row))) for row in rows])
+    base, more, less = values[0], values[1 : 1 + len(inputs)], values[1 + len(inputs) :]
+    require(bool(np.isfinite(base) and base > 0), "the output must be positive and finite at the start, not {}", base)
+    gains = np.maximum(0.0, np.maximum(1 - more / base, 1 - less / base))
+    ups, downs = (more - base) / (step * base), (base - less) / (step * base)
+    records = (Elasticity(n, float(u), float(d), float(g)) for n, u, d, g in zip(inputs, ups, downs, gains, strict=True))
+    return tuple(sorted(records, key=lambda elasticity: -elasticity.gain))
 
 
 def binding_input(found: tuple[Elasticity, ...], least: float) -> str | None:
@@ -58,8 +65,8 @@ def binding_input(found: tuple[Elasticity, ...], least: float) -> str | None:
     return best.name if best.gain > least else None
 
 
-def _bare(value: Any) -> float:
-    return float(value.to_base_units().magnitude if isinstance(value, Quantity) else value)
+def _bare(value: Any) -> Any:
+    return value.to_base_units().magnitude if isinstance(value, Quantity) else value
 
 
 # -------------------------------------------------------------------------------------------- wall 22: synthesis
@@ -121,25 +128,32 @@ def required_link(message: Quantity, ranks: Number, time: Quantity, latency: Qua
     return 2 * (ranks - 1) / ranks * message / moving
 
 
-def smallest(forward: Callable[[Quantity], Quantity], limit: Quantity, low: Quantity, high: Quantity) -> Quantity:
+def smallest(
+    forward: Callable[[Quantity], Quantity], limit: Quantity, low: Quantity, high: Quantity, at_once: int = 1
+) -> Quantity:
     """The smallest x in [low, high] with forward(x) <= limit, for any composition that falls as x grows.
 
     Bisection on a logarithmic scale to the last bit; the upper end is returned, so that feeding it forward meets the limit.
-    low, high: positive quantities of one dimension; ImpossibleValue where even `high` does not meet the limit.
+    low, high: positive quantities of one dimension; ImpossibleValue where even `high` does not meet the limit. at_once: how
+    many values are tried in one call of `forward`, as an array where it is more than 1.
     """
     unit = high.units
     lower, upper = float(low.m_as(unit)), float(high.magnitude)
     require(lower > 0, "the search needs a positive lower end")
 
-    def meets(value: float) -> bool:
-        return bool(forward(Q(value, unit)) <= limit)
+    def meets(values: Any) -> Any:
+        tried = values if at_once > 1 else float(values[0])
+        return np.atleast_1d((forward(Q(tried, unit)) <= limit) | np.zeros(len(values), bool))
 
-    require(meets(upper), "even {} does not meet {}", high, limit)
-    if meets(lower):
+    require(bool(meets(np.array([upper]))[0]), "even {} does not meet {}", high, limit)
+    if meets(np.array([lower]))[0]:
         return Q(lower, unit)
-    while (middle := float(np.sqrt(lower) * np.sqrt(upper))) not in (lower, upper) and lower < middle < upper:
-        if meets(middle):
-            upper = middle
-        else:
-            lower = middle
-    return Q(upper, unit)
+    while True:
+        spaced = np.geomspace if upper > 1.01 * lower else np.linspace  # a logarithm's last bits are coarser than a number's
+        between = np.unique(spaced(lower, upper, at_once + 2)[1:-1])
+        between = between[(between > lower) & (between < upper)]
+        if not len(between):
+            return Q(upper, unit)
+        met = meets(between)
+        first = int(np.argmax(met)) if met.any() else len(between)
+        lower, upper = (between[first - 1] if first else lower), (between[first] if first < len(between) else upper)

@@ -112,3 +112,31 @@ def effective_bandwidth(link_bandwidth: Quantity, topology: str, endpoints: Numb
 def bisection_bandwidth(link_bandwidth: Quantity, topology: str, endpoints: Number, oversubscription: Number) -> Quantity:
     """Bandwidth between two halves of the network, one direction: effective_bandwidth x n / 2 [byte/s]. Arguments as there."""
     return effective_bandwidth(link_bandwidth, topology, endpoints, oversubscription) * endpoints / 2
+
+
+@dimensions("byte", message="byte", nodes="", groups="")
+def all_reduce_crossing(message: Quantity, nodes: Number, groups: Number) -> Quantity:
+    """Bytes that all-reduces send across the middle of a network, one direction: groups x 2 (n - 1)/n M.
+
+    message M [byte] that each of `groups` groups reduces over `nodes` n nodes (counts), its rings in the nodes' order: a ring
+    crosses the middle once in each direction, and its ranks in a node share the message. Returns [byte], 0 for one node.
+    Source: Patarasuk and Yuan (2009) for the ring's volume.
+    """
+    require(nodes >= 1, "a collective spans at least one node, not {}", nodes)
+    return groups * 2 * (nodes - 1) / nodes * message
+
+
+@dimensions("byte", message="byte", ranks="", nodes="")
+def all_to_all_crossing(message: Quantity, ranks: Number, nodes: Number) -> Quantity:
+    """Bytes that an all-to-all sends across the middle of its ranks' network, one direction: N M / 4, and 0 within one node.
+
+    message M [byte] that each of the N ranks holds before: half of the ranks send half of it over. Returns [byte].
+    """
+    require((nodes >= 1) & (ranks >= nodes), "an all-to-all has ranks in each of its nodes: {} ranks, {} nodes", ranks, nodes)
+    return ranks * message / 4 * np.where(np.asarray(nodes) > 1, 1.0, 0.0)
+
+
+@dimensions("byte/s", crossing="byte", time="s")
+def bisection_demand(crossing: Quantity, time: Quantity) -> Quantity:
+    """Bandwidth across the middle that lets `crossing` [byte] pass within `time` [s]: what `bisection_bandwidth` must supply."""
+    return crossing / time

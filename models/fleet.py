@@ -117,6 +117,29 @@ def hierarchical_all_reduce(
     "s", message="byte", ranks_in_node="", nodes="", node_bandwidth="byte/s", node_latency="s", fabric_bandwidth="byte/s",
     fabric_latency="s",
 )  # fmt: skip
+def hierarchical_all_gather(
+    message: Quantity,
+    ranks_in_node: Number,
+    nodes: Number,
+    node_bandwidth: Quantity,
+    node_latency: Quantity,
+    fabric_bandwidth: Quantity,
+    fabric_latency: Quantity,
+) -> Quantity:
+    """Time until every rank of every node holds the whole `message`: its share over the fabric, then the rest in the node.
+
+    all_gather(M / r, nodes, fabric) + all_gather(M, r, node): half of `hierarchical_all_reduce`, as is a reduce-scatter
+
+    Arguments, source and assumptions as there; message M [byte] is the gathered size. Returns [s].
+    """
+    outside = all_gather(message / ranks_in_node, nodes, fabric_bandwidth, fabric_latency)
+    return outside + all_gather(message, ranks_in_node, node_bandwidth, node_latency)
+
+
+@dimensions(
+    "s", message="byte", ranks_in_node="", nodes="", node_bandwidth="byte/s", node_latency="s", fabric_bandwidth="byte/s",
+    fabric_latency="s",
+)  # fmt: skip
 def hierarchical_all_to_all(
     message: Quantity,
     ranks_in_node: Number,
@@ -192,6 +215,16 @@ def measured_mtbf(accelerators: Number, period: Quantity, interruptions: Number)
 def failure_probability(duration: Quantity, mtbf: Quantity) -> Number:
     """Probability of at least one failure within `duration`: 1 - e^(-t / MTBF); both [h]. Assumes a constant rate."""
     return -np.expm1(-_ratio(duration, mtbf))
+
+
+@dimensions("", restart_time="h", mtbf="h")
+def down_share(restart_time: Quantity, mtbf: Quantity) -> Number:
+    """Share of the time that a replica without lasting work is down: R / (MTBF + R).
+
+    restart_time R [h] from a failure until it serves again; mtbf [h] of the replica (`cluster_mtbf`). Returns a fraction.
+    Source: steady-state availability of a part that fails and is repaired. Assumes a spare to restart on.
+    """
+    return _ratio(restart_time, mtbf + restart_time)
 
 
 @dimensions("s", write_time="s", mtbf="s")

@@ -93,13 +93,26 @@ def _(workload: Transformer, precision: str, batch: Number = 1.0) -> Lowered:
 
 @lower.register
 def _(workload: Generic, precision: str, batch: Number = 1.0) -> Lowered:
-    """Units of a workload known by its totals; the weights are passed once for each of its sequential steps."""
+    """Units of a workload known by its totals, by its kind.
+
+    cnn, encoder, other, ssm: the weights are passed once for the whole batch; diffusion: once for each sequential step of a
+    unit. ssm: every sequence's constant state is read and written. recommendation: almost all parameters are tables of which
+    a sample reads a few rows, so only the weights that are multiplied (operations / 2, a multiply-add as two) are passed.
+    """
     operations = known(workload.operations_per_unit, f"operations per {workload.unit} of {workload.name}")
-    weights = node.weight_bytes(workload.parameters, bytes_per_element(precision))
-    traffic = weights * workload.steps_per_unit
-    assumptions: tuple[str, ...] = ()
+    element = bytes_per_element(precision)
+    passed, assumptions = workload.parameters, []
+    if workload.kind == "recommendation":
+        passed = min(passed, float(operations.m_as("flop")) / 2)
+        assumptions.append("weights passed are those multiplied, operations / 2: the rest are tables read by row")
+    traffic = node.weight_bytes(passed, element) * workload.steps_per_unit
+    traffic = traffic + batch * 2 * workload.state_elements * element
     if workload.traffic_per_unit is None:
-        assumptions = ("traffic beyond the weights is not known: memory time is a lower bound",)
+        what = "rows read from the tables" if workload.kind == "recommendation" else "traffic beyond the weights"
+        assumptions.append(f"{what} is not known: memory time is a lower bound")
     else:
         traffic = traffic + batch * workload.traffic_per_unit
-    return lowered(workload.unit, batch, batch * operations, weights, traffic, workload.parameters, assumptions)
+    return lowered(
+        workload.unit, batch, batch * operations, node.weight_bytes(workload.parameters, element), traffic, workload.parameters,
+        tuple(assumptions),
+    )  # fmt: skip

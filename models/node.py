@@ -87,6 +87,49 @@ def soft_roofline(compute_time: Quantity, memory_time: Quantity, exponent: Numbe
     return launch + Q(longer * (1 + ratio**exponent) ** (1 / np.asarray(exponent)), "s")
 
 
+@dimensions(
+    "byte", parameters="", weight_bytes="byte", gradient_bytes="byte", optimizer_bytes="byte", ranks="", stage=""
+)  # fmt: skip
+def training_state_bytes(
+    parameters: Number,
+    weight_bytes: Quantity,
+    gradient_bytes: Quantity,
+    optimizer_bytes: Quantity,
+    ranks: Number,
+    stage: Number,
+) -> Quantity:
+    """Weights, gradients and optimiser state that one of `ranks` data-parallel accelerators keeps.
+
+    P (b_w [/ N from stage 3] + b_g [/ N from stage 2] + b_o [/ N from stage 1])
+
+    parameters P: the count that the rank holds without this sharing (after tensor, pipeline and expert parallelism);
+    weight_bytes, gradient_bytes, optimizer_bytes [byte] per parameter; ranks N: count; stage: 0 to 3 of ZeRO. Returns [byte].
+    Source: Rajbhandari et al. (2020), ZeRO. Leaves out: the layer that stage 3 has gathered, buffers, activations.
+    """
+    require((np.asarray(stage) >= 0) & (np.asarray(stage) <= 3), "ZeRO has the stages 0 to 3, not {}", stage)
+    require(np.asarray(ranks) >= 1, "there is at least one data-parallel rank, not {}", ranks)
+
+    def shared_from(first: int) -> Any:
+        return np.where(np.asarray(stage) >= first, 1 / np.asarray(ranks), 1.0)
+
+    each = weight_bytes * shared_from(3) + gradient_bytes * shared_from(2) + optimizer_bytes * shared_from(1)
+    return parameters * each
+
+
+@dimensions("byte", tokens="token", hidden="", tensor_parallel="", recompute="")
+def activation_bytes(tokens: Quantity, hidden: Number, tensor_parallel: Number, recompute: Number) -> Quantity:
+    """Activations that one layer keeps of a microbatch until its backward pass.
+
+    n h (10 + 24 / t) bytes; with full recomputation only the layer's input, 2 n h bytes
+
+    tokens n [token] of the microbatch; hidden h, tensor_parallel t: counts; recompute: 1 keeps the input alone, 0 everything
+    but attention scores. Returns [byte]. Source: Korthikanti et al. (2022), equations 2 and 4; FlashAttention keeps no scores.
+    Assumes 16-bit activations, an MLP of four times the hidden size, no sequence parallelism.
+    """
+    kept = np.where(np.asarray(recompute) > 0, 2.0, 10.0 + 24.0 / np.asarray(tensor_parallel))
+    return Q(tokens.m_as("token") * hidden * kept, "byte")
+
+
 # ----------------------------------------------------------------------------------------------- wall 3: software
 
 

@@ -81,6 +81,12 @@ def cost_per_token(cost_rate: Quantity, throughput: Quantity) -> Quantity:
     return cost_rate / throughput
 
 
+@dimensions("USD", emitted="gCO2e", price="USD/gCO2e")
+def carbon_cost(emitted: Quantity, price: Quantity) -> Quantity:
+    """What emissions cost: emitted [gCO2e] x price [USD/gCO2e], a tax, a certificate or an internal price. Returns [USD]."""
+    return emitted * price
+
+
 # ---------------------------------------------------------------------------------------- wall 18: sustainability
 
 

@@ -8,92 +8,90 @@ of a level that was reached gives one `Reading`, also where the question does no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from zoo.specs import Accelerator, Fleet, Region, Transformer
+from zoo.specs import Fabric, Fleet, Region, Transformer
 from zoo.units import Q, Quantity
 
 from . import algorithm, analysis, fleet, node, operations, serving, solvers
 from . import data as pipeline
-from .calibration import Constants
-from .dimensions import ImpossibleValue, known
-from .wall import Reading, reading
+from .calibration import Constants, serving_constants
+from .dimensions import ImpossibleValue, UnknownValue, known, require
+from .lowering import lower
+from .questions import Ownership, Privacy, Processing, Service, Sharing, Training
+from .wall import Reading, Wall, reading
 
 LEVELS = {1: (1, 2, 5, 8), 2: (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16), 3: (17, 18, 19, 20, 21, 22)}
-_ZERO = Q(0.0, "s")
+_RANGE = Q(1e-4, ""), Q(1e4, "")  # how far synthesis looks around what is there
+_NO_TIME, _NO_TOKENS = Q(0.0, "s"), Q(0.0, "token")
+
+# What can be moved -> the wall that it moves, and where it stands.
+INPUTS: Mapping[str, tuple[int, tuple[str, ...]]] = {
+    "peak": (1, ("fleet", "node", "accelerator", "peak")),
+    "memory_bandwidth": (2, ("fleet", "node", "accelerator", "memory_bandwidth")),
+    "memory": (2, ("fleet", "node", "accelerator", "memory")),
+    "link_bandwidth": (14, ("fleet", "node", "scale_up", "bandwidth")),
+    "network_bandwidth": (14, ("fleet", "fabric", "bandwidth")),
+    "mtbf": (15, ("question", "accelerator_mtbf")),
+    "price": (17, ("fleet", "node", "accelerator", "price")),
+    "rent": (17, ("ownership", "rent")),
+    "electricity_price": (17, ("region", "electricity_price")),
+    "tdp": (18, ("fleet", "node", "accelerator", "tdp")),
+    "carbon_intensity": (18, ("region", "grid", "{intensity}")),
+    "storage_bandwidth": (19, ("question", "storage_bandwidth")),
+}
+HARDWARE = ("peak", "memory_bandwidth", "memory", "link_bandwidth", "network_bandwidth")
+OUTPUTS = ("time", "duration", "cost", "carbon")
+
+_SERVES = "nothing is trained: this question serves"
+_TRAINS = "nobody is served: this question trains"
+_UNTOUCHED: Mapping[type, Mapping[int, str]] = {
+    Service: {
+        6: "the weights stay in memory: nothing is streamed in",
+        8: "prompts are kilobytes: storage is not read while serving",
+        9: "prompts arrive as text: nothing is decoded or augmented",
+        11: _SERVES,
+        12: "no thought is asked for (tokens before the answer)",
+        15: "no MTBF and restart time of a replica are given",
+        19: "nothing is checkpointed while serving",
+        20: "serving spends no privacy of training data; none is given",
+    },
+    Training: {
+        4: _TRAINS,
+        5: "training keeps no key-value cache",
+        6: "the weights stay in memory: nothing is streamed in",
+        7: _TRAINS,
+        12: _TRAINS,
+        20: "trained without differential privacy (none is given)",
+    },
+    Processing: {
+        5: "no key-value cache: units do not wait for each other",
+        6: "the weights stay in memory: nothing is streamed in",
+        8: "no bytes per unit and storage are given",
+        9: "no cores and bytes per unit are given",
+        10: "every accelerator works alone: nothing crosses the network",
+        11: "nothing is trained: this question processes",
+        12: "a unit is processed once, without thought",
+        14: "every accelerator works alone: nothing is communicated",
+        15: "no MTBF and restart time are given",
+        19: "nothing is checkpointed",
+        20: "nothing is trained; no privacy is given",
+    },
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """Requests that arrive at random and are answered token by token by replicas of `tensor_parallel` accelerators."""
+@dataclass(frozen=True, slots=True)
+class OwnWall:
+    """A wall of the user's: what it is, on which level it is read, and its (demand, limit) in a scenario."""
 
-    precision: str
-    kv_precision: str
-    tensor_parallel: int
-    batch: int  # sequences decoded together in one replica
-    arrival_rate: Quantity
-    prompt: Quantity
-    output: Quantity
-    percentile: float  # of the time to first token
-    first_token_limit: Quantity | None = None
-    token_limit: Quantity | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """A run over `tokens`, tensor x pipeline x data parallel over the whole fleet, with checkpoints and restarts."""
-
-    precision: str
-    optimizer: str
-    tokens: Quantity
-    batch_tokens: Quantity
-    tensor_parallel: int
-    pipeline_parallel: int
-    microbatches: int
-    compute_efficiency: float
-    accelerator_mtbf: Quantity
-    restart_time: Quantity
-    writer_bandwidth: Quantity  # of one node into the durable store
-    storage_bandwidth: Quantity  # of the store
-    bytes_per_token: Quantity  # [byte/token] of stored training data
-    cores: int  # of one node, given to preprocessing
-    core_throughput: Quantity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ownership:
-    """What owning and running the fleet takes. Fractions are bare; rates per year."""
-
-    life: Quantity
-    residual: float
-    maintenance_rate: Quantity
-    utilisation: float
-    idle_fraction: float
-    grid_water: Quantity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sharing:
-    """Jobs of other users: each takes the whole fleet (wall 16)."""
-
-    arrival_rate: Quantity
-    job_time: Quantity
-    cs2: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Privacy:
-    """DP-SGD: noise and sampling of a training run (wall 20)."""
-
-    noise_multiplier: float
-    delta: float
-    sampling_rate: float
-    steps: float
+    wall: Wall
+    level: int
+    read: Callable[[Scenario], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,293 +110,651 @@ class Evaluation:
                     return found
         raise LookupError(f"wall {number} was not reached: level {self.level} is infeasible")
 
+    @property
+    def violated(self) -> tuple[Reading, ...]:
+        """The readings beyond their limit."""
+        return tuple(found for level in self.readings.values() for found in level if found.violated)
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Elasticities of one output to every known input, the most helpful first; the input that binds, and its wall."""
+
+    output: str
+    elasticities: tuple[analysis.Elasticity, ...]
+    binding: str | None
+    wall: int | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """A question about `workload` on `fleet` in `region` for the time `horizon`.
 
     limits: the most that is allowed, by wall number: 13 relative loss of quality, 15 share of time lost to failures, 16 mean
-    wait, 17 money, 18 carbon, 19 share of time spent writing checkpoints, 20 epsilon, 11 loss. What the hardware or an SLA
-    limits (1 to 8, 10, 22) needs no entry. constants: fitted constants of the serving model.
+    wait, 17 money, 18 carbon, 19 share of time spent writing checkpoints, 20 epsilon, 11 loss, 12 time of thought. What the
+    hardware or an SLA limits (1 to 8, 10, 22) needs no entry. constants: fitted constants of the serving model. walls: the
+    user's own, read after the twenty-two.
     """
 
     name: str
-    workload: Transformer
+    workload: Any
     fleet: Fleet
     region: Region
     horizon: Quantity
-    question: Service | Training
+    question: Service | Training | Processing
     ownership: Ownership
-    constants: Constants
+    constants: Constants = field(default_factory=serving_constants)
     law: str = "epoch"
     sharing: Sharing | None = None
     privacy: Privacy | None = None
     limits: Mapping[int, Any] = field(default_factory=lambda: MappingProxyType({}))
+    walls: tuple[OwnWall, ...] = ()
 
     def evaluate(self) -> Evaluation:
         """Readings of all walls, level by level, as far as the levels are feasible."""
-        answer = _service(self) if isinstance(self.question, Service) else _training(self)
+        answer = _answer(self)
         readings: dict[int, tuple[Reading, ...]] = {}
         for level, walls in LEVELS.items():
             demands = answer.demands(level)
-            readings[level] = tuple(demands.get(wall) or _untouched(wall, self) for wall in walls)
+            found = tuple(demands.get(wall) or self._untouched(wall) for wall in walls)
+            own = tuple(reading(o.wall, self.name, *o.read(self)) for o in self.walls if o.level == level)
+            readings[level] = found + own
             if any(found.violated for found in readings[level]):
                 return Evaluation(readings, level, False)
         return Evaluation(readings, max(LEVELS), True)
 
+    def _untouched(self, wall: int) -> Reading:
+        why = "no jobs of other users are given" if wall == 16 else _UNTOUCHED[type(self.question)].get(wall, "")
+        return reading(wall, self.name, None, None, why or "not known for this fleet")
 
-def _untouched(wall: int, scenario: Scenario) -> Reading:
-    kind = type(scenario.question).__name__.lower()
-    return reading(wall, scenario.name, None, None, f"not touched by this {kind} question")
+    def output(self, of: str) -> Any:
+        """One figure of this scenario, of which less is better; infinite where it does not fit.
+
+        time [s]: of an output token, a training step, a batch; duration [s] of the whole run with failures (training only);
+        cost [USD], carbon [gCO2e]: of the whole run, else of one token or unit on the fully used fleet.
+        """
+        require(of in OUTPUTS, "an output is one of time, duration, cost, carbon, not {}", of)
+        return getattr(_answer(self), of)()
+
+    def scaled(self, factors: Mapping[str, Any]) -> Scenario:
+        """This scenario with some of INPUTS multiplied by factors, which may be arrays (then `output` is an array too)."""
+        changed: Any = self
+        for name, factor in factors.items():
+            changed = _multiplied(changed, self._path(name), factor)
+        return changed
+
+    def _path(self, name: str) -> tuple[str, ...]:
+        require(name in INPUTS, "{} is no input of a scenario; known: {}", name, ", ".join(INPUTS))
+        attribute = solvers.CARBON_METHODS[self.ownership.carbon_method][0]
+        return tuple(part.format(intensity=attribute) for part in INPUTS[name][1])
+
+    def given(self, name: str) -> Any:
+        """The value of one of INPUTS here, None where it is not known or has no place in this question."""
+        value: Any = self
+        for part in self._path(name):
+            value = getattr(value, part, None)
+        return value
+
+    def sensitivity(self, of: str = "time", step: float = 0.01, names: tuple[str, ...] = tuple(INPUTS)) -> Sensitivity:
+        """Two-sided elasticities of an output to every input that is known here, over the whole composition (wall 21)."""
+        here = {name: 1.0 for name in names if self.given(name) is not None}
+        if self.ownership.rent is not None:
+            here.pop("price", None)
+        found = analysis.elasticities(lambda factors: self.scaled(factors).output(of), here, step, at_once=True)
+        binding = analysis.binding_input(found, 1e-6)
+        return Sensitivity(of, found, binding, INPUTS[binding][0] if binding else None)
+
+    def synthesis(self, names: tuple[str, ...] = HARDWARE) -> dict[str, Quantity | None]:
+        """The smallest value of each hardware figure with which the SLA is still met, all others as they are (wall 22).
+
+        The SLA is the time per output token, the time of a batch, or the end of a run within the horizon. Put into the fleet,
+        each value meets the SLA, and nothing smaller does. 0: it does not matter. None: no value is enough, or none is known.
+        """
+        target, of = _answer(self).target
+        limit = known(target, "the time limit that hardware would have to meet")
+        found: dict[str, Quantity | None] = {}
+        for name in names:
+            there = self.given(name)
+            if there is None:
+                found[name] = None
+                continue
+
+            def forward(factor: Quantity, name: str = name) -> Quantity:
+                return self.scaled({name: factor.magnitude}).output(of)
+
+            try:
+                factor = analysis.smallest(forward, limit, *_RANGE, at_once=10_000)
+            except ImpossibleValue:
+                found[name] = None
+                continue
+            peak = algorithm.computes_in(self.question.precision)
+            matters = factor.magnitude > _RANGE[0].magnitude
+            found[name] = (there[peak] if isinstance(there, Mapping) else there) * (factor.magnitude if matters else 0.0)
+        return found
 
 
-def _shared(scenario: Scenario) -> dict[int, Reading]:
-    """Walls 10, 13 and 16, which read the same for every question."""
-    found = {}
-    fabric = scenario.fleet.fabric
-    if fabric is not None and fabric.topology is not None and fabric.bandwidth is not None:
-        over = known(fabric.oversubscription, f"the oversubscription of {fabric.name}")
-        each = pipeline.effective_bandwidth(fabric.bandwidth, fabric.topology, float(scenario.fleet.accelerators), over)
-        found[10] = reading(10, fabric.name, None, fabric.bandwidth, f"{each.to('GB/s'):.4g~} of it cross the bisection")
-    quality = algorithm.quality_loss(scenario.question.precision)
-    found[13] = reading(13, quality.precision, quality.high, scenario.limits.get(13))
-    if scenario.sharing is not None:
-        sharing = scenario.sharing
-        wait = fleet.pollaczek_khinchine_wait(sharing.arrival_rate, sharing.job_time, sharing.cs2)
-        found[16] = reading(16, scenario.fleet.name, wait.to("h"), scenario.limits.get(16))
-    return found
+def _multiplied(record: Any, path: tuple[str, ...], factor: Any) -> Any:
+    """A record whose field at `path` is multiplied by `factor`; of a mapping, every value."""
+    value = getattr(record, path[0])
+    if len(path) > 1:
+        changed = _multiplied(value, path[1:], factor)
+    elif isinstance(value, Mapping):
+        changed = {key: inner * factor for key, inner in value.items()}
+    else:
+        changed = known(value, ".".join(path)) * factor
+    return dataclasses.replace(record, **{path[0]: changed})
 
 
-def _macro(scenario: Scenario, run: solvers.DistributedResult, goodput: float) -> dict[int, Reading]:
-    """Walls 17 and 18 of running the whole fleet for a while."""
-    own = scenario.ownership
-    cost = solvers.economics(
-        run, scenario.fleet, scenario.region, goodput, own.utilisation, own.idle_fraction, own.life, own.residual,
-        own.maintenance_rate,
-    )  # fmt: skip
-    footprint = solvers.sustainability(cost, scenario.fleet, scenario.region, own.life, own.grid_water)
-    note = f"{footprint.method}; {footprint.water.to('L'):.4g~} of water"
-    return {
-        17: reading(17, scenario.fleet.name, cost.total, scenario.limits.get(17)),
-        18: reading(18, scenario.region.name, footprint.carbon.to("kgCO2e"), scenario.limits.get(18), note),
-    }
+def _answer(scenario: Scenario) -> _Service | _Training | _Processing:
+    kinds: dict[type, Any] = {Service: _Service, Training: _Training, Processing: _Processing}
+    answer = kinds[type(scenario.question)]
+    if answer is not _Processing and not isinstance(scenario.workload, Transformer):
+        raise ImpossibleValue(
+            f"{type(scenario.workload).__name__} {scenario.workload.name!r} has no tokens to serve or train on: "
+            "ask a Processing question of it"
+        )
+    return answer(scenario, scenario.question)
 
 
-def _privacy(scenario: Scenario) -> dict[int, Reading]:
-    if scenario.privacy is None:
-        return {}
-    private = scenario.privacy
-    epsilon = operations.privacy_loss(private.noise_multiplier, private.sampling_rate, private.steps, private.delta)
-    return {20: reading(20, f"delta {private.delta:g}", epsilon, scenario.limits.get(20))}
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What every question's answer shares: walls 10, 13, 15 to 18 and 20 to 22."""
+
+    scenario: Scenario
+    ask: Any
+
+    @property
+    def peak(self) -> Quantity:
+        chip, multiplied = self.scenario.fleet.node.accelerator, algorithm.computes_in(self.ask.precision)
+        return known(chip.peak.get(multiplied), f"the peak of {chip.name} at {multiplied}")
+
+    @property
+    def fabric(self) -> Fabric | None:
+        return self.scenario.fleet.fabric or self.scenario.fleet.node.scale_out
+
+    def shared(self, crossing: Quantity, time: Quantity) -> dict[int, Reading]:
+        """Walls 10, 13 and 16. crossing [byte]: over the middle of the network in `time` [s]."""
+        scenario = self.scenario
+        quality = algorithm.quality_loss(self.ask.precision)
+        found = {10: self.locality(crossing, time)}
+        found[13] = reading(13, quality.precision, quality.high, scenario.limits.get(13))
+        if scenario.sharing is not None:
+            sharing = scenario.sharing
+            wait = fleet.pollaczek_khinchine_wait(sharing.arrival_rate, sharing.job_time, sharing.cs2)
+            found[16] = reading(16, scenario.fleet.name, wait.to("h"), scenario.limits.get(16))
+        return found
+
+    def locality(self, crossing: Quantity, time: Quantity) -> Reading:
+        cluster, fabric = self.scenario.fleet, self.fabric
+        if not np.any(crossing.m_as("byte") > 0):
+            return reading(10, cluster.name, None, None, "no collective leaves a node: nothing crosses the network")
+        if fabric is None or fabric.bandwidth is None or fabric.topology is None or fabric.oversubscription is None:
+            name = fabric.name if fabric is not None else "the fabric"
+            raise UnknownValue(f"topology, bandwidth or oversubscription of {name} is unknown, and nothing may be assumed for it")
+        there = pipeline.bisection_bandwidth(
+            fabric.bandwidth, fabric.topology, float(cluster.accelerators), fabric.oversubscription
+        )
+        demand = pipeline.bisection_demand(crossing, time)
+        return reading(10, fabric.name, demand.to("GB/s"), there.to("GB/s"), f"over the middle of a {fabric.topology}")
+
+    def held(self) -> solvers.DistributedResult:
+        """The whole fleet for the whole horizon, as `solvers.economics` takes it."""
+        cluster = self.scenario.fleet
+        return solvers.DistributedResult(
+            cluster.accelerators, cluster.nodes, _NO_TIME, _NO_TIME, 0.0, _NO_TIME, Q(0.0, "token/s"), 0.0, self.scenario.horizon
+        )
+
+    def paid(self, run: solvers.DistributedResult, goodput: Any) -> solvers.EconomicsResult:
+        own = self.scenario.ownership
+        return solvers.economics(
+            run, self.scenario.fleet, self.scenario.region, goodput, own.utilisation, own.idle_fraction, own.life, own.residual,
+            own.maintenance_rate, surroundings=own.surroundings or Q(0.0, "USD"), rent=own.rent,
+        )  # fmt: skip
+
+    def emitted(self, cost: solvers.EconomicsResult) -> solvers.SustainabilityResult:
+        own = self.scenario.ownership
+        return solvers.sustainability(
+            cost, self.scenario.fleet, self.scenario.region, own.life, own.grid_water, method=own.carbon_method
+        )
+
+    def total(self, cost: solvers.EconomicsResult) -> Quantity:
+        """All that is paid, emissions too where they have a price."""
+        price = self.scenario.ownership.carbon_price
+        if price is None:
+            return cost.total
+        return operations.total_cost(cost.total, operations.carbon_cost(self.emitted(cost).carbon, price))
+
+    def macro(self, run: solvers.DistributedResult, goodput: Any) -> dict[int, Reading]:
+        """Walls 17 and 18. A figure that is not known is said so; with a limit set on it, it is an error."""
+        scenario, found = self.scenario, {}
+        for wall, scope in ((17, scenario.fleet.name), (18, scenario.region.name)):
+            try:
+                cost = self.paid(run, goodput)
+                if wall == 17:
+                    demand, note = self.total(cost).to("USD"), _cost_parts(cost, scenario.ownership)
+                else:
+                    footprint = self.emitted(cost)
+                    demand, note = footprint.carbon.to("kgCO2e"), f"{footprint.method}; {_water(footprint.water)}"
+            except UnknownValue as error:
+                if wall in scenario.limits:
+                    raise
+                found[wall] = reading(wall, scope, None, None, str(error))
+            else:
+                found[wall] = reading(wall, scope, demand, scenario.limits.get(wall), note)
+        return found
+
+    def privacy(self) -> dict[int, Reading]:
+        private = self.scenario.privacy
+        if private is None:
+            return {}
+        epsilon = operations.privacy_loss(private.noise_multiplier, private.sampling_rate, private.steps, private.delta)
+        return {20: reading(20, f"delta {private.delta:g}", float(epsilon), self.scenario.limits.get(20))}
+
+    def down(self, accelerators: int, spare: float) -> dict[int, Reading]:
+        """Wall 15 of replicas: how much of the time one is down, against the share that is not needed."""
+        if self.ask.accelerator_mtbf is None or self.ask.restart_time is None:
+            return {}
+        lost = fleet.down_share(self.ask.restart_time, fleet.cluster_mtbf(self.ask.accelerator_mtbf, accelerators))
+        limit = self.scenario.limits.get(15, spare)
+        return {15: reading(15, "share of replicas down", float(lost), limit, "against the share that is idle")}
+
+    def analysed(self) -> dict[int, Reading]:
+        """Walls 21 and 22: what binds the time, and the least of it that meets the SLA."""
+        scenario = self.scenario
+        names = tuple(name for name in HARDWARE if scenario.given(name) is not None)
+        found = scenario.sensitivity("time", names=names)
+        moves = "; ".join(f"{e.name} {e.up:+.3f} / {e.down:+.3f}" for e in found.elasticities)
+        if found.binding is None:
+            return {
+                21: reading(21, scenario.name, None, None, f"none of the hardware binds ({moves})"),
+                22: reading(22, scenario.name, None, None, "no hardware figure moves the time"),
+            }
+        gain = next(e.gain for e in found.elasticities if e.name == found.binding) / 0.01
+        note = f"binding: {found.binding}, wall {found.wall}; {gain:.2f} % of time per 1 % ({moves})"
+        readings = {21: reading(21, scenario.name, None, None, note)}
+        there = scenario.given(found.binding)
+        there = there[algorithm.computes_in(self.ask.precision)] if isinstance(there, Mapping) else there
+        limit, _ = self.target
+        if limit is None:
+            readings[22] = reading(22, scenario.name, None, there, "no time limit to derive hardware from")
+            return readings
+        needed = scenario.synthesis((found.binding,))[found.binding]
+        if needed is None:
+            readings[22] = reading(22, scenario.name, None, there, f"no {found.binding} is enough for {limit:~}")
+        else:
+            readings[22] = reading(22, scenario.name, needed.to(there.units), there, f"{found.binding} for {limit:~}")
+        return readings
+
+    @property
+    def target(self) -> tuple[Quantity | None, str]:
+        """The time limit, and the output that it limits."""
+        raise NotImplementedError
+
+    def demands(self, level: int) -> dict[int, Reading]:
+        raise NotImplementedError
 
 
-def _sensitivity(time: Any, chip: Accelerator, link: Quantity) -> Reading:
-    """Wall 21: which of the hardware's figures shortens `time(chip, link)` most, per 1 %."""
-    inputs = {"memory_bandwidth": chip.memory_bandwidth, "memory": chip.memory, "peak": 1.0, "link_bandwidth": link}
+def _where(fits: Any, value: Quantity) -> Quantity:
+    """`value` where it fits, else infinite."""
+    return Q(np.where(fits, value.magnitude, np.inf), value.units)
 
-    def output(x: Mapping[str, Any]) -> Quantity:
-        peaks = {precision: value * x["peak"] for precision, value in chip.peak.items()}
-        changed = dataclasses.replace(chip, memory_bandwidth=x["memory_bandwidth"], memory=x["memory"], peak=peaks)
-        return time(changed, x["link_bandwidth"])
 
-    found = analysis.elasticities(output, inputs, 0.01)
-    binding = analysis.binding_input(found, 1e-6)
-    note = "; ".join(f"{e.name} {e.up:+.3f} / {e.down:+.3f}" for e in found)
-    return reading(21, chip.name, None, None, f"binding: {binding or 'none of the hardware'} ({note})")
+def _water(water: Quantity | None) -> str:
+    return "water not known (WUE)" if water is None else f"{water.to('L').m:,.0f} L of water"
+
+
+def _cost_parts(cost: solvers.EconomicsResult, own: Ownership) -> str:
+    names = ("rental",) if own.rent is not None else ("capital", "electricity", "maintenance")
+    parts = ", ".join(f"{name} {getattr(cost, name).m_as('USD'):,.0f}" for name in names)
+    alone = own.rent is None and own.surroundings is None
+    priced = ", carbon priced" if own.carbon_price is not None else ""
+    return f"{parts}{priced}{'; accelerators alone, no host or network' if alone else ''}"
+
+
+def _equal_bandwidth(ranks: int, in_node: int, link: Quantity, network: Quantity) -> Quantity:
+    """The link bandwidth at which a flat ring takes as long as a hierarchical all-reduce over nodes of `in_node` ranks."""
+    inside = min(ranks, in_node)
+    if ranks <= inside:
+        return link
+    message = Q(1.0, "GB")
+    time = fleet.hierarchical_all_reduce(message, inside, ranks / inside, link, _NO_TIME, network, _NO_TIME)
+    return analysis.required_link(message, ranks, time, _NO_TIME)
 
 
 # ---------------------------------------------------------------------------------------------------------- service
 
 
 @dataclass(frozen=True, slots=True)
-class _Service:
-    scenario: Scenario
+class _Service(_Answer):
     ask: Service
 
-    def links(self, bandwidth: Quantity) -> serving.Links:
-        scale_up = self.scenario.fleet.node.scale_up
+    @property
+    def output(self) -> Quantity:
+        """Tokens generated per request, thought included [token]."""
+        return self.ask.output if self.ask.thought is None else self.ask.output + self.ask.thought
+
+    @property
+    def chips(self) -> int:
+        """Accelerators of a replica."""
+        return max(self.ask.tensor_parallel, self.ask.expert_parallel) * self.ask.pipeline_parallel
+
+    def links(self) -> serving.Links:
+        cluster, scale_up, fabric = self.scenario.fleet, self.scenario.fleet.node.scale_up, self.fabric
+        link = known(scale_up.bandwidth, f"the bandwidth of {scale_up.name}")
         latency = known(scale_up.latency, f"the latency of {scale_up.name}")
-        return serving.Links(bandwidth, latency, bandwidth, latency)
+        if self.chips <= cluster.node.accelerators:
+            return serving.Links(link, latency, link, latency)
+        fabric = known(fabric, f"the fabric of {cluster.name}")
+        network = known(fabric.bandwidth, f"the bandwidth of {fabric.name}")
+        away = known(fabric.latency, f"the latency of {fabric.name}")
+        group = max(self.ask.tensor_parallel, self.ask.expert_parallel)
+        inside = _equal_bandwidth(group, cluster.node.accelerators, link, network)
+        return serving.Links(inside, latency if group <= cluster.node.accelerators else latency + away, network, away)
 
-    def bandwidth(self) -> Quantity:
-        scale_up = self.scenario.fleet.node.scale_up
-        return known(scale_up.bandwidth, f"the bandwidth of {scale_up.name}")
-
-    def replica(self, chip: Accelerator, bandwidth: Quantity) -> serving.Replica:
-        ask, constants = self.ask, self.scenario.constants
-        computes_in = algorithm.computes_in(ask.precision)
-        one = np.ones(1)
+    def replica(self) -> serving.Replica:
+        """One replica; an array of them where the scenario is `scaled` by arrays."""
+        ask, constants, chip = self.ask, self.scenario.constants, self.scenario.fleet.node.accelerator
+        links, peak = self.links(), self.peak
+        figures = (peak, chip.memory_bandwidth, chip.memory, links.inside, links.between)
+        one = np.ones(np.broadcast_shapes((1,), *(np.shape(figure.magnitude) for figure in figures)))
         layouts = serving.Layouts(
             weight_bytes=algorithm.bytes_per_element(ask.precision) * one,
             kv_bytes=algorithm.bytes_per_element(ask.kv_precision) * one,
-            peak=known(chip.peak.get(computes_in), f"the peak of {chip.name} at {computes_in}") * one,
-            compute_efficiency=constants.compute_efficiency[computes_in] * one,
+            peak=peak * one,
+            compute_efficiency=constants.compute_efficiency[algorithm.computes_in(ask.precision)] * one,
             tensor_parallel=ask.tensor_parallel * one,
-            pipeline_parallel=one,
-            expert_parallel=one,
+            pipeline_parallel=ask.pipeline_parallel * one,
+            expert_parallel=ask.expert_parallel * one,
             batch=ask.batch * one,
         )
-        traffic = serving.Traffic(ask.prompt, ask.output)
-        return serving.replica(self.scenario.workload, chip, layouts, self.links(bandwidth), traffic, constants)
+        return serving.replica(self.scenario.workload, chip, layouts, links, serving.Traffic(ask.prompt, self.output), constants)
 
-    def token_time(self, chip: Accelerator, bandwidth: Quantity) -> Quantity:
-        """TPOT; infinite where the replica does not fit."""
-        replica = self.replica(chip, bandwidth)
-        fits = bool(np.all(replica.memory_needed <= replica.memory_there))
-        return replica.tpot[0] if fits else Q(np.inf, "s")
+    @property
+    def target(self) -> tuple[Quantity | None, str]:
+        return self.ask.token_limit, "time"
+
+    def time(self) -> Quantity:
+        """Time per output token; infinite where the replica does not fit."""
+        replica = self.replica()
+        return _where(replica.memory_needed <= replica.memory_there, replica.tpot)
+
+    def duration(self) -> Quantity:
+        raise ImpossibleValue("a service has no end: its outputs are time, cost and carbon")
+
+    def tokens(self) -> Any:
+        """Tokens that the fully used fleet generates within the horizon: a count."""
+        replica = self.replica()
+        rate = replica.request_rate * (self.scenario.fleet.accelerators // self.chips)
+        generated = (rate * self.scenario.horizon).m_as("") * self.output.m_as("token")
+        return np.where(replica.memory_needed <= replica.memory_there, generated, 0.0)
+
+    def cost(self) -> Quantity:
+        with np.errstate(divide="ignore"):
+            return self.total(self.paid(self.held(), 1.0)) / self.tokens()
+
+    def carbon(self) -> Quantity:
+        with np.errstate(divide="ignore"):
+            return self.emitted(self.paid(self.held(), 1.0)).carbon / self.tokens()
 
     def demands(self, level: int) -> dict[int, Reading]:
-        scenario, ask = self.scenario, self.ask
-        chip, cluster, link = scenario.fleet.node.accelerator, scenario.fleet, self.bandwidth()
-        replica = self.replica(chip, link)
-        replicas = cluster.accelerators // ask.tensor_parallel
-        scope = f"a replica of {ask.tensor_parallel} x {chip.name}"
+        scenario, ask, model = self.scenario, self.ask, self.scenario.workload
+        cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
+        replicas = cluster.accelerators // self.chips
+        scope = f"a replica of {self.chips} x {chip.name}"
+        if level == 3:
+            return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
+        require(replicas >= 1, "a replica takes {} accelerators, the fleet has {}", self.chips, cluster.accelerators)
+        replica = self.replica()
+        decode = node.decode_operations(model, ask.batch, ask.prompt + self.output / 2)
         if level == 1:
             work = ask.arrival_rate * (
-                node.prefill_operations(scenario.workload, ask.prompt, Q(0.0, "token"))
-                + ask.output.m_as("token") * node.decode_operations(scenario.workload, 1, ask.prompt + ask.output / 2)
+                node.prefill_operations(model, ask.prompt, _NO_TOKENS) + self.output.m_as("token") / ask.batch * decode
             )
-            peak = chip.peak[algorithm.computes_in(ask.precision)] * cluster.accelerators
             return {
-                1: reading(1, cluster.name, work.to("TFLOP/s"), peak.to("TFLOP/s")),
+                1: reading(1, cluster.name, work.to("TFLOP/s"), (self.peak * cluster.accelerators).to("TFLOP/s")),
                 2: reading(2, scope, replica.memory_needed[0].to("GB"), replica.memory_there.to("GB")),
-                5: reading(5, scope, float(ask.batch), float(replica.largest_batch[0])),
-                8: reading(8, scope, None, None, "prompts are bytes, not a stream from storage"),
+                5: reading(5, scope, float(ask.batch), float(replica.largest_batch[0]), "sequences decoded together"),
             }
-        if level == 2:
-            arrivals = ask.arrival_rate / replicas
-            first = node.sojourn_quantile(ask.arrival_rate, replica.first_token_time[0], replicas, ask.percentile)
-            slots = arrivals * replica.residence[0]
-            return _shared(scenario) | {
-                1: reading(1, "a decode step", replica.decode.compute[0].to("ms"), ask.token_limit),
-                2: reading(2, "a decode step", replica.decode.memory[0].to("ms"), ask.token_limit),
-                4: reading(4, scope, replica.tpot[0].to("ms"), ask.token_limit, "time per output token"),
-                5: reading(5, f"slots busy of {scope}", slots.m_as(""), float(ask.batch)),
-                7: reading(
-                    7, f"{replicas} replicas", first.to("ms"), ask.first_token_limit, f"P{100 * ask.percentile:g} of TTFT"
-                ),
-                14: reading(14, "a decode step", replica.decode.communication[0].to("ms"), ask.token_limit),
-            }
-        held = solvers.DistributedResult(
-            cluster.accelerators, cluster.nodes, _ZERO, _ZERO, 0.0, _ZERO, Q(0.0, "token/s"), 0.0, scenario.horizon
-        )
-        return _macro(scenario, held, 1.0) | {
-            21: _sensitivity(self.token_time, chip, link),
-            22: self.synthesis(chip, link),
+        step, limit = replica.decode_step[0], ask.token_limit
+        first = node.sojourn_quantile(ask.arrival_rate, replica.first_token_time[0], replicas, ask.percentile)
+        slots = float((ask.arrival_rate / replicas * replica.residence[0]).m_as(""))
+        used = float(node.model_flops_utilisation(decode, step, self.peak * self.chips))
+        reached = scenario.constants.compute_efficiency[algorithm.computes_in(ask.precision)]
+        tail = f"P{100 * ask.percentile:g} of TTFT"
+        found = self.shared(self.crossing(), step) | self.down(self.chips, max(0.0, 1 - slots / ask.batch))
+        if ask.thought is not None:
+            time = algorithm.reasoning_time(ask.thought, replica.tpot[0])
+            found[12] = reading(12, scope, time.to("s"), scenario.limits.get(12), "time of thought before the answer")
+        return found | {
+            1: reading(1, "a decode step", replica.decode.compute[0].to("ms"), limit),
+            2: reading(2, "a decode step", replica.decode.memory[0].to("ms"), limit),
+            3: reading(3, "a decode step", used, reached, "MFU against what kernels reach"),
+            4: reading(4, scope, replica.tpot[0].to("ms"), limit, "time per output token"),
+            5: reading(5, scope, slots, float(ask.batch), "sequences at work, on average"),
+            7: reading(7, f"{replicas} replicas", first.to("ms"), ask.first_token_limit, tail),
+            14: reading(14, "a decode step", replica.decode.communication[0].to("ms"), limit),
         }
 
-    def synthesis(self, chip: Accelerator, link: Quantity) -> Reading:
-        """Wall 22: the least memory bandwidth with which the time per token is met."""
-        if self.ask.token_limit is None:
-            return reading(22, chip.name, None, chip.memory_bandwidth, "no limit of the time per token to derive it from")
-
-        def forward(bandwidth: Quantity) -> Quantity:
-            return self.token_time(dataclasses.replace(chip, memory_bandwidth=bandwidth), link)
-
-        there = chip.memory_bandwidth
-        try:
-            needed = analysis.smallest(forward, self.ask.token_limit, there * 1e-4, there * 1e4)
-        except ImpossibleValue as error:
-            return reading(22, chip.name, None, there, f"no memory bandwidth is enough: {error}")
-        return reading(22, chip.name, needed.to("GB/s"), there.to("GB/s"), "memory bandwidth for the time per token")
-
-
-def _service(scenario: Scenario) -> _Service:
-    assert isinstance(scenario.question, Service)
-    return _Service(scenario, scenario.question)
+    def crossing(self) -> Quantity:
+        """Bytes of one decode step over the middle of the network: the collectives of a replica that spans nodes."""
+        model, ask, in_node = self.scenario.workload, self.ask, self.scenario.fleet.node.accelerators
+        hidden = Q(2.0, "byte") * ask.batch * model.hidden
+        wide = max(1.0, ask.tensor_parallel / in_node)
+        crossing = 2 * model.layers * pipeline.all_reduce_crossing(hidden, wide, 1)
+        if ask.expert_parallel > ask.tensor_parallel:
+            nodes = max(1.0, ask.expert_parallel / in_node)
+            message = hidden * model.top_k / (ask.expert_parallel / ask.tensor_parallel)
+            crossing = crossing + 2 * model.moe_layers * pipeline.all_to_all_crossing(message, ask.expert_parallel, nodes)
+        return crossing * (self.scenario.fleet.accelerators // self.chips)
 
 
 # --------------------------------------------------------------------------------------------------------- training
 
 
 @dataclass(frozen=True, slots=True)
-class _Training:
-    scenario: Scenario
+class _Training(_Answer):
     ask: Training
 
-    def run(self, chip: Accelerator, link: Quantity) -> solvers.DistributedResult:
-        model, ask, cluster = self.scenario.workload, self.ask, self.scenario.fleet
-        changed = dataclasses.replace(
-            cluster,
-            node=dataclasses.replace(
-                cluster.node, accelerator=chip, scale_up=dataclasses.replace(cluster.node.scale_up, bandwidth=link)
-            ),
-        )
-        work = algorithm.training_operations(model.active_parameters, ask.tokens)
+    @property
+    def data_parallel(self) -> float:
+        return self.scenario.fleet.accelerators / (self.ask.tensor_parallel * self.ask.pipeline_parallel)
+
+    def run(self) -> solvers.DistributedResult:
+        model, ask = self.scenario.workload, self.ask
         law = algorithm.scaling_law(self.scenario.law)
         loss = algorithm.training_loss(law, model.parameters, ask.tokens)
-        scaled = solvers.ScalingResult(work, model.active_parameters, ask.tokens, loss)
+        work = algorithm.training_operations(model.active_parameters, ask.tokens)
+        experts = None
+        if model.experts:
+            experts = solvers.Experts(
+                layers=model.moe_layers, count=model.experts, top_k=model.top_k, parameters=node.routed_parameters(model),
+                parallel=ask.expert_parallel,
+            )  # fmt: skip
+        sequences = (ask.batch_tokens / ask.sequence_length).m_as("")
         return solvers.distributed(
-            scaled, changed, ask.precision, ask.compute_efficiency, ask.batch_tokens, ask.tensor_parallel,
-            ask.pipeline_parallel, ask.microbatches, model.layers, model.hidden,
+            solvers.ScalingResult(work, model.active_parameters, ask.tokens, loss), self.scenario.fleet, ask.precision,
+            ask.compute_efficiency, ask.batch_tokens, ask.tensor_parallel, ask.pipeline_parallel, ask.microbatches, model.layers,
+            model.hidden, sequence_length=ask.sequence_length,
+            attention=3 * sequences * node.attention_operations(model, ask.sequence_length, _NO_TOKENS),
+            virtual_stages=ask.virtual_stages, recompute=ask.recompute, zero_stage=ask.zero_stage, experts=experts,
         )  # fmt: skip
 
-    def state(self) -> Quantity:
-        """Weights, gradients and optimiser state of one accelerator; activations are not in it."""
-        ask = self.ask
-        element = algorithm.bytes_per_element(ask.precision)
-        state = operations.checkpoint_bytes(
-            self.scenario.workload.parameters, 2 * element, operations.optimizer_bytes(ask.optimizer)
-        )
-        return state / (ask.tensor_parallel * ask.pipeline_parallel)
+    def memory(self) -> tuple[Quantity, Quantity]:
+        """(weights, gradients and optimiser state, activations) of the fullest accelerator."""
+        model, ask = self.scenario.workload, self.ask
+        element, state = algorithm.bytes_per_element(ask.precision), operations.optimizer_bytes(ask.optimizer)
+        split = ask.tensor_parallel * ask.pipeline_parallel
+        routed = node.routed_parameters(model)
 
-    def step_time(self, chip: Accelerator, link: Quantity) -> Quantity:
-        return self.run(chip, link).step_time if self.state() <= chip.memory else Q(np.inf, "s")
+        def kept(parameters: float, ranks: float) -> Quantity:
+            return node.training_state_bytes(parameters / split, element, element, state, ranks, ask.zero_stage)
+
+        trunk = kept(model.parameters - routed, self.data_parallel)
+        experts = kept(routed / ask.expert_parallel, max(1.0, self.data_parallel / ask.expert_parallel))
+        tokens = ask.batch_tokens / self.data_parallel / ask.microbatches
+        layer = node.activation_bytes(tokens, model.hidden, ask.tensor_parallel, ask.recompute)
+        stages = ask.pipeline_parallel
+        deep = 1 + (stages - 1) / (stages * ask.virtual_stages) if ask.virtual_stages > 1 else 1.0
+        flying = min(ask.microbatches, stages) * deep
+        return trunk + experts, layer * np.ceil(model.layers / stages) * flying
+
+    @property
+    def fits(self) -> Any:
+        state, activations = self.memory()
+        return state + activations <= self.scenario.fleet.node.accelerator.memory
+
+    def kept(self, run: solvers.DistributedResult) -> solvers.ReliabilityResult:
+        """The run with its checkpoints and failures."""
+        ask = self.ask
+        accelerators = self.scenario.fleet.accelerators
+        return solvers.reliability(accelerators, ask.accelerator_mtbf, self.write_time(), ask.restart_time, run.duration)
+
+    def write_time(self) -> Quantity:
+        ask, cluster = self.ask, self.scenario.fleet
+        size = operations.checkpoint_bytes(
+            self.scenario.workload.parameters,
+            algorithm.bytes_per_element(ask.precision),
+            operations.optimizer_bytes(ask.optimizer),
+        )
+        return operations.write_time(size, cluster.nodes, ask.writer_bandwidth, ask.storage_bandwidth)
+
+    @property
+    def target(self) -> tuple[Quantity | None, str]:
+        return self.scenario.horizon, "duration"
+
+    def time(self) -> Quantity:
+        """Time of a step; infinite where it does not fit."""
+        return _where(self.fits, self.run().step_time)
+
+    def duration(self) -> Quantity:
+        run = self.run()
+        return _where(self.fits, run.duration / self.kept(run).goodput)
+
+    def cost(self) -> Quantity:
+        run = self.run()
+        return _where(self.fits, self.total(self.paid(run, self.kept(run).goodput)))
+
+    def carbon(self) -> Quantity:
+        run = self.run()
+        emitted = self.emitted(self.paid(run, self.kept(run).goodput)).carbon
+        return _where(self.fits, emitted)
 
     def demands(self, level: int) -> dict[int, Reading]:
         scenario, ask = self.scenario, self.ask
         cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
-        link = known(cluster.node.scale_up.bandwidth, f"the bandwidth of {cluster.node.scale_up.name}")
-        run = self.run(chip, link)
+        run = self.run()
         reads = (run.throughput * ask.bytes_per_token).to("GB/s")
         if level == 1:
             work = algorithm.training_operations(scenario.workload.active_parameters, ask.tokens)
-            there = chip.peak[algorithm.computes_in(ask.precision)] * cluster.accelerators * scenario.horizon
+            there = self.peak * cluster.accelerators * scenario.horizon
             supply = pipeline.storage_supply(cluster.nodes, ask.writer_bandwidth, ask.storage_bandwidth)
+            state, activations = self.memory()
+            note = f"{state.m_as('GB'):.3g} GB of weights and state, {activations.m_as('GB'):.3g} GB of activations"
             return {
-                1: reading(1, cluster.name, work, there.to("FLOP")),
-                2: reading(2, f"one {chip.name}", self.state().to("GB"), chip.memory.to("GB"), "without activations"),
+                1: reading(1, cluster.name, work.to("EFLOP"), there.to("EFLOP"), "work against the peak within the horizon"),
+                2: reading(2, f"one {chip.name}", (state + activations).to("GB"), chip.memory.to("GB"), note),
                 8: reading(8, cluster.name, reads, supply.to("GB/s")),
             }
-        checkpoint = operations.checkpoint_bytes(
-            scenario.workload.parameters, algorithm.bytes_per_element(ask.precision), operations.optimizer_bytes(ask.optimizer)
-        )
-        write = operations.write_time(checkpoint, cluster.nodes, ask.writer_bandwidth, ask.storage_bandwidth)
-        kept = solvers.reliability(cluster.accelerators, ask.accelerator_mtbf, write, ask.restart_time, run.duration)
+        kept = self.kept(run)
+        lasts = (run.duration / kept.goodput).to("day")
         if level == 2:
             rate = ask.core_throughput * ask.cores * cluster.nodes
             law = algorithm.scaling_law(scenario.law)
             loss = algorithm.training_loss(law, scenario.workload.parameters, ask.tokens)
-            duration = run.duration / kept.goodput
-            return _shared(scenario) | {
-                1: reading(1, "a step", run.compute_time, run.step_time, "compute's part of the step"),
-                3: reading(3, cluster.name, run.model_flops_utilisation, ask.compute_efficiency, "MFU against the kernels'"),
+            parts = ", ".join(f"{k} {v.m_as('s'):.3g} s" for k, v in run.parts.items() if v.m_as("s") > 0)
+            limits = scenario.limits
+            lost = f"{lasts.m:.4g} days in all, of {scenario.horizon.m_as('day'):.4g}"
+            return self.shared(run.crossing, run.step_time) | {
+                1: reading(1, "a step", run.compute_time.to("s"), run.step_time.to("s"), "compute's part of the step"),
+                2: reading(2, "a step", None, None, "judged on level 1; kernels' traffic is in their efficiency (wall 3)"),
+                3: reading(3, cluster.name, float(run.model_flops_utilisation), ask.compute_efficiency, "MFU, of the kernels'"),
                 9: reading(9, cluster.name, reads, rate.to("GB/s")),
-                11: reading(11, scenario.law, loss, scenario.limits.get(11), "nats per token"),
-                14: reading(14, "a step", run.communication_time, run.step_time, f"bubble {run.bubble:.3f}"),
-                15: reading(15, cluster.name, 1 - kept.goodput, scenario.limits.get(15), f"{duration.to('day'):.4g~} in all"),
-            }
-        penalty = operations.checkpoint_penalty(write, kept.interval + write)
-        needed = (
-            analysis.required_peak(
-                algorithm.training_operations(scenario.workload.active_parameters, ask.tokens),
-                scenario.horizon.to("s"),
-                float(run.model_flops_utilisation * kept.goodput),
-            )
-            / cluster.accelerators
-        )
-        there = chip.peak[algorithm.computes_in(ask.precision)]
-        return (
-            _macro(scenario, run, float(kept.goodput))
-            | _privacy(scenario)
-            | {
-                19: reading(19, cluster.name, penalty, scenario.limits.get(19), f"{write.to('s'):.4g~} to write"),
-                21: _sensitivity(self.step_time, chip, link),
-                22: reading(22, chip.name, needed.to("TFLOP/s"), there.to("TFLOP/s"), "peak to finish in time at this MFU"),
-            }
-        )
+                11: reading(11, scenario.law, float(loss), limits.get(11), "nats per token"),
+                14: reading(14, "a step", run.communication_time, run.step_time, f"{parts}; bubble {float(run.bubble):.1%}"),
+                15: reading(15, cluster.name, 1 - float(kept.goodput), limits.get(15), lost),
+            }  # fmt: skip
+        write = self.write_time()
+        penalty = float(operations.checkpoint_penalty(write, kept.interval + write))
+        note = f"{write.m_as('s'):.3g} s to write, every {kept.interval.m_as('min'):.3g} min"
+        found = {19: reading(19, cluster.name, penalty, scenario.limits.get(19), note)}
+        return found | self.macro(run, float(kept.goodput)) | self.privacy() | self.analysed()
 
 
-def _training(scenario: Scenario) -> _Training:
-    assert isinstance(scenario.question, Training)
-    return _Training(scenario, scenario.question)
+# ------------------------------------------------------------------------------------------------------- processing
+
+
+@dataclass(frozen=True, slots=True)
+class _Processing(_Answer):
+    ask: Processing
+
+    @property
+    def software(self) -> solvers.Software:
+        constants = self.scenario.constants
+        efficiency = constants.compute_efficiency.get(algorithm.computes_in(self.ask.precision))
+        reached = known(efficiency, f"the efficiency of kernels in {self.ask.precision}")
+        return solvers.Software(reached, constants.memory_efficiency, constants.roofline_exponent, constants.step_overhead)
+
+    def profile(self) -> solvers.PerformanceProfile:
+        ask = self.ask
+        return solvers.single_node(
+            self.scenario.workload, self.scenario.fleet.node.accelerator, ask.precision, ask.batch, self.software
+        )
+
+    @property
+    def target(self) -> tuple[Quantity | None, str]:
+        return self.ask.latency_limit, "time"
+
+    def time(self) -> Quantity:
+        """Time of a batch; infinite where the weights do not fit."""
+        profile = self.profile()
+        return _where(profile.fits, profile.time)
+
+    def duration(self) -> Quantity:
+        raise ImpossibleValue("a stream of units has no end: its outputs are time, cost and carbon")
+
+    def units(self) -> Any:
+        """Units that the fully used fleet processes within the horizon: a count."""
+        return (self.ask.batch * self.scenario.fleet.accelerators * self.scenario.horizon / self.time()).m_as("")
+
+    def cost(self) -> Quantity:
+        with np.errstate(divide="ignore"):
+            return self.total(self.paid(self.held(), 1.0)) / self.units()
+
+    def carbon(self) -> Quantity:
+        with np.errstate(divide="ignore"):
+            return self.emitted(self.paid(self.held(), 1.0)).carbon / self.units()
+
+    def demands(self, level: int) -> dict[int, Reading]:
+        scenario, ask = self.scenario, self.ask
+        cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
+        if level == 3:
+            return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
+        profile, demand = self.profile(), lower(scenario.workload, ask.precision, ask.batch)
+        if level == 1:
+            work = ask.unit_rate * demand.operations / ask.batch
+            found = {
+                1: reading(1, cluster.name, work.to("TFLOP/s"), (self.peak * cluster.accelerators).to("TFLOP/s")),
+                2: reading(2, f"one {chip.name}", profile.weight_bytes.to("GB"), profile.memory.to("GB"), "the weights"),
+            }
+            if ask.unit_bytes is not None and ask.storage_bandwidth is not None and ask.reader_bandwidth is not None:
+                reads = pipeline.ingestion_demand(ask.unit_rate, ask.unit_bytes)
+                supply = pipeline.storage_supply(cluster.nodes, ask.reader_bandwidth, ask.storage_bandwidth)
+                found[8] = reading(8, cluster.name, reads.to("GB/s"), supply.to("GB/s"))
+            return found
+        batches, scope, limit = ask.unit_rate / ask.batch, f"a batch of {ask.batch} {demand.unit}s", ask.latency_limit
+        busy = float(fleet.utilisation(batches, profile.time)) / cluster.accelerators
+        late = node.sojourn_quantile(batches, profile.time, cluster.accelerators, ask.percentile)
+        found = self.shared(Q(0.0, "byte"), profile.time) | self.down(1, max(0.0, 1 - busy))
+        found.pop(10)
+        if ask.unit_bytes is not None and ask.cores is not None and ask.core_throughput is not None:
+            per_node = batches / cluster.nodes
+            prepare = pipeline.transformation_time(ask.batch, ask.unit_bytes, ask.cores, ask.core_throughput)
+            found[9] = reading(9, "cores of a node", float(fleet.utilisation(per_node, prepare)), 1.0, "share of time at work")
+        used, reached = float(profile.model_flops_utilisation), float(self.software.compute_efficiency)
+        return found | {
+            1: reading(1, scope, profile.compute_time.to("ms"), limit),
+            2: reading(2, scope, profile.memory_time.to("ms"), limit, "; ".join(demand.assumptions)),
+            3: reading(3, scope, used, reached, "MFU against what kernels reach"),
+            4: reading(4, scope, profile.time.to("ms"), limit, f"bound by {profile.bound}"),
+            7: reading(7, f"{cluster.accelerators} accelerators", late.to("ms"), limit, f"P{100 * ask.percentile:g} of a batch"),
+        }

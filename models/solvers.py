@@ -8,7 +8,7 @@ chains: each of these takes the result of the one before. Nothing is computed he
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from .lowering import lower
 
 _ONE_TOKEN = Q(1.0, "token")
 _NOTHING_CACHED = Q(0.0, "token")
+_NO_TIME, _NO_BYTES, _NO_WORK, _NO_MONEY = Q(0.0, "s"), Q(0.0, "byte"), Q(0.0, "flop"), Q(0.0, "USD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,30 +169,44 @@ def continuous_batching(
 @dataclass(frozen=True, slots=True)
 class StreamingResult:
     inject_time: Quantity  # of one layer
-    compute_time: Quantity  # of one layer
-    time: Quantity
+    compute_time: Quantity  # of one layer in decode
+    time: Quantity  # of a decode step
     balanced_batch: Number
+    prefill_compute_time: Quantity  # of one layer
+    time_to_first_token: Quantity
 
 
 def weight_streaming(
     model: Transformer,
     precision: str,
     batch: Number,
+    prompt: Quantity,
     context: Quantity,
     injection_bandwidth: Quantity,
     peak: Quantity,
     compute_efficiency: Number,
 ) -> StreamingResult:
-    """Wall 6: a decode step of `batch` sequences whose weights are streamed in layer by layer.
+    """Wall 6: prefill of `batch` prompts, and a decode step of `batch` sequences, with weights streamed in layer by layer.
 
-    injection_bandwidth [byte/s]; peak [FLOP/s]. balanced_batch: where streaming and computing take equally long.
+    prompt, context [token]; injection_bandwidth [byte/s]; peak [FLOP/s]. balanced_batch: where streaming and computing a
+    decode step take equally long. Prefill starts from rest, decode steps follow each other; the cache stays on the chip.
     """
     layer = node.weight_bytes(model.parameters, algorithm.bytes_per_element(precision)) / model.layers
     inject = node.memory_time(layer, injection_bandwidth, 1.0)
-    one = node.compute_time(node.decode_operations(model, 1.0, context) / model.layers, peak, compute_efficiency)
-    compute = node.compute_time(node.decode_operations(model, batch, context) / model.layers, peak, compute_efficiency)
-    time = node.streaming_time(model.layers, inject, compute)
-    return StreamingResult(inject, compute, time, node.streaming_batch(inject, one))
+
+    def of_a_layer(work: Quantity) -> Quantity:
+        return node.compute_time(work / model.layers, peak, compute_efficiency)
+
+    decode = of_a_layer(node.decode_operations(model, batch, context))
+    prefill = of_a_layer(batch * node.prefill_operations(model, prompt, _NOTHING_CACHED))
+    return StreamingResult(
+        inject,
+        decode,
+        node.streaming_time(model.layers, inject, decode),
+        node.streaming_batch(inject, of_a_layer(node.decode_operations(model, 1.0, context))),
+        prefill,
+        node.streaming_latency(model.layers, inject, prefill),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,8 +341,21 @@ def compression(parameters: Number, baseline: str, precision: str) -> Compressio
 # ---------------------------------------------------------------------------------------------- fleet, walls 14-16
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """The routed experts of a model in training: `layers` of them, each token visits `top_k` of `count`; `parallel` ranks."""
+
+    layers: Number
+    count: Number
+    top_k: Number
+    parameters: Number  # of all routed experts, over all layers
+    parallel: Number = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class DistributedResult:
+    """A training run. `parts` of the communication: tensor, expert, sends, gathers, gradients."""
+
     accelerators: Number
     nodes: Number
     compute_time: Quantity
@@ -337,6 +365,8 @@ class DistributedResult:
     throughput: Quantity  # tokens per second
     model_flops_utilisation: Number
     duration: Quantity  # of the whole run, without failures
+    parts: Mapping[str, Quantity] = field(default_factory=dict)
+    crossing: Quantity = _NO_BYTES  # over the middle of the network, in a step
 
 
 def distributed(
@@ -350,51 +380,117 @@ def distributed(
     microbatches: Number,
     layers: Number,
     hidden: Number,
+    *,
+    sequence_length: Quantity | None = None,
+    attention: Quantity = _NO_WORK,
+    virtual_stages: Number = 1.0,
+    recompute: Number = 0.0,
+    zero_stage: Number = 1,
+    experts: Experts | None = None,
 ) -> DistributedResult:
     """Wall 14: training the scaled model on a whole fleet, tensor x pipeline x data parallel; nothing overlaps.
 
-    step = compute / (1 - bubble) + tensor-parallel all-reduces + gradient all-reduce over data-parallel ranks
+    step = compute / (1 - bubble) + tensor-parallel all-reduces + expert all-to-alls + pipeline sends + weight gathers
+         + gradient all-reduce
 
-    batch_tokens [token] of one step over all ranks; degrees, microbatches, layers, hidden: counts. Tensor parallelism stays
-    in a node and reduces a layer's activations four times per step (Shoeybi et al. 2019). `models.training` knows more:
-    overlap, sharded optimisers, experts, memory.
+    batch_tokens [token] of one step over all ranks; degrees, microbatches, layers, hidden: counts. `scaled.parameters` is
+    what a token passes through. Refinements, each nothing by default:
+    sequence_length [token]: a rank has batch / length / ranks sequences, and no more microbatches than that;
+    attention [FLOP]: of the scores of a step, forward and backward, which 6 P D leaves out;
+    virtual_stages: chunks per stage, which shorten the bubble and multiply the sends;
+    recompute: share of the forward pass that the backward pass repeats, its communication too (1: all of it);
+    zero_stage: 3 gathers weights for every microbatch, forward and backward; 0 to 2 take as long as an all-reduce;
+    experts: tokens go to their experts and back in each of their layers, and their gradients have ranks / parallel copies.
+    Source: Shoeybi et al. (2019) four tensor-parallel all-reduces a layer; Narayanan et al. (2021) pipelines; Rajbhandari et
+    al. (2020) ZeRO; Lepikhin et al. (2021) experts. Groups wider than a node use hierarchical collectives; a group of stages
+    sends over the fabric unless all stages fit a node. `models.training` knows more: overlap, memory traffic, stacks.
     """
     chip, scale_up = cluster.node.accelerator, cluster.node.scale_up
     fabric = known(cluster.fabric or cluster.node.scale_out, f"the fabric of {cluster.name}")
-    ranks_in_node = cluster.node.accelerators / tensor_parallel
+    in_node = cluster.node.accelerators
     data_parallel = cluster.accelerators / (tensor_parallel * pipeline_parallel)
-    require(tensor_parallel <= cluster.node.accelerators, "tensor parallelism beyond one node is not what this solver models")
     require(
-        data_parallel >= 1, "{} accelerators cannot hold {} x {} ranks", cluster.accelerators, tensor_parallel, pipeline_parallel
-    )
-
-    element = algorithm.bytes_per_element(precision)
-    work = algorithm.training_operations(scaled.parameters, batch_tokens)
-    peak = _peak(chip, precision)
-    compute = node.compute_time(work / cluster.accelerators, peak, compute_efficiency)
-    bubble = fleet.pipeline_bubble(pipeline_parallel, microbatches, 1.0)
-
+        (data_parallel >= 1) & (data_parallel == np.floor(data_parallel)),
+        "{} accelerators do not divide into replicas of {} x {}", cluster.accelerators, tensor_parallel, pipeline_parallel,
+    )  # fmt: skip
+    require((np.asarray(recompute) >= 0) & (np.asarray(recompute) <= 1), "recompute is a share of the forward pass")
     intra = known(scale_up.bandwidth, f"bandwidth of {scale_up.name}"), known(scale_up.latency, f"latency of {scale_up.name}")
     inter = known(fabric.bandwidth, f"bandwidth of {fabric.name}"), known(fabric.latency, f"latency of {fabric.name}")
-    tokens_per_rank = (batch_tokens / data_parallel).m_as("token")
-    activations = tokens_per_rank / microbatches * hidden * element
-    reductions = 4 * layers / pipeline_parallel * microbatches
-    tensor = reductions * fleet.ring_all_reduce(activations, tensor_parallel, *intra)
-    gradients = node.weight_bytes(scaled.parameters / (tensor_parallel * pipeline_parallel), element)
-    inside = np.minimum(ranks_in_node, data_parallel)
-    gradient = fleet.hierarchical_all_reduce(gradients, inside, data_parallel / inside, *intra, *inter)
 
-    step = compute / (1 - bubble) + tensor + gradient
+    element = algorithm.bytes_per_element(precision)
+    work = algorithm.training_operations(scaled.parameters, batch_tokens) + attention
+    peak = _peak(chip, precision)
+    compute = node.compute_time(work * (1 + recompute / 3) / cluster.accelerators, peak, compute_efficiency)
+    sequences = np.inf if sequence_length is None else (batch_tokens / sequence_length / data_parallel).m_as("")
+    bubble = fleet.pipeline_bubble(pipeline_parallel, microbatches, virtual_stages, sequences)
+
+    activations = (batch_tokens / data_parallel).m_as("token") / microbatches * hidden * element
+    passes = 2 + recompute  # forward and backward, and what is repeated
+    tensor_inside = np.minimum(tensor_parallel, in_node)
+    reductions = 2 * passes * layers / pipeline_parallel * microbatches
+    tensor = reductions * fleet.hierarchical_all_reduce(
+        activations, tensor_inside, tensor_parallel / tensor_inside, *intra, *inter
+    )
+    inside = np.minimum(np.maximum(in_node / tensor_parallel, 1.0), data_parallel)  # data-parallel ranks in a node
+    outside = data_parallel / inside
+
+    nothing = _NO_TIME
+    trunk, exchange, exchanged = scaled.parameters, nothing, _NO_BYTES
+    routed: Number = 0.0
+    expert_ranks, expert_inside = data_parallel, inside
+    if experts is not None:
+        require(experts.parallel <= data_parallel, "experts are spread over data-parallel ranks, of which there are fewer")
+        trunk = scaled.parameters - experts.parameters * experts.top_k / experts.count
+        routed = experts.parameters / experts.parallel
+        near = np.minimum(experts.parallel, inside)
+        calls = 2 * passes * experts.layers / pipeline_parallel * microbatches  # there and back in every pass
+        message = activations * experts.top_k
+        exchange = calls * fleet.hierarchical_all_to_all(message, near, experts.parallel / near, *intra, *inter)
+        exchanged = calls * pipeline.all_to_all_crossing(message, experts.parallel, experts.parallel / near)
+        expert_ranks = data_parallel / experts.parallel
+        expert_inside = np.minimum(np.maximum(inside / near, 1.0), expert_ranks)
+
+    staged = np.asarray(pipeline_parallel) > 1
+    link = [np.where(tensor_parallel * pipeline_parallel <= in_node, a.m_as(unit), b.m_as(unit)) for a, b, unit in
+            zip(intra, inter, ("byte/s", "s"), strict=True)]  # fmt: skip
+    send = fleet.point_to_point(activations, Q(link[0], "byte/s"), Q(link[1], "s"))
+    sends = 2 * virtual_stages * microbatches * send * np.where(staged, 1.0, 0.0)
+
+    local = tensor_parallel * pipeline_parallel
+    weights = node.weight_bytes(trunk / local, element)
+    expert_weights = node.weight_bytes(routed / local, element)
+
+    def over_all(collective: Any) -> Quantity:
+        shared = collective(weights, inside, outside, *intra, *inter)
+        if experts is None:
+            return shared
+        return shared + collective(expert_weights, expert_inside, expert_ranks / expert_inside, *intra, *inter)
+
+    gradients = over_all(fleet.hierarchical_all_reduce)
+    sharded = np.where(np.asarray(zero_stage) >= 3, 1.0, 0.0)
+    gather = over_all(fleet.hierarchical_all_gather)
+    # stage 3 gathers for each pass of each microbatch, then scatters gradients once and gathers nothing after them
+    gathers = sharded * (2 * microbatches * gather)
+    gradients = gradients - sharded * gather
+    parts = {"tensor": tensor, "expert": exchange, "sends": sends, "gathers": gathers, "gradients": gradients}
+    parts = {name: (part + nothing).to("s") for name, part in parts.items()}
+    communication: Any = sum(parts.values(), start=nothing)
+
+    reduced = weights + expert_weights if experts is not None else weights
+    crossing = pipeline.all_reduce_crossing(reduced * (1 + sharded * (microbatches - 0.5)), outside, local) + exchanged
+    step = (compute / (1 - bubble) + communication).to("s")
     return DistributedResult(
         cluster.accelerators,
         cluster.nodes,
         compute,
-        (tensor + gradient).to("s"),
+        communication.to("s"),
         bubble,
-        step.to("s"),
+        step,
         (batch_tokens / step).to("token/s"),
         node.model_flops_utilisation(work, step, peak * cluster.accelerators),
         (scaled.tokens / batch_tokens * step).to("day"),
+        parts,
+        crossing,
     )
 
 
@@ -437,6 +533,8 @@ def orchestration(arrival_rate: Quantity, job_time: Quantity, cs2: Number, wait_
 
 @dataclass(frozen=True, slots=True)
 class EconomicsResult:
+    """What a run costs. `total` is the sum of capital, electricity, maintenance and rental; what does not apply is 0 USD."""
+
     duration: Quantity
     accelerators: Number
     it_energy: Quantity
@@ -444,6 +542,7 @@ class EconomicsResult:
     electricity: Quantity
     maintenance: Quantity
     total: Quantity
+    rental: Quantity = _NO_MONEY
 
 
 def economics(
@@ -456,19 +555,27 @@ def economics(
     life: Quantity,
     residual: Number,
     maintenance_rate: Quantity,
+    *,
+    surroundings: Quantity = _NO_MONEY,
+    rent: Quantity | None = None,
 ) -> EconomicsResult:
-    """Wall 17: what a run on an owned fleet costs: its share of the price, electricity at the site's price, and upkeep.
+    """Wall 17: what a run on a fleet costs: its share of the price, electricity at the site's price, and upkeep; or the rent.
 
     goodput: useful share of the time (`reliability`); utilisation, idle_fraction: of the power draw (`operations.draw_fraction`);
-    life [time], residual: a fraction; maintenance_rate [1/year]. The price is the accelerators': add the rest as parts.
+    life [time], residual: a fraction; maintenance_rate [1/year]. surroundings [USD]: price of host, network and building per
+    accelerator, on top of its own. rent [USD/h] per accelerator takes the place of all other parts.
     """
     chip = cluster.node.accelerator
-    price = known(chip.price, f"the price of {chip.name}")
     duration = (run.duration / goodput).to("day")
     draw = operations.draw_fraction(utilisation, idle_fraction)
     share = known(chip.host_power_share, f"the host's share of power beside {chip.name}")
     power = operations.node_power(run.accelerators, known(chip.tdp, f"the TDP of {chip.name}"), draw, share)
     it_energy = operations.energy(power, duration)
+    nothing = _NO_MONEY
+    if rent is not None:
+        paid = operations.rental_cost(rent, run.accelerators, duration)
+        return EconomicsResult(duration, run.accelerators, it_energy, nothing, nothing, nothing, paid, paid)
+    price = known(chip.price, f"the price of {chip.name}") + surroundings
     metered = operations.facility_energy(it_energy, known(region.pue, f"the PUE of {region.name}"))
     capital = operations.capital_cost(price, run.accelerators, life, duration, residual)
     electricity = operations.energy_cost(metered, known(region.electricity_price, f"the electricity price of {region.name}"))
@@ -479,24 +586,35 @@ def economics(
 
 @dataclass(frozen=True, slots=True)
 class SustainabilityResult:
+    """Emissions by `method`. `water` is None where the site's WUE is not known: never zero."""
+
     facility_energy: Quantity
     operational_carbon: Quantity
     embodied_carbon: Quantity
     carbon: Quantity
-    water: Quantity
+    water: Quantity | None
     method: str
 
 
-def sustainability(
-    cost: EconomicsResult, cluster: Fleet, region: Region, life: Quantity, grid_water: Quantity
-) -> SustainabilityResult:
-    """Wall 18: energy at the meter, emissions of use (location average) and of making (amortised over `life`), and water.
+CARBON_METHODS = {
+    "average": ("average_intensity", "location average"),
+    "marginal": ("marginal_intensity", "location marginal"),
+    "market": ("market_intensity", "market"),
+}
 
-    grid_water [litre/Wh] of generation; 0 L/Wh counts the site alone.
+
+def sustainability(
+    cost: EconomicsResult, cluster: Fleet, region: Region, life: Quantity, grid_water: Quantity, *, method: str = "average"
+) -> SustainabilityResult:
+    """Wall 18: energy at the meter, emissions of use and of making (amortised over `life`), and water.
+
+    grid_water [litre/Wh] of generation; 0 L/Wh counts the site alone. method: "average", "marginal" or "market" intensity.
     """
+    require(method in CARBON_METHODS, "carbon is counted by the method average, marginal or market, not {}", method)
+    attribute, words = CARBON_METHODS[method]
     chip = cluster.node.accelerator
     pue = known(region.pue, f"the PUE of {region.name}")
-    intensity = known(region.grid.average_intensity, f"the average carbon intensity of {region.grid.zone}")
+    intensity = known(getattr(region.grid, attribute), f"the {words} carbon intensity of {region.grid.zone}")
     made = operations.embodied_carbon(
         known(chip.embodied, f"the embodied carbon of {chip.name}"), cost.accelerators, life, cost.duration
     )
@@ -506,8 +624,8 @@ def sustainability(
         used,
         made,
         used + made,
-        operations.water(cost.it_energy, known(region.wue, f"the WUE of {region.name}"), pue, grid_water),
-        "location average",
+        None if region.wue is None else operations.water(cost.it_energy, region.wue, pue, grid_water),
+        words,
     )
 
 

@@ -406,7 +406,7 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
     if data is None:
         data = total / (tensor * pipeline * context)
         inferred.append("dp")
-    if data < 1:
+    if tensor * pipeline * context > total:
         raise Unpredictable(f"tp x pp x cp is {tensor * pipeline * context:g}, more than the {total:g} accelerators")
     if pipeline > model.layers:
         raise Unpredictable(f"{pipeline:g} pipeline stages for {model.layers} layers")
@@ -554,26 +554,38 @@ def _stacked(records: Sequence[Any]) -> Any:
 
 def cases_of(rows: Iterable[Mapping[str, Any]], zoo: Zoo, constants: Constants) -> tuple[list[Case | None], list[dict[str, str]]]:
     """(the case of each row, None where it cannot be predicted; [{"id", "reason"}] of those rows)."""
+    given = list(rows)
     cases: list[Case | None] = []
-    skipped: list[dict[str, str]] = []
-    for number, row in enumerate(rows, 1):
+    reasons: dict[int, str] = {}
+    for number, row in enumerate(given):
         try:
-            case = case_of(row, zoo, constants)
-            _check(case, constants)
-            cases.append(case)
+            cases.append(case_of(row, zoo, constants))
         except (ValueError, ArithmeticError) as error:
             cases.append(None)
-            identity = _Cells(row).text("id") or f"row {number}"
-            skipped.append({"id": identity, "reason": str(error).splitlines()[0] if str(error) else type(error).__name__})
-    return cases, skipped
+            reasons[number] = _one_line(error)
+    if not _finite([case for case in cases if case is not None], constants):  # then find out which
+        for number, case in enumerate(cases):
+            if case is not None and not _finite([case], constants):
+                cases[number], reasons[number] = None, "the cells describe no run with a finite time and memory"
+    names = (_Cells(row).text("id") or f"row {number}" for number, row in enumerate(given, 1))
+    return cases, [{"id": name, "reason": reasons[number]} for number, name in enumerate(names) if number in reasons]
 
 
-def _check(case: Case, constants: Constants) -> None:
-    """Unpredictable where the model gives no finite time or memory for a case: cells that no run can have."""
-    resolved = {name: value[0] for name, value in constants.resolve([case.setting]).items()}
-    time, peak = evaluate(case.run, resolved)[0].m_as("s"), peak_memory(case.run, constants.memory)[0].m_as("byte")
-    if not (np.isfinite(time) and time > 0 and np.isfinite(peak)):
-        raise Unpredictable("the cells describe no run with a finite time and memory")
+def _one_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _finite(cases: Sequence[Case], constants: Constants) -> bool:
+    """Whether the model gives every case a finite time and memory."""
+    if not cases:
+        return True
+    run = stacked([case.run for case in cases])
+    try:
+        time = evaluate(run, constants.resolve([case.setting for case in cases]))[0].m_as("s")
+        peak = peak_memory(run, constants.memory)[0].m_as("byte")
+    except (ValueError, ArithmeticError):
+        return False
+    return bool(np.all(np.isfinite(time) & (time > 0) & np.isfinite(peak)))
 
 
 def read_cases(rows: Iterable[Mapping[str, Any]], zoo: Zoo, constants: Constants) -> list[Case]:

@@ -48,16 +48,19 @@ class Reading:
         return self.headroom is not None and self.headroom <= within
 
 
-def reading(wall: int, scope: str, demand: Any, limit: Any, note: str = "") -> Reading:
-    """A `Reading` of demand <= limit. A requirement of at least x reads as: demand x against a limit that is what there is.
+def reading(wall: int | Wall, scope: str, demand: Any, limit: Any, note: str = "") -> Reading:
+    """A `Reading` of demand <= limit: for one of the 22 walls, by its number, or for one of a user's own.
+
+    A requirement of at least x reads as: demand x against a limit that is what there is.
 
     An infinite demand has a headroom of minus infinity; a limit of zero allows only zero. With no demand or no limit there is
     no headroom.
     """
-    name = WALLS[wall - 1].name
+    entry = wall if isinstance(wall, Wall) else WALLS[wall - 1]
+    number, name = entry.number, entry.name
     if demand is None or limit is None:
         missing = "demand not known" if demand is None else "no limit set"
-        return Reading(wall, name, scope, demand, limit, None, note or missing)
+        return Reading(number, name, scope, demand, limit, None, note or missing)
     needed, allowed = _in_one_unit(demand, limit)
     if np.isinf(allowed):
         headroom = 1.0 if np.isfinite(needed) else -np.inf
@@ -65,7 +68,7 @@ def reading(wall: int, scope: str, demand: Any, limit: Any, note: str = "") -> R
         headroom = 0.0 if needed <= 0 else -np.inf
     else:
         headroom = (allowed - needed) / abs(allowed)
-    return Reading(wall, name, scope, demand, limit, float(headroom), note)
+    return Reading(number, name, scope, demand, limit, float(headroom), note)
 
 
 def _in_one_unit(demand: Any, limit: Any) -> tuple[float, float]:

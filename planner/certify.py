@@ -108,7 +108,7 @@ def certify(
     """Solve `market` to a proof. `engine` is highs, cpsat or both (both: highs solves, cpsat confirms the last program).
 
     `curve(column, units)` is the exact load that a pool carries; `slope(column)` is at least `curve(column, u) / u` for
-    every u. `gap` is (objective - bound) / objective. Returns a Certificate; a time limit gives status "stopped" with the bound that was proven.
+    every u. `gap` is (objective - bound) / objective. A time limit gives status "stopped" with the bound that was proven.
     """
     started = time.perf_counter()
     main = "cpsat" if engine == "cpsat" else "highs"

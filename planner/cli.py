@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from zoo.yaml_source import Document
+
     from .plan import Plan
     from .query import AnyQuery
 
@@ -205,12 +207,14 @@ def check(
 
 @app.command()
 def evaluate(
-    plan: Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`.")],
+    plan: Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`, or a scenario in YAML.")],
     format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
 ) -> None:
-    """Check a saved plan again with the forward equations alone: no solver.
+    """Judge a saved plan, or a scenario of your own, with the forward equations alone: no solver.
 
-    Example:  wallplan evaluate plan.json
+    A scenario (`kind: scenario`) is read against all 22 walls on three levels; exit code 3 when it does not fit.
+
+    Example:  wallplan evaluate examples/scenario-serve.yaml
     """
     from .evaluate import evaluate as forward
     from .plan import Plan, PlanError, rows
@@ -220,6 +224,8 @@ def evaluate(
     from .solve import reload
 
     _check_format(format, "table", "json", "md", "csv")
+    if (document := _yaml(plan)) is not None:
+        _evaluate_file(document, format)
     try:
         saved = Plan.load(plan)
         if not saved.fleet:
@@ -266,8 +272,67 @@ def evaluate(
     raise typer.Exit(OK if not result.violations else FAILED)
 
 
+def _yaml(path: Path) -> Document | None:
+    """The YAML file at `path`; None when it is JSON, or not there."""
+    from zoo.yaml_source import ZooError, read
+
+    try:
+        with path.open("rb") as file:
+            if file.read(1000).lstrip().startswith(b"{"):
+                return None
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ZooError) as error:
+        raise _fail(str(error)) from None
+
+
+def _evaluate_file(document: Document, format: str) -> None:
+    """`evaluate` of a YAML file, by its kind. Ends the command."""
+    kinds = {"scenario": _evaluate_scenario}
+    kind = document.data.get("kind")
+    if kind not in kinds:
+        hint = "; this is a question: `wallplan solve` answers it" if kind in ("serve", "train", "procure", "place") else ""
+        shown = "missing key" if kind is None else f"{json.dumps(kind, default=str)[:40]} cannot be evaluated"
+        raise _fail(f"{document.path}:{document.line(('kind',))}: kind: {shown}; expected {' or '.join(kinds)}{hint}")
+    kinds[kind](document, format)
+
+
+def _evaluate_scenario(document: Document, format: str) -> None:
+    from models import ImpossibleValue, UnknownValue
+    from zoo.units import UnitError
+
+    from .query import QueryError
+    from .report import render, tables
+    from .report import walls as pages
+    from .scenario import from_document
+
+    try:
+        loaded = from_document(document)
+        result = loaded.scenario.evaluate()
+    except QueryError as error:
+        raise _fail(str(error)) from None
+    except (ImpossibleValue, UnknownValue, UnitError) as error:
+        raise _fail(f"{document.path}: {error}") from None
+    records = pages.evaluation_records(result)
+    headline = pages.headline(loaded.scenario.name, result)
+    shown: list[tables.Table] = pages.evaluation_tables(result, loaded.assumptions)
+    if format == "json":
+        assumptions = [{"key": key, "assumption": text} for key, text in loaded.assumptions]
+        verdict = {"name": loaded.scenario.name, "feasible": result.feasible, "level": result.level, "verdict": headline}
+        typer.echo(json.dumps({**verdict, "walls": records, "assumptions": assumptions}, indent=1, ensure_ascii=False))
+    elif format == "csv":
+        typer.echo(render.comma_separated(records), nl=False)
+    elif format == "md":
+        typer.echo(f"{headline}\n\n{render.markdown(shown)}", nl=False)
+    else:
+        typer.echo(headline)
+        render.terminal(shown)
+    raise typer.Exit(OK if result.feasible else INFEASIBLE)
+
+
 @app.command()
-def schema(what: Annotated[str, typer.Argument(help="query or plan.")] = "query") -> None:
+def schema(what: Annotated[str, typer.Argument(help="query, plan or scenario.")] = "query") -> None:
     """Print a JSON Schema, for editors and other programs.
 
     Example:  wallplan schema query > query.schema.json
@@ -280,8 +345,12 @@ def schema(what: Annotated[str, typer.Argument(help="query or plan.")] = "query"
         from .plan import Plan
 
         document = Plan.model_json_schema()
+    elif what == "scenario":
+        from .scenario import scenario_schema
+
+        document = scenario_schema()
     else:
-        raise _fail(f'{what}: unknown schema; expected "query" or "plan"')
+        raise _fail(f'{what}: unknown schema; expected "query", "plan" or "scenario"')
     typer.echo(json.dumps(document, indent=1))
 
 

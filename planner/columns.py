@@ -7,7 +7,7 @@ exactly, one number of units at a time and only where a solver asks: that is wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +40,7 @@ class Curve:
     known: dict[int, tuple[int, int]] = field(default_factory=dict)
     usable: np.ndarray = field(init=False)
     saturation: np.ndarray = field(init=False)
+    slope: int = field(init=False)  # load per unit that no number of units exceeds: a pool at saturation, rounded up
 
     def __post_init__(self) -> None:
         replica = self.runs.replica
@@ -52,13 +53,8 @@ class Curve:
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
         self.usable = np.flatnonzero(np.all(idle <= allowed[:, None], axis=0))
-
-    @property
-    def slope(self) -> int:
-        """Load per unit that no number of units exceeds (integer load units, rounded up): a pool at saturation."""
-        if not len(self.usable):
-            return 0
-        return quantise(Q(float(self.saturation[self.usable].max()), "1/s"), "load", "up")
+        top = float(self.saturation[self.usable].max()) if len(self.usable) else 0.0
+        self.slope = quantise(Q(top, "1/s"), "load", "up")
 
     def best(self, units: int) -> tuple[int, int]:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
@@ -69,9 +65,20 @@ class Curve:
     def _best(self, units: int) -> tuple[int, int]:
         if not len(self.usable) or units < 1:
             return 0, -1
-        rates = pool_rates(self.runs, self.usable, units, self.targets, self.variability)
-        top = int(np.argmax(rates))
-        return quantise(Q(float(rates[top]), "1/s"), "load", "down"), int(self.usable[top])
+        # nothing carries more than its saturation: a few promising layouts first, then only those that could still win
+        order = self.usable[np.argsort(-self.saturation[self.usable], kind="stable")]
+        first, rest = order[:_PROMISING], order[_PROMISING:]
+        rates = pool_rates(self.runs, first, units, self.targets, self.variability)
+        rest = rest[self.saturation[rest] * units > rates.max()]
+        if len(rest):
+            rates = np.append(rates, pool_rates(self.runs, rest, units, self.targets, self.variability))
+        at = np.append(first, rest)
+        top = int(at[rates == rates.max()].min())  # the first of equals, whatever the order they were tried in
+        return quantise(Q(float(rates.max()), "1/s"), "load", "down"), top
+
+
+# How many layouts are looked at before the others are held against the best of them.
+_PROMISING = 16
 
 
 def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variability: float) -> np.ndarray:
@@ -87,6 +94,26 @@ def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variabi
         variability,
     )
     return np.asarray(rate.m_as("1/s"))
+
+
+@dataclass(slots=True)
+class Memory:
+    """What questions that differ little have in common, so that asking many of them is cheap (explanations do).
+
+    `runs`: what each kind of machine can run; `curves`: what pools of it carry; `priced`: integer amounts of offers;
+    `catalogs`: the zoo with the user's files. Nothing in it depends on anything but its key.
+    """
+
+    runs: dict[tuple[Hashable, ...], tuple[list[Runs], list[Dropped]]] = field(default_factory=dict)
+    curves: dict[tuple[Hashable, ...], Curve] = field(default_factory=dict)
+    priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)
+    catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
+
+    def curve(self, runs: Runs, targets: Targets, variability: float) -> Curve:
+        key = (id(runs), tuple((percentile, target.magnitude) for percentile, target in targets), variability)
+        if key not in self.curves:
+            self.curves[key] = Curve(runs, targets, variability)
+        return self.curves[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +335,14 @@ class Choices:
 
 
 def choices_of(
-    query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], dropped: list[Dropped]
+    query: ServeQuery,
+    catalog: Catalog,
+    grouped: list[tuple[list[Runs], list[Offer]]],
+    dropped: list[Dropped],
+    memory: Memory | None = None,
 ) -> Choices:
     """Every column of a question: each offer, for each set of populations, in units of each span of machines."""
+    memory = memory or Memory()
     means = means_of(catalog)
     sites = {name: site_of(region, query, means) for name, region in catalog.regions.items()}
     entries: list[tuple[Offer, Site, list[Runs]]] = []
@@ -327,7 +359,7 @@ def choices_of(
                 entries.append((offer, site, runs_list))
     for reason, count in reasons.items():
         dropped.append(Dropped(18, "sustainability", count, reason))
-    return _columns(query, catalog, entries, dropped)
+    return _columns(query, catalog, entries, dropped, memory)
 
 
 def market_of(query: ServeQuery, catalog: Catalog, choices: Choices) -> Market:
@@ -344,27 +376,42 @@ def market_of(query: ServeQuery, catalog: Catalog, choices: Choices) -> Market:
     )
 
 
+def _priced(
+    query: ServeQuery, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], memory: Memory
+) -> dict[str, tuple[dict[str, int], int]]:
+    """(amounts of one instance, objective of one instance) by offer, in integers; only what is not remembered is computed."""
+    settings = (id(catalog), query.carbon, query.minimize)
+    known = memory.priced.setdefault(settings, {})
+    new = [(offer, site) for offer, site, _ in entries if offer.name not in known]
+    if new:
+        amounts = amounts_of(
+            [catalog.chips[offer.accelerator] for offer, _ in new],
+            np.array([float(offer.accelerators) for offer, _ in new]),
+            Q(np.array([offer.price.m_as(_USD_PER_HOUR) for offer, _ in new]), "USD/hour"),
+            [site for _, site in new],
+            query,
+            catalog,
+        )
+        for (offer, _), each, objective in zip(new, integers(amounts), objective_of(query, amounts), strict=True):
+            known[offer.name] = ({**each, "instances": 1}, objective)
+    return known
+
+
 def _columns(
-    query: ServeQuery, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], dropped: list[Dropped]
+    query: ServeQuery,
+    catalog: Catalog,
+    entries: list[tuple[Offer, Site, list[Runs]]],
+    dropped: list[Dropped],
+    memory: Memory,
 ) -> Choices:
-    if not entries:
-        return Choices([], [], [])
-    amounts = amounts_of(
-        [catalog.chips[offer.accelerator] for offer, _, _ in entries],
-        np.array([float(offer.accelerators) for offer, _, _ in entries]),
-        Q(np.array([offer.price.m_as(_USD_PER_HOUR) for offer, _, _ in entries]), "USD/hour"),
-        [site for _, site, _ in entries],
-        query,
-        catalog,
-    )
-    per_instance, objectives = integers(amounts), objective_of(query, amounts)
+    priced = _priced(query, catalog, entries, memory)
     columns: list[Column] = []
     objective: list[int] = []
     curves: list[Curve] = []
     known: dict[tuple[int, float], int] = {}
     served: dict[str, list[tuple[tuple[int, ...], float, Targets | None]]] = {}
     far = 0
-    for i, (offer, site, runs_list) in enumerate(entries):
+    for offer, site, runs_list in entries:
         if offer.region not in served:
             served[offer.region] = [
                 (populations, trip.m_as("s"), budgets(query, trip)) for populations, trip in tiers(query, catalog, site.region)
@@ -377,7 +424,7 @@ def _columns(
                 key = (id(runs), trip)
                 if key not in known:
                     known[key] = len(curves)
-                    curves.append(Curve(runs, targets, query.workload.arrivals.cv**2))
+                    curves.append(memory.curve(runs, targets, query.workload.arrivals.cv**2))
                 if not len(curves[known[key]].usable):
                     continue
                 span = f" x{runs.instances}" if runs.instances > 1 else ""
@@ -389,11 +436,11 @@ def _columns(
                         known[key],
                         populations,
                         runs.instances,
-                        {name: runs.instances * each for name, each in {**per_instance[i], "instances": 1}.items()},
+                        {name: runs.instances * each for name, each in priced[offer.name][0].items()},
                         f"{runs.machine.name} x{runs.instances}",
                     )
                 )
-                objective.append(runs.instances * objectives[i])
+                objective.append(runs.instances * priced[offer.name][1])
     if far:
         dropped.append(Dropped(7, "tail latency", far, "the network round trip alone takes the TTFT budget"))
     slow = sum(1 for curve in curves if not len(curve.usable))

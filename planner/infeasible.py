@@ -15,7 +15,8 @@ from typing import Any
 from zoo.units import Q, Quantity
 
 from . import plan
-from .prepare import Known, Prepared, Progress, in_objective_units, objective_units, prepare, prove
+from .columns import Memory
+from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare, prove
 from .program import dequantise
 from .query import Clause, Keys, Query, QueryError, ServeQuery, parse_path
 
@@ -75,11 +76,11 @@ def relaxable(query: ServeQuery) -> list[Clause]:
 class Asker:
     """Asks whether questions have any plan at all, and remembers the answers and what machines can run."""
 
-    known: Known = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     answers: dict[str, bool] = field(default_factory=dict)
 
     def prepared(self, query: ServeQuery) -> Prepared:
-        return prepare(query, known=self.known)
+        return prepare(query, memory=self.memory)
 
     def feasible(self, query: ServeQuery) -> bool:
         """Whether any plan exists: the whole enumeration, and where anything is limited a solver that stops at its first plan."""

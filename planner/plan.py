@@ -132,6 +132,66 @@ class Fix(Record):
     unit: str = ""
 
 
+class WhyNot(Record):
+    """The best plan that uses X everywhere, beside the best plan of all; or what forbids it."""
+
+    what: str
+    status: Status
+    objective: float | None
+    unit: str
+    dearer_by: float | None
+    ratio: float | None
+    wins_at: str | None
+    conflict: tuple[Conflict, ...]
+    fixes: tuple[Fix, ...]
+    removed: tuple[Removed, ...]
+    fleet: tuple[Pool, ...]
+
+
+class Alternative(Record):
+    """A proven optimum of the question narrowed to one chip, region or purchase option."""
+
+    kind: str
+    name: str
+    objective: float
+    unit: str
+    dearer_by: float
+    ratio: float | None
+    fleet: tuple[Pool, ...]
+    totals: dict[str, float]
+
+
+class Marginal(Record):
+    """What moving one limit or wall is worth, from re-solving the question.
+
+    `per_percent` is the objective saved when it is loosened by 1 %, `per_unit` when it is loosened by `unit_step`;
+    `switches_at` is how far it must be loosened before the plan changes, in its own words; None where not asked or never.
+    """
+
+    number: int
+    name: str
+    knob: str
+    origin: Literal["physics", "query", "market"]
+    value: str
+    binding: bool
+    per_percent: float | None
+    unit_step: str
+    per_unit: float | None
+    unit: str
+    switches_at: str | None = None
+    breaks: bool = False  # tightened by 1 % there is no plan
+
+
+class Difference(Record):
+    """One thing that two plans do not have in common."""
+
+    part: str
+    name: str
+    old: str
+    new: str
+    change: float | None
+
+
 class Plan(Record):
     """The answer to a query. `query` is the question itself, complete, so that a plan can be evaluated on its own."""
 

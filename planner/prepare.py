@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from models.calibration import serving_constants
@@ -12,6 +12,7 @@ from zoo.specs import Offer, Transformer
 
 from . import columns, space
 from .certify import Certificate, certify
+from .columns import Memory
 from .market import Column, Market
 from .program import SCALES, dequantise
 from .query import QueryError, ServeQuery
@@ -48,6 +49,11 @@ def open_catalog(query: ServeQuery) -> Catalog:
         except ZooError as error:
             text = str(error).removeprefix("price overlay 1: ")
             raise QueryError(f"{query.locate(('prices', 'overlays', position))}: {text}") from None
+    if query.prices.scale != 1:
+        factor = query.prices.scale
+        catalog = catalog.with_offers(
+            {name: replace(offer, price=offer.price * factor) for name, offer in catalog.offers.items()}
+        )
     return catalog
 
 
@@ -69,17 +75,16 @@ def model_of(query: ServeQuery, catalog: Catalog) -> Transformer:
     return record
 
 
-# What machines can run, kept between questions that differ in other things only (explanations ask many such questions).
-Known = dict[tuple[Hashable, ...], tuple[list[space.Runs], list[space.Dropped]]]
-
-
-def prepare(query: ServeQuery, progress: Progress = lambda _: None, known: Known | None = None) -> Prepared:
+def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Prepared:
     """The market of a query: every candidate through the forward models. Raises QueryError for what is not there.
 
-    `known` is filled with what each machine can run, and read where an earlier question has filled it.
+    `memory` is read and filled: what an earlier, similar question has computed is not computed again.
     """
-    known = {} if known is None else known
-    catalog = open_catalog(query)
+    memory = Memory() if memory is None else memory
+    files = (query.folder, query.zoo, query.prices)
+    if files not in memory.catalogs:
+        memory.catalogs[files] = open_catalog(query)
+    catalog = memory.catalogs[files]
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
     constants = serving_constants()
@@ -90,9 +95,9 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, known: Known
     for position, (machine, theirs) in enumerate(machines):
         progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
         key = (machine.accelerator.name, machine.accelerators, machine.domain, *space.what_runs_depend_on(query))
-        if key not in known:
-            known[key] = space.runs_of(machine, model, query, constants, space.links_of(machine))
-        runs, gone = known[key]
+        if key not in memory.runs:
+            memory.runs[key] = space.runs_of(machine, model, query, constants, space.links_of(machine))
+        runs, gone = memory.runs[key]
         candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)
         for d in gone:
             step = (d.wall, d.name, d.reason)
@@ -100,7 +105,7 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, known: Known
         if runs:
             grouped.append((runs, theirs))
     dropped += [space.Dropped(wall, name, count, reason) for (wall, name, reason), count in removed.items()]
-    choices = columns.choices_of(query, catalog, grouped, dropped)
+    choices = columns.choices_of(query, catalog, grouped, dropped, memory)
     market = columns.market_of(query, catalog, choices)
     if len(market.columns) < len(choices.columns):
         reason = "another offer of the same machine needs no more of anything that counts"

@@ -522,6 +522,14 @@ class Arrivals(Part):
     )
 
 
+class Parallelism(Part):
+    """Degrees that a replica may have. A key left out is left to the planner."""
+
+    tp: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key("Tensor-parallel degrees allowed.", [4, 8], default=None)
+    pp: tuple[Annotated[int, _whole(1, 2)], ...] | None = _key("Pipeline-parallel degrees allowed.", [1], default=None)
+    ep: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key("Expert-parallel degrees allowed.", [8], default=None)
+
+
 class ServeWorkload(Part):
     """What is served, to whom, and in which number formats."""
 
@@ -539,6 +547,9 @@ class ServeWorkload(Part):
         ["bf16", "fp8"],
         "auto",
         default="auto",
+    )
+    parallelism: Parallelism = _key(
+        "Narrows how a replica may be split over chips.", {"tp": [8]}, default=Parallelism(tp=None, pp=None, ep=None)
     )
     arrivals: Arrivals = _key("Burstiness of arrivals.", {"cv": 1.0}, default=Arrivals(cv=1.0))
     prefix_hit: Annotated[float, _fraction(0, 1, below=True, example="30 %")] = _key(
@@ -702,6 +713,9 @@ class Prices(Part):
     overlays: tuple[Overlay, ...] = _key(
         "Changes of prices, applied in order.", [{"match": {"cloud": "aws"}, "adjust": "-7%"}], default=()
     )
+    scale: Annotated[float, _fraction(0, 1000, above=True, example="1.1")] = _key(
+        "Factor on every price, after the overlays.", 1.1, default=1.0
+    )
     max_age: Time | None = _key("Prices older than this count as stale. Left out: any age.", "1 year", default=None)
 
 
@@ -847,7 +861,7 @@ class Query(Part):
     prices: Prices = _key(
         "Changes of prices.",
         {"overlays": [{"match": {"cloud": "aws"}, "adjust": "-7%"}]},
-        default=Prices(overlays=(), max_age=None),
+        default=Prices(overlays=(), scale=1.0, max_age=None),
     )
     carbon: Carbon = _key(
         "Which emissions count, and their price.",
@@ -1033,6 +1047,10 @@ class ServeQuery(Query):
             if population.residency is not None:
                 found.append(self._clause((*at, "residency"), f"serve {population.name} from {population.residency}"))
         found.append(self._clause(("workload", "precision"), f"weights in {' or '.join(workload.precision)}"))
+        for degree, allowed in workload.parallelism:
+            if allowed is not None:
+                text = f"{degree.upper()} in {', '.join(map(str, allowed))}"
+                found.append(self._clause(("workload", "parallelism", degree), text))
         if workload.kv_precision != "auto":
             found.append(self._clause(("workload", "kv_precision"), f"KV cache in {' or '.join(workload.kv_precision)}"))
         for bound in self.sla.bounds():
@@ -1675,7 +1693,7 @@ def _unknown_key(model: type[Part], keys: Keys) -> str:
     key, part = str(keys[-1]), _part_at(model, keys[:-1]) or model
     known = [field.alias or name for name, field in part.model_fields.items()]
     if part is model:
-        known.sort(key=_KEY_ORDER.index)
+        known.sort(key=lambda name: _KEY_ORDER.index(name) if name in _KEY_ORDER else len(_KEY_ORDER))
     guess = _nearest(key, known)
     if guess:
         return f'unknown key; did you mean "{guess}"?'

@@ -10,33 +10,48 @@ from zoo.catalog import Catalog
 
 from . import infeasible, plan
 from .certify import Certificate
+from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
 from .query import Query, ServeQuery
 
 
-def solve(query: ServeQuery, progress: Progress = lambda _: None) -> Plan:
+def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Plan:
     """The best plan with its proof, or the reasons why there is none.
 
     Raises QueryError (one line) for names that do not exist and data that is missing. Infeasible is a plan whose status
     says so, with the clash and the fixes; "stopped" is a plan without proof, when the time ran out.
     """
     started = time.perf_counter()
-    prepared = prepare(query, progress)
+    prepared = prepare(query, progress, memory)
     certificate = prove(prepared, progress)
-    decisions = decisions_of(prepared, certificate)
-    checked = evaluate(query, prepared.catalog, prepared.model, decisions) if decisions else None
-    if checked is not None and checked.violations:
-        raise ArithmeticError(f"the exact check contradicts the program: {checked.violations[0]}")
-    if checked is not None and checked.objective != certificate.objective:
-        raise ArithmeticError(f"the exact objective {checked.objective} is not the program's {certificate.objective}")
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
         conflict, fixes = infeasible.why_infeasible(prepared, progress)
-    return _plan(prepared, certificate, checked, conflict, fixes, time.perf_counter() - started)
+    return answer(prepared, certificate, conflict, fixes, time.perf_counter() - started)
+
+
+def answer(
+    prepared: Prepared,
+    certificate: Certificate,
+    conflict: tuple[plan.Conflict, ...] = (),
+    fixes: tuple[plan.Fix, ...] = (),
+    seconds: float = 0.0,
+) -> Plan:
+    """The plan of a certificate, checked by the forward models alone.
+
+    Raises ArithmeticError when the check contradicts the program, which is a bug.
+    """
+    decisions = decisions_of(prepared, certificate)
+    checked = evaluate(prepared.query, prepared.catalog, prepared.model, decisions) if decisions else None
+    if checked is not None and checked.violations:
+        raise ArithmeticError(f"the exact check contradicts the program: {checked.violations[0]}")
+    if checked is not None and checked.objective != certificate.objective:
+        raise ArithmeticError(f"the exact objective {checked.objective} is not the program's {certificate.objective}")
+    return _plan(prepared, certificate, checked, conflict, fixes, seconds)
 
 
 def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]:

@@ -199,6 +199,7 @@ def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         workload.prefix_hit,
         workload.precision,
         workload.kv_precision,
+        workload.parallelism,
         None if limit is None else limit.m_as("s"),
         None if quality is None else quality.loss,
     )
@@ -284,6 +285,7 @@ class _Shape:
 def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: list[Dropped]) -> list[_Shape]:
     chip = machine.accelerator
     reach = machine.domain if _inside(chip) is not None else 1
+    allowed = query.workload.parallelism
     reaches_out = _between_machines(chip) is not None
     tensor = [t for t in range(1, reach + 1) if model.heads % t == 0 and _packs(t, machine)]
     shapes, unsupported, lossy = [], 0, 0
@@ -296,6 +298,7 @@ def _shapes(machine: Machine, model: Transformer, query: ServeQuery, dropped: li
             for p in (1, 2, 3, 4, 5, 6, 8)
             if p <= model.layers and _packs(t * p, machine) and (p == 1 or reaches_out)
             for e in _expert_degrees(model, machine, t, p)
+            if all(wanted is None or degree in wanted for degree, wanted in ((t, allowed.tp), (p, allowed.pp), (e, allowed.ep)))
         ]
         caches = [format_of(kv) for kv in query.workload.kv_precisions(name)]
         if peak is None:

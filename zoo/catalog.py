@@ -294,10 +294,16 @@ class Catalog:
 
     def with_offers(self, offers: Mapping[str, Offer]) -> Catalog:
         """This catalog with other offers."""
-        other = copy(self)
+        other = self.with_records("offers", offers)
         other.__dict__["_replaced"] = dict(offers)
-        other.__dict__["offers"] = MappingProxyType(dict(offers))
-        other.__dict__["_indices"] = {kind: index for kind, index in self._indices.items() if kind != "offers"}
+        return other
+
+    def with_records(self, kind: str, records: Mapping[str, Any]) -> Catalog:
+        """This catalog with other records of one kind (for questions such as: what if every link were 1 % faster?)."""
+        table = self._table(kind)
+        other = copy(self)
+        other.__dict__[table] = MappingProxyType(dict(records))
+        other.__dict__["_indices"] = {name: index for name, index in self._indices.items() if name != table}
         return other
 
     def _check(self) -> None:

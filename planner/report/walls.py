@@ -1,15 +1,18 @@
-"""The twenty-two walls as tables: all of them, and one whole with the example that the code works out again."""
+"""The twenty-two walls as tables: all of them, one whole with the example that the code works out again, and as a scenario
+reads them."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from models.wall import Wall
+from models.scenario import LEVELS, Evaluation
+from models.wall import Reading, Wall, walls
 from zoo.units import Quantity, ureg
 
-from .tables import Table
+from .tables import Table, number
 
 _HEADS = ("#", "wall", "domain", "what is bounded", "equation", "reference")
 
@@ -110,3 +113,100 @@ def _details(function: Callable[..., Any]) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:.6g~}" if isinstance(value, Quantity) else f"{float(value):.6g}"
+
+
+# ---------------------------------------------------------------- a scenario's evaluation
+
+_LEVELS = {1: "Level 1: does it fit?", 2: "Level 2: how fast is it?", 3: "Level 3: what does it cost and emit?"}
+_READ = ("#", "wall", "of", "demand", "limit", "headroom", "")
+
+
+def headline(name: str, evaluation: Evaluation) -> str:
+    """The verdict in one line: how far it got, and the walls that fail."""
+    if evaluation.feasible:
+        return f"{name}: fits, and keeps every limit that is set"
+    failed = dict.fromkeys(f"{reading.wall} {reading.name}" for reading in evaluation.violated)
+    verdict = {1: "does not fit", 2: "fits, but not within its limits", 3: "is beyond its budget"}[evaluation.level]
+    return f"{name}: {verdict}: wall {', wall '.join(failed)} (level {evaluation.level})"
+
+
+def evaluation_tables(evaluation: Evaluation, assumptions: Iterable[tuple[str, str]]) -> list[Table]:
+    """Demand, limit and headroom of every wall, level by level; the walls that were not reached say why."""
+    right = frozenset({"#", "demand", "limit", "headroom"})
+    tables, untouched = [], {}
+    for level, title in _LEVELS.items():
+        read = []
+        for reading in evaluation.readings.get(level, ()):
+            if reading.demand is None and reading.limit is None:
+                untouched[reading.wall] = reading
+            else:
+                read.append(reading)
+        notes = tuple(f"{reading.wall}: {reading.note}" for reading in read if reading.note)
+        tables.append(Table(title, _READ, tuple(_line(reading) for reading in read), right, notes))
+    seen = {reading.wall for readings in evaluation.readings.values() for reading in readings}
+    for wall in walls:
+        if wall.number not in seen:
+            why = f"not reached: level {evaluation.level} fails"
+            untouched[wall.number] = Reading(wall.number, wall.name, "", None, None, None, why)
+    judged = {int(row[0]) for table in tables for row in table.rows}
+    others = tuple((str(wall), reading.name, reading.note) for wall, reading in sorted(untouched.items()) if wall not in judged)
+    tables.append(Table("Walls without demand and limit here", ("#", "wall", "why, or what it says"), others, frozenset({"#"})))
+    return [*tables, Table("Assumptions", ("key", "assumption"), tuple(assumptions))]
+
+
+def evaluation_records(evaluation: Evaluation) -> list[dict[str, object]]:
+    """The same as flat records, one for each wall of each level."""
+    records: list[dict[str, object]] = []
+    for level, reached in LEVELS.items():
+        readings = evaluation.readings.get(level)
+        if readings is None:
+            why = f"not reached: level {evaluation.level} fails"
+            readings = tuple(Reading(wall, walls[wall].name, "", None, None, None, why) for wall in reached)
+        for reading in readings:
+            unit = next((x.units for x in (reading.demand, reading.limit) if isinstance(x, Quantity)), None)
+            records.append(
+                {
+                    "level": level,
+                    "wall": reading.wall,
+                    "name": reading.name,
+                    "of": reading.scope,
+                    "demand": _plain(reading.demand, unit),
+                    "limit": _plain(reading.limit, unit),
+                    "unit": "" if unit is None else _symbol(unit),
+                    "headroom": _plain(reading.headroom, None),
+                    "violated": reading.violated,
+                    "note": reading.note,
+                }
+            )
+    return records
+
+
+def _line(reading: Reading) -> tuple[str, ...]:
+    left = "-" if reading.headroom is None else "none" if math.isinf(reading.headroom) else f"{reading.headroom:.1%}"
+    verdict = "FAILS" if reading.violated else ""
+    return str(reading.wall), reading.name, reading.scope, _shown(reading.demand), _shown(reading.limit), left, verdict
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Quantity):
+        return f"{_digits(float(value.magnitude))} {_symbol(value.units)}"
+    return _digits(float(value))
+
+
+def _digits(value: float) -> str:
+    return number(value) if math.isfinite(value) else "no end"
+
+
+def _symbol(unit: Any) -> str:
+    """A unit as people write it: USD, kgCO2e, TB/s."""
+    return f"{unit:~C}".replace("usd", "USD").replace("co2e", "CO2e")
+
+
+def _plain(value: Any, unit: Any) -> float | None:
+    """A bare number in `unit`; None for what is not known or has no end."""
+    if value is None:
+        return None
+    bare = float(value.m_as(unit) if isinstance(value, Quantity) else value)
+    return bare if math.isfinite(bare) else None

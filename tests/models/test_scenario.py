@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from models import scenario
+from models import questions, scenario
 from models.calibration import serving_constants
 from zoo.units import Q
 
@@ -15,7 +15,7 @@ def tokens(value):
 
 @pytest.fixture(scope="module")
 def own():
-    return scenario.Ownership(
+    return questions.Ownership(
         life=Q(4.0, "yr"), residual=0.1, maintenance_rate=Q(0.05, "1/yr"), utilisation=0.8, idle_fraction=0.13,
         grid_water=Q(0.0, "L/Wh"),
     )  # fmt: skip
@@ -23,21 +23,22 @@ def own():
 
 @pytest.fixture(scope="module")
 def service(llama8b, cluster, quebec, own):
-    ask = scenario.Service(
+    ask = questions.Service(
         precision="bf16", kv_precision="bf16", tensor_parallel=2, batch=32, arrival_rate=Q(200.0, "1/s"), prompt=tokens(1000.0),
         output=tokens(200.0), percentile=0.99, first_token_limit=Q(1.0, "s"), token_limit=Q(40.0, "ms"),
     )  # fmt: skip
     return scenario.Scenario(
         name="chat", workload=llama8b, fleet=cluster, region=quebec, horizon=Q(30.0, "day"), question=ask, ownership=own,
         constants=serving_constants(), limits={17: Q(1e6, "USD"), 18: Q(100.0, "tCO2e"), 13: 0.01, 16: Q(4.0, "h")},
-        sharing=scenario.Sharing(arrival_rate=Q(0.1, "1/h"), job_time=Q(2.0, "h"), cs2=0.0),
+        sharing=questions.Sharing(arrival_rate=Q(0.1, "1/h"), job_time=Q(2.0, "h"), cs2=0.0),
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def training(llama8b, cluster, quebec, own):
-    ask = scenario.Training(
-        precision="bf16", optimizer="adamw", tokens=tokens(1e12), batch_tokens=tokens(4e6), tensor_parallel=8,
+    ask = questions.Training(
+        precision="bf16", optimizer="adamw", tokens=tokens(1e12), batch_tokens=tokens(2**22),
+        sequence_length=tokens(4096.0), tensor_parallel=8,
         pipeline_parallel=1, microbatches=8, compute_efficiency=0.5, accelerator_mtbf=Q(50676.0, "h"),
         restart_time=Q(10.0, "min"), writer_bandwidth=Q(5.0, "GB/s"), storage_bandwidth=Q(100.0, "GB/s"),
         bytes_per_token=Q(4.0, "byte/token"), cores=64, core_throughput=Q(10.0, "MB/s"),
@@ -45,7 +46,7 @@ def training(llama8b, cluster, quebec, own):
     return scenario.Scenario(
         name="run", workload=llama8b, fleet=cluster, region=quebec, horizon=Q(30.0, "day"), question=ask, ownership=own,
         constants=serving_constants(), limits={15: 0.1, 17: Q(1e6, "USD"), 19: 0.05, 20: 3.0},
-        privacy=scenario.Privacy(noise_multiplier=4.0, delta=1e-5, sampling_rate=0.01, steps=10000),
+        privacy=questions.Privacy(noise_multiplier=4.0, delta=1e-5, sampling_rate=0.01, steps=10000),
     )  # fmt: skip
 
 

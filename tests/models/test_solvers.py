@@ -65,10 +65,20 @@ def test_serving_and_batching_agree_on_memory(llama8b, h100):
 
 
 def test_streaming_balances_where_it_says(llama8b):
-    args = llama8b, "bf16", tokens(1.0), Q(1.0, "TB/s"), Q(100.0, "TFLOP/s"), 0.5
-    balanced = solvers.weight_streaming(args[0], args[1], 1, *args[2:]).balanced_batch
-    result = solvers.weight_streaming(args[0], args[1], balanced, *args[2:])
+    rest = tokens(512.0), tokens(1.0), Q(1.0, "TB/s"), Q(100.0, "TFLOP/s"), 0.5
+    balanced = solvers.weight_streaming(llama8b, "bf16", 1, *rest).balanced_batch
+    result = solvers.weight_streaming(llama8b, "bf16", balanced, *rest)
     assert result.inject_time.m_as("s") == pytest.approx(result.compute_time.m_as("s"))
+
+
+def test_streamed_prefill_computes_while_decode_waits_for_weights(llama8b):
+    """2 x 7.5e9 x 512 operations at 50 TFLOP/s: 0.15 s of computing in 32 layers, against 0.5 ms to stream one."""
+    rest = tokens(512.0), tokens(1.0), Q(1.0, "TB/s"), Q(100.0, "TFLOP/s"), 0.5
+    result = solvers.weight_streaming(llama8b, "bf16", 1, *rest)
+    assert result.prefill_compute_time > result.inject_time > result.compute_time
+    prefill = node.prefill_operations(llama8b, tokens(512.0), tokens(0.0)).m_as("flop") / 50e12
+    assert result.time_to_first_token.m_as("s") == pytest.approx(prefill + result.inject_time.m_as("s"))
+    assert result.time.m_as("s") == pytest.approx(32 * result.inject_time.m_as("s"))
 
 
 def test_tail_latency_of_an_idle_pool_is_its_service():
@@ -189,8 +199,10 @@ def test_fault_a_region_without_figures_gets_averages(cluster, quebec):
         with pytest.raises(UnknownValue, match="aws/ca-central-1"):
             solvers.economics(run, cluster, dataclasses.replace(quebec, **{missing: None}), *rest)
     cost = solvers.economics(run, cluster, quebec, *rest)
-    with pytest.raises(UnknownValue, match="WUE"):
-        solvers.sustainability(cost, cluster, dataclasses.replace(quebec, wue=None), YEARS, Q(0.0, "L/Wh"))
+    assert solvers.sustainability(cost, cluster, dataclasses.replace(quebec, wue=None), YEARS, Q(0.0, "L/Wh")).water is None
+    for method in ("marginal", "market"):
+        with pytest.raises(UnknownValue, match=f"{method} carbon intensity of CA-QC"):
+            solvers.sustainability(cost, cluster, quebec, YEARS, Q(0.0, "L/Wh"), method=method)
 
 
 def test_fault_embodied_and_idle_are_constants_of_the_code():

@@ -1,0 +1,87 @@
+"""Near-optimal plans that really differ: the cheapest plan of each chip, region, purchase option and precision.
+
+Each is a proven optimum of the question narrowed to it, so "the cheapest plan on h100-sxm" is exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .market import Column
+from .plan import Alternative, Plan
+from .prepare import Prepared, Progress, in_objective_units, prove, restricted
+from .solve import answer
+
+
+def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progress = lambda _: None) -> tuple[Alternative, ...]:
+    """Plans whose objective is at most (1 + within) times the optimum and whose chips, regions or options differ.
+
+    `within` is a fraction (0.05 is 5 %). A narrowed question whose bound is already above that is not solved. Sorted by
+    objective; plans that rent the same in the same places are listed once.
+    """
+    if plan.objective is None:
+        return ()
+    limit = plan.objective * (1 + within)
+    seen = {_signature(plan)}
+    found = []
+    for kind, name, wanted in _narrowings(prepared):
+        narrowed = restricted(prepared, wanted)
+        bound = _bound(narrowed)
+        if bound is None or (in_objective_units(prepared.query, bound) or 0.0) > limit:
+            continue
+        progress(f"the best plan on {kind} {name}")
+        certificate = prove(narrowed)
+        objective = in_objective_units(prepared.query, certificate.objective)
+        if objective is None or objective > limit:
+            continue
+        other = answer(narrowed, certificate)
+        if _signature(other) in seen:
+            continue
+        seen.add(_signature(other))
+        found.append(
+            Alternative(
+                kind=kind,
+                name=name,
+                objective=objective,
+                unit=plan.objective_unit,
+                dearer_by=objective - plan.objective,
+                ratio=objective / plan.objective if plan.objective else None,
+                fleet=other.fleet,
+                totals=other.totals,
+            )
+        )
+    return tuple(sorted(found, key=lambda a: (a.objective, a.kind, a.name)))
+
+
+def _signature(plan: Plan) -> frozenset[tuple[str, str, int]]:
+    return frozenset((pool.offer, pool.layout.precision, pool.layout.tensor_parallel) for pool in plan.fleet)
+
+
+def _narrowings(prepared: Prepared) -> Iterator[tuple[str, str, Callable[[Column], bool]]]:
+    """(kind, name, the columns of it) for every chip, region and purchase option that the question allows."""
+    columns = prepared.choices.columns
+    for chip in dict.fromkeys(column.offer.accelerator for column in columns):
+        yield "chip", chip, lambda column, name=chip: column.offer.accelerator == name  # type: ignore[misc]
+    for option in dict.fromkeys(column.offer.option for column in columns):
+        yield "offer", option, lambda column, name=option: column.offer.option == name  # type: ignore[misc]
+    for region in dict.fromkeys(column.offer.region for column in columns):
+        yield "region", region, lambda column, name=region: column.offer.region == name  # type: ignore[misc]
+
+
+def _bound(prepared: Prepared) -> int | None:
+    """A lower bound on a question's objective without a solver: every request at the least cost per load of any column.
+
+    None when some population has no column at all.
+    """
+    market = prepared.market
+    total = 0.0
+    for k, rate in enumerate(market.rates):
+        prices = [
+            market.objective[j] / slope
+            for j, column in enumerate(market.columns)
+            if k in column.populations and (slope := prepared.choices.curves[column.curve].slope)
+        ]
+        if not prices:
+            return None
+        total += rate * min(prices)
+    return int(total)

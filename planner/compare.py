@@ -1,0 +1,63 @@
+"""Two plans side by side: what changed in the answer, and in what it stands on."""
+
+from __future__ import annotations
+
+from .plan import Difference, Plan
+
+
+def compare(old: Plan, new: Plan) -> tuple[Difference, ...]:
+    """Every figure, pool, wall and clause that differs between two plans, old to new."""
+    rows: list[Difference] = []
+
+    def add(part: str, name: str, before: object, after: object) -> None:
+        if before != after:
+            change = None
+            if isinstance(before, (int, float)) and isinstance(after, (int, float)) and before:
+                change = (after - before) / abs(before)
+            rows.append(Difference(part=part, name=name, old=_text(before), new=_text(after), change=change))
+
+    add("answer", "status", old.status, new.status)
+    add("answer", f"objective [{new.objective_unit}]", old.objective, new.objective)
+    for key in dict.fromkeys((*old.totals, *new.totals)):
+        add("total", key, old.totals.get(key), new.totals.get(key))
+    before, after = ({p.offer: p for p in plan.fleet} for plan in (old, new))
+    for offer in dict.fromkeys((*before, *after)):
+        add("fleet", offer, _pool(before.get(offer)), _pool(after.get(offer)))
+    walls_before, walls_after = ({(w.number, w.what): w for w in plan.walls} for plan in (old, new))
+    for wall in sorted({*walls_before, *walls_after}):
+        first, second = walls_before.get(wall), walls_after.get(wall)
+        add("binding", f"{wall[0]} {wall[1]}", first.binding if first else None, second.binding if second else None)
+    for path, (one, two) in _differences(old.query, new.query):
+        add("question", path, one, two)
+    for kind in dict.fromkeys((*old.data, *new.data)):
+        if old.data.get(kind) != new.data.get(kind):
+            add("data", kind, (old.data.get(kind) or "")[:12], (new.data.get(kind) or "")[:12])
+    return tuple(rows)
+
+
+def _pool(pool: object) -> str | None:
+    from .plan import Pool
+
+    if not isinstance(pool, Pool):
+        return None
+    layout = pool.layout
+    return (
+        f"{pool.instances} instances, {pool.replicas} replicas, {layout.precision}, TP{layout.tensor_parallel} "
+        f"PP{layout.pipeline_parallel} EP{layout.expert_parallel}, batch {layout.batch}, {pool.load_per_s:.4g}/s"
+    )
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _differences(one: object, two: object, path: str = "") -> list[tuple[str, tuple[object, object]]]:
+    if isinstance(one, dict) and isinstance(two, dict):
+        return [
+            difference
+            for key in dict.fromkeys((*one, *two))
+            for difference in _differences(one.get(key), two.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if one == two else [(path, (one, two))]

@@ -1,0 +1,582 @@
+"""The whole planner against brute force on small random worlds: same optimum, same infeasibility, with either solver.
+
+The oracle shares no code with the planner. It lists layouts and batches itself, asks the forward models (serving,
+operations) what each of them does, and tries every number of machines of every offer, split into pools in every way. The
+objective has to be equal as an integer in the program's own units, not within a tolerance.
+
+What the oracle takes over is only what the planner states about its space: tensor degrees divide the heads and stay in
+reach of the link, replicas fill machines or span a whole number of at most eight, batches are those of the grid stated in
+`planner/space.py` and the largest that keeps TPOT.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models import algorithm, operations, serving
+from models.calibration import serving_constants
+from planner import prepare as preparing
+from planner.evaluate import evaluate
+from planner.query import ServeQuery
+from planner.solve import decisions_of
+from zoo.catalog import Catalog
+from zoo.specs import Accelerator, Offer, Region, Transformer
+from zoo.units import Q
+
+PLACES = {"oslo": (60.0, 10.0), "rome": (42.0, 12.5), "perth": (-32.0, 116.0)}
+
+
+@dataclass(frozen=True)
+class People:
+    name: str
+    near: str | None
+    residency: str | None
+
+
+@dataclass(frozen=True)
+class Quota:
+    chip: str | None
+    region: str | None
+    option: str | None
+    chips: int | None
+    instances: int | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A world and a question about it, without the demand. Latencies in milliseconds."""
+
+    chips: tuple[Accelerator, ...]
+    model: Transformer
+    regions: tuple[Region, ...]
+    offers: tuple[Offer, ...]
+    people: tuple[People, ...]
+    tokens: tuple[int, int]
+    precision: tuple[str, ...]
+    kv_precision: tuple[str, ...] | None
+    ttft: tuple[tuple[str, float], ...]
+    tpot: float | None
+    cv: float
+    minimize: str
+    method: str
+    embodied: bool
+    carbon_price: float  # USD/t
+    mixed: bool
+    quotas: tuple[Quota, ...] = ()
+    quality: float | None = None
+    prefix_hit: float = 0.0
+
+    def world(self) -> Catalog:
+        return tiny.world(self.chips, (self.model,), self.regions, self.offers)
+
+    def ask(self, rates: tuple[int, ...], limits: dict[str, int]) -> ServeQuery:
+        """The question, with the demand in thousandths of a request per second and limits in the program's units."""
+        workload: dict[str, Any] = {
+            "model": self.model.name,
+            "tokens": {"input": self.tokens[0], "output": self.tokens[1]},
+            "precision": list(self.precision),
+            "arrivals": {"cv": self.cv},
+            "prefix_hit": self.prefix_hit,
+            "populations": [],
+        }
+        if self.kv_precision is not None:
+            workload["kv_precision"] = list(self.kv_precision)
+        for people, rate in zip(self.people, rates, strict=True):
+            population: dict[str, Any] = {"name": people.name, "rate": f"{rate / 1000!r}/s"}
+            if people.near is not None:
+                population["near"] = [",".join(map(str, PLACES[people.near]))]
+            if people.residency is not None:
+                population["residency"] = people.residency
+            workload["populations"].append(population)
+        sla: dict[str, Any] = {}
+        if self.ttft:
+            sla["ttft"] = {name: f"{limit!r} ms" for name, limit in self.ttft}
+        if self.tpot is not None:
+            sla["tpot"] = {"p99": f"{self.tpot!r} ms"}
+        if self.quality is not None:
+            sla["quality"] = {"loss": self.quality}
+        units = {"cost": (1e-4, "USD/h"), "carbon": (0.1, "gCO2e/h"), "power": (1, "W"), "water": (1e-3, "L/h")}
+        quota = [
+            {key: value for key, value in (("chip", q.chip), ("region", q.region), ("offer", q.option), ("chips", q.chips),
+                                           ("instances", q.instances)) if value is not None}
+            for q in self.quotas
+        ]  # fmt: skip
+        return tiny.question(
+            workload=workload,
+            sla=sla,
+            supply={"offers": ["on-demand", "spot"], "quota": quota, "mixed": self.mixed},
+            carbon={"method": self.method, "embodied": self.embodied, "price": f"{self.carbon_price} USD/tCO2e"},
+            limits={r: b if r == "chips" else f"{b * units[r][0]!r} {units[r][1]}" for r, b in limits.items()},
+            minimize=self.minimize,
+        )
+
+
+# ---------------------------------------------------------------- the oracle
+
+
+def up(value: float) -> int:
+    return math.ceil(value - 1e-9 * max(1.0, abs(value)))
+
+
+def down(value: float) -> int:
+    return math.floor(value + 1e-9 * max(1.0, abs(value)))
+
+
+@dataclass
+class Oracle:
+    """Everything that can be bought in a case, by enumeration."""
+
+    case: Case
+    catalog: Catalog
+    layouts: dict[str, dict[int, tuple[serving.Replica, np.ndarray]]] = field(default_factory=dict)
+    known: dict[tuple[str, tuple[int, ...], int, int], int] = field(default_factory=dict)
+
+    # ---- what a machine can run
+
+    def runs(self, offer: Offer) -> dict[int, tuple[serving.Replica, np.ndarray]]:
+        """span in machines -> (replicas as arrays, how many of them that many machines hold)."""
+        kind = f"{offer.accelerator} {offer.accelerators} {offer.domain}"
+        if kind not in self.layouts:
+            self.layouts[kind] = self._runs(offer)
+        return self.layouts[kind]
+
+    def _runs(self, offer: Offer) -> dict[int, tuple[serving.Replica, np.ndarray]]:
+        case, chip, constants = self.case, self.catalog.chips[offer.accelerator], serving_constants()
+        candidates = []
+        for weights, cache in self.formats():
+            computes = algorithm.computes_in(weights)
+            if computes not in chip.peak:
+                continue
+            for tensor, pipeline, expert in self.degrees(offer, chip):
+                candidates.append(
+                    (algorithm.bytes_per_element(weights).m_as("byte"), algorithm.bytes_per_element(cache).m_as("byte"),
+                     chip.peak[computes].m_as("flop/s"), constants.compute_efficiency[computes], tensor, pipeline, expert)
+                )  # fmt: skip
+        if not candidates:
+            return {}
+
+        def run(rows: list[tuple[float, ...]]) -> serving.Replica:
+            columns = np.array(rows, float).T
+            layouts = serving.Layouts(Q(columns[0], "byte"), Q(columns[1], "byte"), Q(columns[2], "flop/s"), *columns[3:])
+            return serving.replica(case.model, chip, layouts, self.links(chip), self.traffic(), constants)
+
+        largest = np.minimum(run([(*c, 1.0) for c in candidates]).largest_batch, constants.largest_batch).astype(int)
+        rows = [(*c, float(b)) for c, most in zip(candidates, largest, strict=True) for b in range(1, most + 1)]
+        if not rows:
+            return {}
+        tpot = run(rows).tpot.m_as("ms")
+        kept = [row for row, time in zip(rows, tpot, strict=True) if case.tpot is None or time <= case.tpot]
+        last: dict[tuple[float, ...], float] = {}
+        for row in kept:
+            last[row[:-1]] = max(last.get(row[:-1], 0), row[-1])
+        most_of = dict(zip(candidates, largest, strict=True))
+        kept = [r for r in kept if r[-1] in GRID or r[-1] == last[r[:-1]] or r[-1] == most_of[r[:-1]]]  # type: ignore[index]
+        result = {}
+        spans: dict[int, list[tuple[float, ...]]] = {}
+        for row in kept:
+            chips = int(max(row[4], row[6]) * row[5])
+            spans.setdefault(max(1, chips // offer.accelerators), []).append(row)
+        for span, mine in spans.items():
+            chips = np.array([max(row[4], row[6]) * row[5] for row in mine])
+            result[span] = (run(mine), span * offer.accelerators / chips)
+        return result
+
+    def formats(self) -> Iterator[tuple[str, str]]:
+        for weights in self.case.precision:
+            for cache in self.case.kv_precision or (("fp16",) if weights == "fp16" else ("bf16",)):
+                if self.case.quality is not None:
+                    lost = {name: algorithm.quality_loss(name).high for name in (weights, cache)}
+                    if sum(lost.values()) > self.case.quality:
+                        continue
+                yield weights, cache
+
+    def degrees(self, offer: Offer, chip: Accelerator) -> Iterator[tuple[int, int, int]]:
+        """(tensor, pipeline, expert) degrees of a replica that wastes no accelerator."""
+        model, n = self.case.model, offer.accelerators
+        linked = (chip.link_bandwidth is not None and chip.scale_up_domain > 1) or chip.host_bandwidth is not None
+        farthest = max(8, offer.domain // n)
+        for tensor in range(1, offer.domain + 1 if linked else 2):
+            if model.heads % tensor:
+                continue
+            if not fills(tensor, n, farthest):
+                continue
+            for pipeline in (1, 2, 3, 4, 5, 6, 8):
+                if pipeline > model.layers or (pipeline > 1 and chip.nic_bandwidth is None):
+                    continue
+                if not fills(tensor * pipeline, n, farthest):
+                    continue
+                yield tensor, pipeline, 1
+                for many in (2, 4, 8, 16):
+                    expert = tensor * many
+                    if model.experts and model.experts % expert == 0 and expert <= max(n, offer.domain):
+                        if fills(expert * pipeline, n, farthest):
+                            yield tensor, pipeline, expert
+
+    def links(self, chip: Accelerator) -> serving.Links:
+        inside = chip.link_bandwidth if chip.link_bandwidth is not None and chip.scale_up_domain > 1 else chip.host_bandwidth
+        slow = Q(1e-3, "byte/s")
+        return serving.Links(inside or slow, Q(0.0, "s"), chip.nic_bandwidth or slow, Q(0.0, "s"))
+
+    def traffic(self) -> serving.Traffic:
+        read, written = self.case.tokens
+        return serving.Traffic(Q(float(read), "token"), Q(float(written), "token"), self.case.prefix_hit)
+
+    # ---- what a pool carries
+
+    def reach(self, offer: Offer, people: tuple[int, ...]) -> tuple[tuple[float, Any], ...] | None:
+        """TTFT targets of a pool that serves these people; None when it may not, or cannot."""
+        slowest = 0.0
+        for k in people:
+            group = self.case.people[k]
+            if group.residency is not None and self.catalog.regions[offer.region].country != group.residency:
+                return None
+            if group.near is not None:
+                place = ",".join(map(str, PLACES[group.near]))
+                slowest = max(slowest, self.catalog.round_trip_from(place, offer.region).time.m_as("ms"))
+        targets = []
+        for name, limit in self.case.ttft:
+            if limit - slowest <= 0:
+                return None
+            targets.append((float(name[1:]) / 100, Q(limit - slowest, "ms").to("s")))
+        return tuple(targets)
+
+    def carries(self, offer: Offer, people: tuple[int, ...], span: int, units: int) -> int:
+        """Most load [1/1000 per second] of one pool of `units` times `span` machines, whatever its layout."""
+        key = (offer.name, people, span, units)
+        if key not in self.known:
+            targets = self.reach(offer, people)
+            if targets is None or span not in self.runs(offer):
+                return 0
+            replica, per_unit = self.runs(offer)[span]
+            count = per_unit * units
+            rate = serving.pool_rate(
+                replica.first_token_time, count * replica.layouts.pipeline_parallel, count * replica.layouts.batch,
+                replica.residence, targets, self.case.cv**2,
+            )  # fmt: skip
+            self.known[key] = down(1000 * float(rate.m_as("1/s").max()))
+        return self.known[key]
+
+    def together(self, offer: Offer, people: tuple[int, ...], machines: int) -> int:
+        """Most load of this many machines, split into pools of any span and size in any way."""
+        best = [0]
+        for n in range(1, machines + 1):
+            pools = [
+                (span * units, self.carries(offer, people, span, units)) for span in self.runs(offer) for units in range(1, n // span + 1)
+            ]
+            best.append(max([best[n - 1], *(load + best[n - size] for size, load in pools if size <= n)]))
+        return best[machines]
+
+    # ---- what a machine costs
+
+    def amounts(self, offer: Offer) -> dict[str, int]:
+        """What one machine takes of everything, in the program's integers."""
+        case, chip, region = self.case, self.catalog.chips[offer.accelerator], self.catalog.regions[offer.region]
+
+        def figure(name: str) -> float:
+            value = self.catalog.economics_value(name).typical
+            assert value is not None
+            return value
+
+        grid = {"average": region.grid.average_intensity, "marginal": region.grid.marginal_intensity}[case.method]
+        pue = figure("PUE industry average") if region.pue is None else region.pue
+        wue = Q(figure("WUE US average"), "liter/kWh") if region.wue is None else region.wue
+        hour = Q(1.0, "hour")
+        typical = figure("average draw as fraction of TDP, LLM serving")
+        energy = operations.energy(operations.node_power(offer.accelerators, chip.tdp, typical, chip.host_power_share), hour)
+        carbon = operations.carbon(energy, pue, grid)
+        if case.embodied and chip.embodied is not None:
+            life = Q(figure("accelerator amortisation life"), "year")
+            carbon = carbon + operations.embodied_carbon(chip.embodied, offer.accelerators, life, hour)
+        full = operations.node_power(offer.accelerators, chip.tdp, 1.0, chip.host_power_share)
+        water = operations.water(energy, wue, pue, Q(0.0, "liter/kWh"))
+        weighed = offer.price.m_as("USD/hour") + case.carbon_price * carbon.m_as("tCO2e")
+        return {
+            "cost": up(offer.price.m_as("USD/hour") / 1e-4),
+            "carbon": up(carbon.m_as("gCO2e") / 0.1),
+            "power": up((full * pue).m_as("watt")),
+            "water": up(water.m_as("liter") / 1e-3),
+            "chips": offer.accelerators,
+            "weighed": up(weighed / 1e-4),
+        }
+
+    def allowed(self) -> list[Offer]:
+        """The offers that can be counted at all."""
+        result = []
+        for offer in self.case.offers:
+            chip, region = self.catalog.chips[offer.accelerator], self.catalog.regions[offer.region]
+            grid = {"average": region.grid.average_intensity, "marginal": region.grid.marginal_intensity}[self.case.method]
+            if grid is not None and chip.tdp is not None and chip.host_power_share is not None and offer.option != "reserved-1y":
+                result.append(offer)
+        return result
+
+    # ---- the optimum
+
+    def best(self, rates: tuple[int, ...], limits: dict[str, int]) -> int | None:
+        """The least objective, in the program's integers; None when nothing serves the rates."""
+        return self._mixed(rates, limits) if self.case.mixed else self._one_kind(rates, limits)
+
+    def _sides(self, offer: Offer, machines: int, limits: dict[str, int]) -> list[int]:
+        """[objective, each limited resource, each quota] of this many machines."""
+        each = self.amounts(offer)
+        objective = each["weighed" if "price" in self.case.minimize else self.case.minimize]
+        quotas = [
+            ((offer.accelerators if q.chips is not None else 1) if self._counts(q, offer) else 0) for q in self.case.quotas
+        ]
+        return [machines * n for n in (objective, *(each[r] for r in limits), *quotas)]
+
+    def _counts(self, quota: Quota, offer: Offer) -> bool:
+        asked = ((quota.chip, offer.accelerator), (quota.region, offer.region), (quota.option, offer.option))
+        return all(wanted is None or wanted == there for wanted, there in asked)
+
+    def _bounds(self, limits: dict[str, int]) -> list[int]:
+        return [*limits.values(), *(q.chips if q.chips is not None else q.instances or 0 for q in self.case.quotas)]
+
+    def groups(self) -> list[tuple[int, ...]]:
+        people = range(len(self.case.people))
+        return [group for size in range(1, len(people) + 1) for group in itertools.combinations(people, size)]
+
+    def enough(self, offer: Offer, group: tuple[int, ...], rates: tuple[int, ...], most: int) -> int | None:
+        """Machines with which one offer serves a group alone, 0 when it never does; None when it takes more than `most`."""
+        wanted = sum(rates[k] for k in group)
+        if not any(self.carries(offer, group, span, 4) for span in self.runs(offer)):
+            return 0
+        return next((n for n in range(1, most + 1) if self.together(offer, group, n) >= wanted), None)
+
+    def _mixed(self, rates: tuple[int, ...], limits: dict[str, int]) -> int | None:
+        groups, bounds = self.groups(), self._bounds(limits)
+        fleets = np.zeros((1, 1 + len(bounds) + len(groups)), np.int64)
+        for offer in self.allowed():
+            most = [self.enough(offer, group, rates, MOST) for group in groups]
+            assert None not in most, "the demand is too large for this enumeration"
+            options = []
+            for split in itertools.product(*(range(n + 1) for n in most)):  # type: ignore[operator]
+                loads = [self.together(offer, group, n) for group, n in zip(groups, split, strict=True)]
+                options.append([*self._sides(offer, sum(split), limits), *loads])
+            table = np.array(options, np.int64)
+            fleets = (fleets[:, None, :] + table[None, :, :]).reshape(-1, fleets.shape[1])
+            fleets = fleets[np.all(fleets[:, 1 : 1 + len(bounds)] <= bounds, axis=1)]
+            fleets = cheapest(fleets, 1 + len(bounds), [sum(rates[k] for k in group) for group in groups])
+        for some in groups:  # Hall: nobody is left out when every set of people finds room for its demand
+            room = fleets[:, [1 + len(bounds) + i for i, group in enumerate(groups) if set(group) & set(some)]].sum(axis=1)
+            fleets = fleets[room >= sum(rates[k] for k in some)]
+        return int(fleets[:, 0].min()) if len(fleets) else None
+
+    def _one_kind(self, rates: tuple[int, ...], limits: dict[str, int]) -> int | None:
+        """One kind of machine (and span), and for everybody exactly one pool."""
+        bounds, found = self._bounds(limits), []
+        kinds: dict[tuple[str, int, int], list[Offer]] = {}
+        for offer in self.allowed():
+            for span in self.runs(offer):
+                kinds.setdefault((offer.accelerator, offer.accelerators, span), []).append(offer)
+        for (_, _, span), offers in kinds.items():
+            pools: dict[tuple[int, ...], list[list[int]]] = {}
+            for group in self.groups():
+                wanted = sum(rates[k] for k in group)
+                for offer in offers:
+                    for units in range(1, MOST + 1):
+                        if self.carries(offer, group, span, units) >= wanted:
+                            pools.setdefault(group, []).append(self._sides(offer, units * span, limits))
+                            break
+                    else:
+                        reach = self.reach(offer, group)
+                        assert reach is None or not self.carries(offer, group, span, 4), "the demand is too large"
+            for parts in partitions(tuple(range(len(rates)))):
+                for chosen in itertools.product(*(pools.get(part, []) for part in parts)):
+                    total = np.sum(chosen, axis=0)
+                    if np.all(total[1:] <= bounds):
+                        found.append(int(total[0]))
+        return min(found, default=None)
+
+
+MOST = 12  # machines of one offer, at most
+GRID = {*range(1, 17), *(round(16 * 2 ** (step / 8)) for step in range(1, 60))}
+
+
+def fills(chips: int, machine: int, farthest: int) -> bool:
+    return machine % chips == 0 if chips <= machine else chips % machine == 0 and chips // machine <= farthest
+
+
+def partitions(people: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Every way to put people into groups."""
+    if not people:
+        yield ()
+        return
+    for size in range(len(people)):
+        for others in itertools.combinations(people[1:], size):
+            rest = tuple(k for k in people[1:] if k not in others)
+            for more in partitions(rest):
+                yield ((people[0], *others), *more)
+
+
+def cheapest(fleets: np.ndarray, needs: int, enough: list[int]) -> np.ndarray:
+    """Fleets without those that need no less of anything than another and carry no more. Load beyond need is no good."""
+    fleets = fleets.copy()
+    fleets[:, needs:] = np.minimum(fleets[:, needs:], enough)
+    if len(fleets) < 2000:
+        return fleets
+    fleets = np.unique(fleets, axis=0)
+    signed = np.concatenate([fleets[:, :needs], -fleets[:, needs:]], axis=1)
+    keep: list[int] = []
+    for i in range(len(signed)):  # sorted by objective first, so whatever beats a row stands before it
+        if not len(keep) or not np.any(np.all(signed[keep] <= signed[i], axis=1)):
+            keep.append(i)
+    return fleets[keep]
+
+
+# ---------------------------------------------------------------- the worlds
+
+
+@st.composite
+def chips(draw: st.DrawFn, name: str) -> Accelerator:
+    changes: dict[str, Any] = {}
+    scale = draw(st.sampled_from([0.5, 1.0, 2.0]))
+    formats = draw(st.sampled_from([("bf16",), ("bf16", "fp8"), ("bf16", "fp8", "fp16")]))
+    changes["peak"] = {p: Q((2.0 if p == "fp8" else 1.0) * 100 * scale, "Tflop/s") for p in formats}
+    changes["memory"] = Q(draw(st.sampled_from([2.6, 3.0, 4.0])), "GiB")
+    changes["memory_bandwidth"] = Q(draw(st.sampled_from([0.3, 1.0, 3.0])), "TB/s")
+    changes["tdp"] = Q(draw(st.sampled_from([75.0, 300.0, 711.0])), "W")
+    if draw(st.integers(0, 3)) == 0:
+        changes |= {"link_bandwidth": None, "scale_up_domain": 1}
+    if draw(st.integers(0, 3)) == 0:
+        changes["nic_bandwidth"] = None
+    if draw(st.integers(0, 7)) == 0:
+        changes["host_bandwidth"] = None
+    if draw(st.integers(0, 7)) == 0:
+        changes["embodied"] = None
+    if draw(st.integers(0, 15)) == 0:
+        changes["tdp"] = None
+    return tiny.chip(name, **changes)
+
+
+@st.composite
+def cases(draw: st.DrawFn, people: int = 1, mixed: bool = True, offers: int = 4) -> Case:
+    kinds = tuple(draw(chips(name)) for name in ("red", "blue")[: draw(st.integers(1, 2))])
+    experts = draw(st.sampled_from([0, 0, 0, 8]))
+    shape = {"experts": 8, "top_k": 2, "moe_ffn_hidden": 2048, "moe_layers": 2, "ffn_hidden": None} if experts else {}
+    active = 1.2e8 if experts else 1.7e8
+    model = tiny.model(
+        **shape, heads=draw(st.sampled_from([2, 3, 4])), head_dim=2048, kv_heads=draw(st.sampled_from([1, 2])),
+        parameters=2.4e8 if experts else active, active_parameters=active,
+        sliding_window=256, sliding_layers=draw(st.sampled_from([0, 1])),
+    )  # fmt: skip
+    places = [("here/oslo", 60.0, 10.0, "NO"), ("here/rome", 42.0, 12.5, "IT"), ("there/perth", -32.0, 116.0, "AU")]
+    regions = tuple(
+        tiny.region(
+            name, draw(st.sampled_from([0.0, 30.0, 420.0])), latitude=latitude, longitude=longitude, country=country,
+            pue=draw(st.sampled_from([None, 1.1, 1.5])), wue=draw(st.sampled_from([None, Q(1.0, "liter/kWh")])),
+        )
+        for name, latitude, longitude, country in places[: draw(st.integers(1, 3))]
+    )  # fmt: skip
+    sold: dict[str, Offer] = {}
+    for _ in range(draw(st.integers(1, offers))):
+        one = tiny.offer(
+            draw(st.sampled_from([r.name for r in regions])), draw(st.sampled_from([c.name for c in kinds])),
+            draw(st.floats(0.3, 9.0)), draw(st.sampled_from([1, 1, 2, 4])), draw(st.sampled_from(["on-demand", "on-demand", "spot"])),
+        )  # fmt: skip
+        sold[one.name] = one
+    wheres = [None, "oslo", "rome", "perth"] if people > 1 else [None, None, "rome"]
+    users = tuple(
+        People(f"p{k}", draw(st.sampled_from(wheres)), draw(st.sampled_from([None, None, None, "NO", "IT"])) if people > 1 else None)
+        for k in range(people)
+    )
+    quotas = tuple(
+        Quota(
+            draw(st.sampled_from([None, "red"])), draw(st.sampled_from([None, regions[0].name])),
+            draw(st.sampled_from([None, "spot"])), *draw(st.sampled_from([(n, None) for n in range(5)] + [(None, n) for n in range(4)])),
+        )
+        for _ in range(draw(st.sampled_from([0, 0, 1, 2])))
+    )  # fmt: skip
+    slow = draw(st.sampled_from([(), (("p99", 60.0),), (("p99", 200.0),), (("p50", 90.0), ("p99.9", 500.0)), (("p99", 600.0),)]))
+    tpot = draw(st.sampled_from([None, 4.0, 6.5, 12.0])) if slow else 10.0
+    return Case(
+        kinds, model, regions, tuple(sold.values()), users, (draw(st.sampled_from([200, 1000, 3000])), draw(st.sampled_from([1, 20, 200]))),
+        draw(st.sampled_from([("bf16",), ("bf16", "fp8"), ("fp8", "fp16")])), draw(st.sampled_from([None, None, ("fp8",), ("bf16", "fp8")])),
+        slow, tpot, draw(st.sampled_from([0.5, 1.0, 3.0])),
+        draw(st.sampled_from(["cost", "cost", "carbon", "power", "chips", "cost + carbon.price * carbon"])),
+        "average", draw(st.booleans()), draw(st.sampled_from([50.0, 3000.0])), mixed, quotas,
+        draw(st.sampled_from([None, None, 0.02])), draw(st.sampled_from([0.0, 0.5])),
+    )  # fmt: skip
+
+
+def demand(draw: Any, oracle: Oracle, people: int, most: int) -> tuple[int, ...]:
+    """Rates that the weakest offer of all can serve with at most `most` machines, and that are not trivial either."""
+    whole = [
+        oracle.together(offer, group, most)
+        for offer in oracle.allowed()
+        for group in oracle.groups()
+        if any(oracle.carries(offer, group, span, 4) for span in oracle.runs(offer))
+    ]
+    least = min((load for load in whole if load > 0), default=20_000)
+    weights = [draw(st.floats(0.02, 1.0)) for _ in range(people)]
+    total = draw(st.floats(0.05, 1.0)) * least
+    return tuple(max(1, int(total * weight / sum(weights))) for weight in weights)
+
+
+def compare(data: st.DataObject, case: Case, most: int) -> None:
+    """Both solvers against the oracle, without limits and then with limits around what the best plan takes."""
+    catalog = case.world()
+    oracle = Oracle(case, catalog)
+    rates = demand(data.draw, oracle, len(case.people), most)
+    limits: dict[str, int] = {}
+    for _ in range(2):
+        expected = oracle.best(rates, limits)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preparing, "open_catalog", lambda query: catalog)
+            query = case.ask(rates, limits)
+            prepared = preparing.prepare(query)
+            certificates = {e: preparing.prove(with_engine(prepared, e)) for e in ("highs", "cpsat")}
+        for engine, certificate in certificates.items():
+            assert certificate.status == ("infeasible" if expected is None else "optimal"), (engine, expected)
+            assert certificate.objective == expected, engine
+            assert expected is None or certificate.lower_bound == expected, engine
+        if expected is None:
+            return
+        decisions = decisions_of(prepared, certificates["highs"])
+        checked = evaluate(query, catalog, case.model, decisions)
+        assert not checked.violations
+        assert checked.objective == expected
+        taken = {r: int(sum(oracle.amounts(catalog.offers[d.offer])[r] * d.instances for d in decisions)) for r in RESOURCES}
+        resource = data.draw(st.sampled_from([r for r in RESOURCES if taken[r] > 0]))
+        limits = {resource: max(1, int(taken[resource] * data.draw(st.sampled_from([0.5, 0.9, 0.999, 1.0, 1.3]))))}
+        if resource == "chips" and limits["chips"] < 1:
+            return
+
+
+RESOURCES = ("cost", "carbon", "power", "water", "chips")
+
+
+def with_engine(prepared: preparing.Prepared, engine: str) -> preparing.Prepared:
+    from dataclasses import replace
+
+    return replace(prepared, query=prepared.query.set("solver.engine", engine))
+
+
+SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@settings(SETTINGS, max_examples=100)
+@given(st.data(), cases())
+def test_one_population(data: st.DataObject, case: Case) -> None:
+    compare(data, case, 8)
+
+
+@settings(SETTINGS, max_examples=50)
+@given(st.data(), cases(people=2, offers=3))
+def test_two_populations(data: st.DataObject, case: Case) -> None:
+    compare(data, case, 4)
+
+
+@settings(SETTINGS, max_examples=50)
+@given(st.data(), cases(people=2, mixed=False))
+def test_fleets_that_may_not_mix(data: st.DataObject, case: Case) -> None:
+    compare(data, case, 6)
