@@ -321,7 +321,7 @@ def _read_objective(value: Any) -> str:
     return found if found in _OBJECTIVES else _WEIGHED
 
 
-_TRAIN_OBJECTIVES = ("cost", "carbon", "time", "chips", "energy", _WEIGHED)
+_TRAIN_OBJECTIVES = ("cost", "carbon", "time", "chips", "energy", "power", _WEIGHED)
 
 
 def _read_train_objective(value: Any) -> str:
@@ -1293,7 +1293,7 @@ class TrainLimits(Part):
     chips: Annotated[int, _whole(1, 16384)] | None = _key("Number of chips.", 16384, default=None)
 
 
-TrainObjective = Literal["cost", "carbon", "time", "chips", "energy", "cost + carbon.price * carbon"]
+TrainObjective = Literal["cost", "carbon", "time", "chips", "energy", "power", "cost + carbon.price * carbon"]
 
 
 class TrainQuery(Query):

@@ -19,7 +19,7 @@ from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity
 
-from .query import QueryError, ServeQuery
+from .query import AnyQuery, QueryError, ServeQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Runs:
     choices: tuple[Choice, ...]
 
 
-def offers_of(query: ServeQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
+def offers_of(query: AnyQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
     """The offers that the query allows, and how many each of its clauses drops.
 
     Raises QueryError for a chip, region or residency label that does not exist, and for a chip that nobody offers.
@@ -145,7 +145,7 @@ def in_region(catalog: Catalog, region: Region, pattern: str) -> bool:
     }
 
 
-def find(query: ServeQuery, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
+def find(query: AnyQuery, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
     """The catalog's record, or QueryError naming the file, the line, the key and the nearest valid name."""
     from zoo.errors import UnknownName
 
