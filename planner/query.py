@@ -1122,7 +1122,9 @@ class TrainWorkload(Part):
     precision: Precisions = _key(
         "Number formats of the matrix products; the planner chooses.", ["bf16", "fp8"], default=("bf16",)
     )
-    stack: Text = _key("Training software; its habits decide what overlaps.", "nemo", "megatron-lm", "fsdp", default="nemo")
+    stack: Text = _key(
+        "Training software; its habits decide what overlaps.", "megatron-core", "nemo", "fsdp", default="megatron-core"
+    )
     release: Text | None = _key("Release of the stack.", "25.09", default=None)
     optimizer: Text = _key("Optimizer, which decides the state kept per parameter.", "adamw", default="adamw")
     privacy: Privacy | None = _key("Train with DP-SGD. Left out: no.", {"epsilon": 8, "delta": 1e-6}, default=None)
@@ -1412,7 +1414,7 @@ class TrainQuery(Query):
     def assumptions(self) -> list[Assumption]:
         texts = {
             ("workload", "precision"): "matrix products are in bf16",
-            ("workload", "stack"): "the stack is NVIDIA NeMo (Megatron-Core)",
+            ("workload", "stack"): "the stack is Megatron-Core",
             ("workload", "optimizer"): "the optimizer is Adam with a 32-bit master copy",
             ("storage",): "checkpoints and tokens are on storage of the WEKA / VAST class",
             ("fabric",): "the network between instances has full bisection",

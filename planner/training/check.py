@@ -372,7 +372,9 @@ def _walls(
     for name, (number, wall, unit, value) in money.items():
         bound = getattr(limits, name)
         limit = None if bound is None else float(bound.m_as("USD" if unit == "USD" else {"m3": "kiloliter"}.get(unit, unit)))
-        rows.append(_row(number, wall, name, value, limit, unit, "query", "job", limit is not None and value > (1 - _TIGHT) * limit))
+        rows.append(
+            _row(number, wall, name, value, limit, unit, "query", "job", limit is not None and value > (1 - _TIGHT) * limit)
+        )
 
     return sorted(rows, key=lambda row: row.number)
 
@@ -382,4 +384,3 @@ def _network(family: Family, accelerator: Accelerator) -> tuple[float, float]:
     if port is None or accelerator.nic_bandwidth is None:
         return 1.0, 1.0
     return float((accelerator.nic_bandwidth / port).m_as("")), 1.0
-

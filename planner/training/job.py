@@ -99,7 +99,9 @@ def service_of(question: Question, machine: Machine, accelerators: Floats, offer
     if vcpus is not None:
         core = Q(published("token_megabytes_per_core_second").low, "MB/s")
         transform = data.transformation_time(tokens, sample, nodes * vcpus / 2, core)
-    return Service(typical, np.asarray(low.fraction), np.asarray(high.fraction), tokens * sample / supply, transform, supply, size)
+    return Service(
+        typical, np.asarray(low.fraction), np.asarray(high.fraction), tokens * sample / supply, transform, supply, size
+    )
 
 
 def usable_spot(offer: Offer) -> bool:

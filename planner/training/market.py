@@ -41,7 +41,7 @@ from .job import (
     usable_spot,
 )
 from .question import Question
-from .search import Counted, Found, Host, Task, machine_bound, search
+from .search import Counted, Found, Host, Task, floor_of, machine_bound, search
 
 MOST = 65_536  # accelerators, where no limit is given
 _PER_DOUBLING = 8  # counts of instances, above as many
@@ -58,6 +58,7 @@ class Family:
 
     machine: Machine
     task: Task
+    floors: dict[str, float]  # number format -> `search.floor_of`
     host: Host
     rates: Rates
     quotas: NDArray[np.bool_]  # offers x quotas: whether one counts against the other
@@ -124,6 +125,7 @@ class _Table:
     service: Service
     goodput: Floats
     objective: Floats  # lower bounds; infinite where a limit forbids
+    totals: dict[str, Floats]  # lower bounds
 
 
 _WALLS = {"cost": 17, "carbon": 18, "power": 18, "water": 18, "chips": None, "time": 11}
@@ -160,7 +162,7 @@ def families_of(question: Question, market: Market) -> list[Family]:
             continue
         task = replace(question.task, precisions=tuple(p for p in question.task.precisions if RECIPES[p][1] in chip.peak))
         try:
-            machine_bound(task, accelerator_of(question, machine, 1), np.array([1.0]))
+            floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
         except UnknownValue as error:
             market.drop(1, "compute", len(offers), str(error))
             continue
@@ -179,14 +181,15 @@ def families_of(question: Question, market: Market) -> list[Family]:
             theirs = [offer for offer, _ in pairs]
             rates = rates_of(question, theirs, [site for _, site in pairs])
             quotas = np.array(
-                [[columns.matches(quota, offer, question.catalog) for quota in question.query.supply.quota] for offer in theirs], bool
+                [[columns.matches(quota, offer, question.catalog) for quota in question.query.supply.quota] for offer in theirs],
+                bool,
             ).reshape(len(theirs), -1)
             keep = _undominated(question, rates, quotas)
             market.drop(None, "dominated", len(theirs) - len(keep), "another offer of the same machine takes no more of anything")
             vcpus = [offer.vcpus for offer in theirs if offer.vcpus is not None]
             families.append(
                 Family(
-                    machine, task, host_of(question, machine, theirs), rates.at(keep), quotas[keep],
+                    machine, task, floors, host_of(question, machine, theirs), rates.at(keep), quotas[keep],
                     min(vcpus) if len(vcpus) == len(theirs) else None, theirs[0] if band is not None else None,
                 )
             )  # fmt: skip
@@ -195,7 +198,11 @@ def families_of(question: Question, market: Market) -> list[Family]:
 
 def _undominated(question: Question, rates: Rates, quotas: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Offers that no other offer of the family replaces: at most as much of the objective, of each limit and of each quota."""
-    needed = ["cost", "term"] + [name for name in ("carbon", "power", "water") if getattr(question.query.limits, name) is not None or name == question.query.minimize]
+    needed = ["cost", "term"] + [
+        name
+        for name in ("carbon", "power", "water")
+        if getattr(question.query.limits, name) is not None or name == question.query.minimize
+    ]
     needed += ["carbon"] if "carbon" in question.query.minimize else ["energy"] if question.query.minimize == "energy" else []
     table = np.column_stack([*(getattr(rates, name) for name in needed), *quotas.T])
     order = np.lexsort((rates.carbon, *table.T[::-1]))
@@ -265,19 +272,21 @@ def _explore(
         if found is None:
             continue
         _add(market, f, table, i, found, bounds)
-    market.drop(None, "bound", len(heap), "counts of a machine that cannot be better than the best, by a lower bound of their time")
+    market.drop(
+        None, "bound", len(heap), "counts of a machine that cannot be better than the best, by a lower bound of their time"
+    )
     if not refining and not first:
         for _, f, i in heapq.nsmallest(_SHOWN, heap):
             table = tables[f]
             assert table is not None
-            _add_bound(market, f, table, i, bounds)
+            _add_bound(market, f, table, i)
 
 
 def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int]) -> _Table:
     question = market.question
     accelerator = accelerator_of(question, family.machine, 1)
     service = service_of(question, family.machine, counts, family.spot, family.vcpus)
-    least = machine_bound(family.task, accelerator, counts)
+    least = machine_bound(family.task, accelerator, counts, min(family.floors.values()))
     goodput = np.asarray(service.goodput.fraction)
     hours = hours_of(question, service, least, goodput)
     instances = rented(question, family.machine, counts)
@@ -286,7 +295,9 @@ def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int
     good = np.full(objective.shape, True)
     for name, bound in bounds.items():
         over = good & (np.ceil(totals[name] * (1 - 1e-9)) > bound)
-        market.drop(_WALLS[name], _clause(name), int(over.sum()), "offers x counts: even the fastest step that there could be breaks it")
+        market.drop(
+            _WALLS[name], _clause(name), int(over.sum()), "offers x counts: even the fastest step that there could be breaks it"
+        )
         good &= ~over
     for place, quota in enumerate(question.query.supply.quota):
         used = instances * (family.machine.accelerators if quota.chips is not None else 1)
@@ -297,16 +308,14 @@ def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int
     # out of every solver's range: such a job is never the best
     for name in totals:
         good &= totals[name] < LARGEST_COEFFICIENT
-    return _Table(counts, instances, service, goodput, np.where(good, objective, np.inf))
+    return _Table(counts, instances, service, goodput, np.where(good, objective, np.inf), totals)
 
 
 def _clause(name: str) -> str:
     return "deadline" if name == "time" else f"limits.{name}"
 
 
-def _cutoff(
-    question: Question, family: Family, table: _Table, i: int, bounds: dict[str, int], best: int | None
-) -> float:
+def _cutoff(question: Question, family: Family, table: _Table, i: int, bounds: dict[str, int], best: int | None) -> float:
     """The longest ranked step [s] with which some offer keeps every limit and is no worse than the best so far."""
     rates, n = family.rates, table.instances[i]
     per_hour = {"cost": rates.cost * 100, "carbon": rates.carbon, "water": rates.water * 10, "energy": rates.energy}
@@ -339,7 +348,15 @@ def _search(market: Market, family: Family, count: int, cutoff: float, memory: M
             return None
     market.searched += 1
     try:
-        result = search(family.task, accelerator_of(market.question, family.machine, count), count, family.host, 1, cutoff)
+        result = search(
+            family.task,
+            accelerator_of(market.question, family.machine, count),
+            count,
+            family.host,
+            1,
+            cutoff,
+            floors=family.floors,
+        )
     except (UnknownValue, ImpossibleValue) as error:
         market.drop(14, "communication", 1, str(error))
         memory[key] = (np.inf, None)
@@ -387,16 +404,12 @@ def _add(market: Market, f: int, table: _Table, i: int, found: Found, bounds: di
             market.columns.append(_column(market, f, j, count, int(table.instances[i]), mine, objective[j], found))
 
 
-def _add_bound(market: Market, f: int, table: _Table, i: int, bounds: dict[str, int]) -> None:
-    family, count = market.families[f], int(table.counts[i])
-    step = machine_bound(family.task, accelerator_of(market.question, family.machine, count), np.array([float(count)]))
-    service = service_of(market.question, family.machine, np.array([float(count)]), family.spot, family.vcpus)
-    goodput = np.asarray(service.goodput.fraction)
-    totals, objective = column_totals(market.question, family, service, goodput, count, float(step[0]) * (1 - 1e-9))
+def _add_bound(market: Market, f: int, table: _Table, i: int) -> None:
+    """The cheapest offer of a count that was not searched, with lower bounds of what it takes."""
     j = int(np.argmin(table.objective[i]))
-    mine = {name: values[j] for name, values in totals.items()}
-    if all(mine[name] <= bound for name, bound in bounds.items()):
-        market.columns.append(_column(market, f, j, count, int(table.instances[i]), mine, objective[j], None))
+    least = {name: int(np.floor(values[i, j] * (1 - 1e-9))) for name, values in table.totals.items()}
+    column = _column(market, f, j, int(table.counts[i]), int(table.instances[i]), least, int(table.objective[i, j]), None)
+    market.columns.append(column)
 
 
 def _column(

@@ -99,11 +99,18 @@ class Result:
 
 
 def search(
-    task: Task, accelerator: Accelerator, accelerators: int, host: Host, top: int = 1, cutoff: float = np.inf, prune: bool = True
+    task: Task,
+    accelerator: Accelerator,
+    accelerators: int,
+    host: Host,
+    top: int = 1,
+    cutoff: float = np.inf,
+    prune: bool = True,
+    floors: Mapping[str, float] | None = None,
 ) -> Result:
     """The `top` fastest layouts on `accelerators` with a ranked step time of at most `cutoff` [s], proven.
 
-    prune: False evaluates every strategy that fits (the same result; for tests). Raises UnknownValue where the chip's record
+    floors: `floor_of` of each number format, where it is known. prune: False evaluates every strategy that fits (the same result; for tests). Raises UnknownValue where the chip's record
     lacks a figure. Equal times are ordered by the stated order of enumeration.
     """
     counted = Counted()
@@ -117,6 +124,9 @@ def search(
     for precision in task.precisions if len(cores) else ():
         sizes = count_of(cores, task.choices, accelerator.scale_up_domain)
         counted.strategies += int(sizes.sum())
+        if prune and floors is not None and machine_bound(task, accelerator, accelerators, floors[precision]) > cutoff:
+            counted.bound += int(sizes.sum())
+            continue
         bound = core_bound(task, accelerator, cores, precision)
         order = np.argsort(bound, kind="stable")
         edges = np.searchsorted(np.cumsum(sizes[order]), np.arange(_BATCH, sizes.sum() + _BATCH, _BATCH), side="left") + 1
@@ -248,32 +258,42 @@ def _single(value: Any) -> Any:
     return Q(float(value.magnitude[0]), value.units) if isinstance(value, Quantity) else float(value[0])
 
 
-def machine_bound(task: Task, accelerator: Accelerator, accelerators: Any) -> Floats:
-    """A lower bound on the ranked time [s] of every layout on each number of accelerators.
+def floor_of(task: Task, accelerator: Accelerator, precision: str) -> float:
+    """A lower bound on ranked time x accelerators [s] of every layout, the wait for the slowest apart.
 
-    Matrix products and attention at their best efficiency, no bubble, nothing else; and the wait for the slowest.
+    What no layout divides better than evenly: matrix products and attention at their best efficiency, memory-bound kernels
+    split over all tensor ranks, and logits. No bubble, no communication, nothing recomputed.
     """
-    model, count = task.model, np.asarray(accelerators, float)
-    shape = training.shape_of(model, task.job.sequence_length)
-    hidden, wide = shape.hidden, shape.ffn_inputs + 1
+    model, job = task.model, task.job
+    shape, machine = training.shape_of(model, job.sequence_length), training.machine_of(accelerator, precision, 1.0)
+    hidden, wide, tokens = shape.hidden, shape.ffn_inputs + 1, job.sequence_length.m_as("token")
     dense = shape.projection_parameters + shape.dense_share * wide * hidden * shape.ffn_hidden
     dense += shape.expert_share * wide * hidden * shape.shared_hidden
     experts = shape.expert_share * shape.top_k * wide * hidden * shape.expert_hidden
-    least = np.full(count.shape, np.inf)
-    for precision in task.precisions:
-        machine = training.machine_of(accelerator, precision, 1.0)
-        for sharded in (False, True):
-            setting = Setting(task.stack, accelerator.name, precision, model.experts > 0, sharded)
-            c = {name: _single(value) for name, value in task.constants.resolve([setting]).items()}
-            rate = machine.peak * c["power_limit"] * c["gemm_efficiency"]
-            tokens = task.job.sequence_length.m_as("token")
-            products = Q(2.0 * tokens * shape.work_scale, "flop") * (dense + experts / max(c["expert_efficiency"], 1.0)) / rate
-            reached = c["flash_efficiency"] if task.stack.fused_attention else c["score_efficiency"] / 2
-            attention = shape.attention_operations / shape.layers / (machine.peak16 * reached)
-            backward = c["flash_backward"] if task.stack.fused_attention else 2.0
-            layer = (3 * products + (1 + backward) * attention).m_as("s")
-            lag = 1 + c["straggler_growth"] * np.log2(np.maximum(count / 8, 1.0))
-            factor = c["time_factor"] * (np.exp(task.constants.half_width(setting, model.name)) if task.pessimistic else 1.0)
-            bound = factor * max(task.slowdown, 1.0) * shape.layers * layer * task.choices.sequences / count * lag
-            least = np.minimum(least, bound * (1 - 1e-9))
-    return np.asarray(least)
+    elementwise = shape.dense_share * wide * shape.ffn_hidden + shape.expert_share * 3 * shape.shared_hidden
+    elementwise += shape.query_width + 2 * shape.key_width
+    floors = []
+    for sharded in (False, True):
+        setting = Setting(task.stack, accelerator.name, precision, model.experts > 0, sharded)
+        c = {name: _single(value) for name, value in task.constants.resolve([setting]).items()}
+        rate = machine.peak * c["power_limit"] * c["gemm_efficiency"]
+        flop = Q(2.0 * tokens, "flop")
+        products = flop * shape.work_scale * (dense + experts / max(c["expert_efficiency"], 1.0)) / rate
+        bandwidth = c["bandwidth_efficiency"] * machine.memory_bandwidth
+        kernels = training.memory_bound_time(tokens, hidden, elementwise, 1.0, 1.0, c["elementwise_traffic"], bandwidth)
+        reached = c["flash_efficiency"] if task.stack.fused_attention else c["score_efficiency"] / 2
+        attention = shape.attention_operations / shape.layers / (machine.peak16 * reached)
+        backward = c["flash_backward"] if task.stack.fused_attention else 2.0
+        layer = 3 * (products + kernels * c["unfused_share"]) + (1 + backward) * attention
+        logits = 3 * flop * hidden * shape.vocab / rate + c["logit_traffic"] * tokens * shape.vocab / bandwidth
+        wider = np.exp(task.constants.half_width(setting, model.name)) if task.pessimistic else 1.0
+        factor = c["time_factor"] * wider * max(task.slowdown, 1.0) * task.choices.sequences * (1 - 1e-9)
+        floors.append(factor * (shape.layers * layer + logits).m_as("s"))
+    return float(min(floors))
+
+
+def machine_bound(task: Task, accelerator: Accelerator, accelerators: Any, floor: float) -> Floats:
+    """A lower bound on the ranked time [s] of every layout on each number of accelerators, from `floor_of`."""
+    count = np.asarray(accelerators, float)
+    growth = _single(task.constants.resolve([Setting(task.stack, accelerator.name, task.precisions[0])])["straggler_growth"])
+    return np.asarray(floor / count * (1 + growth * np.log2(np.maximum(count / 8, 1.0))))

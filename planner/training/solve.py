@@ -52,7 +52,9 @@ def solve(query: TrainQuery, progress: Progress = lambda _: None, today: date | 
     elif solution.status == "infeasible":
         progress("infeasible: looking for the clash")
         conflict, fixes = why_infeasible(question, memory, progress)
-    return _plan(question, market, program, solution, cross, used, checked, best, result, conflict, fixes, time.perf_counter() - started)
+    return _plan(
+        question, market, program, solution, cross, used, checked, best, result, conflict, fixes, time.perf_counter() - started
+    )
 
 
 def prove(program: Program, engine: str, seconds: float, gap: float) -> tuple[Solution, str, float]:
@@ -140,7 +142,9 @@ def _plan(
         assumptions=assumptions_of(question, market, checked),
         conflict=conflict,
         fixes=fixes,
-        data={kind: catalog.hash(kind) for kind in ("chips", "models", "offers", "regions", "economics", "storage", "reliability")},
+        data={
+            kind: catalog.hash(kind) for kind in ("chips", "models", "offers", "regions", "economics", "storage", "reliability")
+        },
         candidates=counted.strategies,
         seconds=seconds,
         job=checked.job if checked else None,
@@ -162,14 +166,18 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     found += [plan.Assumption(text=text, source="models/training.py") for text in training.ASSUMPTIONS]
     if query.reliability.mtbf is None:
         low, typical, high = (f"{mtbf.m_as('hour'):,.0f}" for mtbf in question.mtbf)
-        text = f"one accelerator is interrupted every {typical} h (published runs: {low} to {high} h); days are given for the range"
+        text = (
+            f"one accelerator is interrupted every {typical} h (published runs: {low} to {high} h); days are given for the range"
+        )
         found.append(plan.Assumption(text=text, source="zoo/data/reliability.csv"))
     if query.reliability.restart is None:
         text = f"an interruption costs {question.restart.m_as('min'):g} min besides lost work and reading the checkpoint"
         found.append(plan.Assumption(text=text, source="models/data/training_job.csv"))
     if query.workload.tokens is None:
         how = "the compute budget buys" if query.workload.compute is not None else "20 for each parameter"
-        found.append(plan.Assumption(text=f"tokens: {question.tokens.m_as('token'):.4g}, {how}", source="wall 11, Hoffmann et al. (2022)"))
+        found.append(
+            plan.Assumption(text=f"tokens: {question.tokens.m_as('token'):.4g}, {how}", source="wall 11, Hoffmann et al. (2022)")
+        )
     texts = {
         "a reservation is paid for its whole term": any("reserved" in option for option in query.supply.offers),
         "storage, data transfer and staff are not counted": True,
@@ -201,4 +209,3 @@ def reload(saved: TrainPlan) -> tuple[Question, Decision]:
         raise ValueError("the plan has no job")
     question = question_of(query, date.fromisoformat(saved.job.start))
     return question, Decision(saved.job.offer, saved.job.accelerators, saved.job.layout)
-
