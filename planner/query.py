@@ -204,7 +204,7 @@ def text_of(value: Quantity) -> str:
     """A quantity as text that reads back as the same quantity: "500 ms", "200/s"."""
     size = float(value.magnitude)
     number = str(int(size)) if size.is_integer() and abs(size) < 1e15 else repr(size)
-    unit = f"{value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e")
+    unit = f"{value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e").replace("tok", "token")
     if unit in ("", "dimensionless"):
         return number
     return f"{number}{unit[1:]}" if unit.startswith("1/") else f"{number} {unit}"

@@ -75,9 +75,10 @@ def service_of(question: Question, machine: Machine, accelerators: Floats, offer
 
     def limits(pair: tuple[Quantity | None, Quantity | None]) -> tuple[Quantity, Quantity]:
         each, together = pair
-        whole = Q(float(np.max(nodes)) * each.m_as("byte/s"), "byte/s") if together is None and each is not None else together
-        assert whole is not None
-        return (whole if each is None else each), whole
+        if together is None:
+            assert each is not None
+            together = Q(float(np.max(nodes)) * each.m_as("byte/s"), "byte/s")
+        return (together if each is None else each), together
 
     snapshot = None
     if question.query.reliability.checkpoint == "asynchronous" and machine.accelerator.host_bandwidth is not None:
@@ -85,11 +86,11 @@ def service_of(question: Question, machine: Machine, accelerators: Floats, offer
     read, write = limits(store.read), limits(store.write)
 
     def goodput(mtbf: Quantity) -> Goodput:
-        whole = fleet.cluster_mtbf(mtbf, accelerators)
+        together = fleet.cluster_mtbf(mtbf, accelerators)
         if offer is not None and offer.option == "spot":
             month = -Q(1.0, "month") / np.log1p(-_BANDS[offer.interruption_band or ""])
-            whole = fleet.series_mtbf(whole, fleet.cluster_mtbf(month, nodes))
-        return goodput_of(whole, size, nodes, write, read, question.restart, snapshot)
+            together = fleet.series_mtbf(together, fleet.cluster_mtbf(month, nodes))
+        return goodput_of(together, size, nodes, write, read, question.restart, snapshot)
 
     low, typical, high = (goodput(mtbf) for mtbf in question.mtbf)
     tokens = float(question.query.workload.sequences * question.query.workload.length)
@@ -219,8 +220,6 @@ def objective_of(question: Question, totals: dict[str, Floats]) -> Floats:
 
 def bounds_of(question: Question) -> dict[str, int]:
     """The limits of the question as integers of `UNITS`, rounded down; time is what the deadline leaves."""
-    from ..program import whole
-
     limits = question.query.limits
     result: dict[str, int] = {}
     for name in ("cost", "carbon", "power", "water", "chips"):

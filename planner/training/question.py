@@ -78,11 +78,12 @@ def question_of(query: TrainQuery, today: date) -> Question:
     sequences = query.workload.sequences
     steps = int(np.ceil(tokens.m_as("token") / (sequences * query.workload.length) - 1e-9))
     slowdown, noise = _privacy(query, steps)
+    task = _task(query, model, slowdown)
     _check_degrees(query, model)
     return Question(
         query=query,
         catalog=catalog,
-        task=_task(query, model, slowdown),
+        task=task,
         tokens=tokens,
         steps=steps,
         start=start,
@@ -173,6 +174,12 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
         fewest = None if degrees is None else int(degrees.split("..")[0]) if isinstance(degrees, str) else min(degrees)
         if fewest is not None and fewest > most:
             raise QueryError(f"{query.locate(('parallelism', name))}: {fewest} is too many: {reason}")
+    if isinstance(narrowed.tensor, tuple) and all(model.heads % degree for degree in narrowed.tensor):
+        raise QueryError(
+            f"{query.locate(('parallelism', 'tensor'))}: {' and '.join(map(str, narrowed.tensor))} cannot divide the "
+            f"{model.heads} heads of {model.name}"
+        )
+    _check_product(query)
     ways = ways_of(query.workload.stack)
     for name in ("tensor", "pipeline", "context", "expert"):
         degrees = getattr(narrowed, name)
@@ -184,6 +191,17 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
         raise QueryError(
             f"{query.locate(('parallelism', 'sharding'))}: the stack {query.workload.stack} has only {', '.join(ways.sharding)}"
         )
+
+
+def _check_product(query: TrainQuery) -> None:
+    """Degrees that are given as single numbers must divide the number of accelerators, if that is given too."""
+    supply, product, factors = query.supply.accelerators, 1, []
+    for name in ("tensor", "pipeline", "context", "data"):
+        degrees = getattr(query.parallelism, name)
+        if isinstance(degrees, tuple) and len(degrees) == 1:
+            product, factors = product * degrees[0], [*factors, f"{name} {degrees[0]}"]
+    if supply is not None and supply[0] == supply[1] and (supply[0] % product or (len(factors) == 4 and product != supply[0])):
+        raise QueryError(f"{query.locate(('parallelism',))}: {' x '.join(factors)} = {product} does not make {supply[0]} accelerators")
 
 
 def _first(degrees: tuple[int, ...] | str) -> tuple[int, ...]:
