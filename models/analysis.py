@@ -141,19 +141,29 @@ def smallest(
     lower, upper = float(low.m_as(unit)), float(high.magnitude)
     require(lower > 0, "the search needs a positive lower end")
 
-    def meets(values: Any) -> Any:
+    def excess(values: Any) -> Any:
         tried = values if at_once > 1 else float(values[0])
-        return np.atleast_1d((forward(Q(tried, unit)) <= limit) | np.zeros(len(values), bool))
+        return np.broadcast_to((forward(Q(tried, unit)) - limit).magnitude, len(values))
 
-    require(bool(meets(np.array([upper]))[0]), "even {} does not meet {}", high, limit)
-    if meets(np.array([lower]))[0]:
+    below, above = excess(np.array([lower, upper])) if at_once > 1 else (excess([x])[0] for x in (lower, upper))
+    require(bool(above <= 0), "even {} does not meet {}", high, limit)
+    if below <= 0:
         return Q(lower, unit)
     while True:
         spaced = np.geomspace if upper > 1.01 * lower else np.linspace  # a logarithm's last bits are coarser than a number's
-        between = np.unique(spaced(lower, upper, at_once + 2)[1:-1])
+        between = spaced(lower, upper, at_once + 2)[1:-1]
+        if at_once > 1 and np.isfinite(below):  # and closely around where a line through both ends meets the limit
+            guess = lower + (upper - lower) * below / (below - above)
+            near = (upper - lower) * 0.5 ** np.arange(1, 53)
+            between = np.concatenate([between, guess - near, [guess], guess + near])
+        between = np.unique(between)
         between = between[(between > lower) & (between < upper)]
         if not len(between):
             return Q(upper, unit)
-        met = meets(between)
+        found = excess(between)
+        met = found <= 0
         first = int(np.argmax(met)) if met.any() else len(between)
-        lower, upper = (between[first - 1] if first else lower), (between[first] if first < len(between) else upper)
+        if first:
+            lower, below = between[first - 1], found[first - 1]
+        if first < len(between):
+            upper, above = between[first], found[first]

@@ -346,6 +346,14 @@ def prefill_operations(model: Transformer, tokens: Quantity, context: Quantity) 
     return Q(2.0 * body * new + 2.0 * head * np.minimum(new, 1.0), "flop") + attention
 
 
+@dimensions("flop", context="token")
+def decode_attention_operations(model: Transformer, context: Quantity) -> Quantity:
+    """Operations of attention and of constant states for one new token of one sequence: the part of a decode step that grows
+    with its `context` [token], itself included. Returns [FLOP]. As in `decode_operations`."""
+    reach = context.m_as("token")
+    return Q(_sequence_operations(model, reach - 1.0, reach, absorbed=True), "flop")
+
+
 @dimensions("flop", batch="", context="token")
 def decode_operations(model: Transformer, batch: Number, context: Quantity) -> Quantity:
     """Operations of one decode step: one new token for each of `batch` sequences.
@@ -356,9 +364,8 @@ def decode_operations(model: Transformer, batch: Number, context: Quantity) -> Q
     sequences differ). MLA attends in its latent space (absorbed). Returns [FLOP].
     Source: Pope et al. (2023). Leaves out: norms, activations, sampling.
     """
-    reach = context.m_as("token")
-    matmul = 2.0 * (model.active_parameters - lookup_parameters(model))
-    return Q(batch * (matmul + _sequence_operations(model, reach - 1.0, reach, absorbed=True)), "flop")
+    matmul = Q(2.0 * (model.active_parameters - lookup_parameters(model)), "flop")
+    return batch * (matmul + decode_attention_operations(model, context))
 
 
 @dimensions("byte", batch="", context="token", weight_bytes_per_element="byte", kv_bytes_per_element="byte")

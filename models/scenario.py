@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from zoo.architecture import embedding_parameters
 from zoo.specs import Fabric, Fleet, Region, Transformer
 from zoo.units import Q, Quantity
 
@@ -132,8 +134,8 @@ class Scenario:
 
     limits: the most that is allowed, by wall number: 13 relative loss of quality, 15 share of time lost to failures, 16 mean
     wait, 17 money, 18 carbon, 19 share of time spent writing checkpoints, 20 epsilon, 11 loss, 12 time of thought. What the
-    hardware or an SLA limits (1 to 8, 10, 22) needs no entry. constants: fitted constants of the serving model. walls: the
-    user's own, read after the twenty-two.
+    hardware or an SLA limits (1 to 8, 10, 22) needs no entry. constants: fitted constants of the serving model (None: those of
+    the fleet's accelerator). walls: the user's own, read after the twenty-two.
     """
 
     name: str
@@ -143,16 +145,21 @@ class Scenario:
     horizon: Quantity
     question: Service | Training | Processing
     ownership: Ownership
-    constants: Constants = field(default_factory=serving_constants)
+    constants: Constants | None = None
     law: str = "epoch"
     sharing: Sharing | None = None
     privacy: Privacy | None = None
     limits: Mapping[int, Any] = field(default_factory=lambda: MappingProxyType({}))
     walls: tuple[OwnWall, ...] = ()
 
+    @property
+    def fitted(self) -> Constants:
+        """The constants given, or the stored ones of the fleet's accelerator."""
+        return self.constants or serving_constants(self.fleet.node.accelerator)
+
     def evaluate(self) -> Evaluation:
         """Readings of all walls, level by level, as far as the levels are feasible."""
-        answer = _answer(self)
+        answer = _answer(self.scaled({}))
         readings: dict[int, tuple[Reading, ...]] = {}
         for level, walls in LEVELS.items():
             demands = answer.demands(level)
@@ -178,7 +185,8 @@ class Scenario:
 
     def scaled(self, factors: Mapping[str, Any]) -> Scenario:
         """This scenario with some of INPUTS multiplied by factors, which may be arrays (then `output` is an array too)."""
-        changed: Any = self
+        # the constants are those of the real chip: its fractions stay
+        changed: Any = self if self.constants is not None else dataclasses.replace(self, constants=self.fitted)
         for name, factor in factors.items():
             changed = _multiplied(changed, self._path(name), factor)
         return changed
@@ -197,10 +205,11 @@ class Scenario:
 
     def sensitivity(self, of: str = "time", step: float = 0.01, names: tuple[str, ...] = tuple(INPUTS)) -> Sensitivity:
         """Two-sided elasticities of an output to every input that is known here, over the whole composition (wall 21)."""
+        base = self.scaled({})
         here = {name: 1.0 for name in names if self.given(name) is not None}
         if self.ownership.rent is not None:
             here.pop("price", None)
-        found = analysis.elasticities(lambda factors: self.scaled(factors).output(of), here, step, at_once=True)
+        found = analysis.elasticities(lambda factors: base.scaled(factors).output(of), here, step, at_once=True)
         binding = analysis.binding_input(found, 1e-6)
         return Sensitivity(of, found, binding, INPUTS[binding][0] if binding else None)
 
@@ -210,7 +219,8 @@ class Scenario:
         The SLA is the time per output token, the time of a batch, or the end of a run within the horizon. Put into the fleet,
         each value meets the SLA, and nothing smaller does. 0: it does not matter. None: no value is enough, or none is known.
         """
-        target, of = _answer(self).target
+        base = self.scaled({})
+        target, of = _answer(base).target
         limit = known(target, "the time limit that hardware would have to meet")
         found: dict[str, Quantity | None] = {}
         for name in names:
@@ -220,10 +230,10 @@ class Scenario:
                 continue
 
             def forward(factor: Quantity, name: str = name) -> Quantity:
-                return self.scaled({name: factor.magnitude}).output(of)
+                return base.scaled({name: factor.magnitude}).output(of)
 
             try:
-                factor = analysis.smallest(forward, limit, *_RANGE, at_once=10_000)
+                factor = analysis.smallest(forward, limit, *_RANGE, at_once=100)
             except ImpossibleValue:
                 found[name] = None
                 continue
@@ -256,7 +266,7 @@ def _answer(scenario: Scenario) -> _Service | _Training | _Processing:
     return answer(scenario, scenario.question)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Answer:
     """What every question's answer shares: walls 10, 13, 15 to 18 and 20 to 22."""
 
@@ -424,7 +434,7 @@ def _equal_bandwidth(ranks: int, in_node: int, link: Quantity, network: Quantity
 # ---------------------------------------------------------------------------------------------------------- service
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Service(_Answer):
     ask: Service
 
@@ -451,9 +461,10 @@ class _Service(_Answer):
         inside = _equal_bandwidth(group, cluster.node.accelerators, link, network)
         return serving.Links(inside, latency if group <= cluster.node.accelerators else latency + away, network, away)
 
+    @cached_property
     def replica(self) -> serving.Replica:
         """One replica; an array of them where the scenario is `scaled` by arrays."""
-        ask, constants, chip = self.ask, self.scenario.constants, self.scenario.fleet.node.accelerator
+        ask, constants, chip = self.ask, self.scenario.fitted, self.scenario.fleet.node.accelerator
         links, peak = self.links(), self.peak
         figures = (peak, chip.memory_bandwidth, chip.memory, links.inside, links.between)
         one = np.ones(np.broadcast_shapes((1,), *(np.shape(figure.magnitude) for figure in figures)))
@@ -475,7 +486,7 @@ class _Service(_Answer):
 
     def time(self) -> Quantity:
         """Time per output token; infinite where the replica does not fit."""
-        replica = self.replica()
+        replica = self.replica
         return _where(replica.memory_needed <= replica.memory_there, replica.tpot)
 
     def duration(self) -> Quantity:
@@ -483,7 +494,7 @@ class _Service(_Answer):
 
     def tokens(self) -> Any:
         """Tokens that the fully used fleet generates within the horizon: a count."""
-        replica = self.replica()
+        replica = self.replica
         rate = replica.request_rate * (self.scenario.fleet.accelerators // self.chips)
         generated = (rate * self.scenario.horizon).m_as("") * self.output.m_as("token")
         return np.where(replica.memory_needed <= replica.memory_there, generated, 0.0)
@@ -504,7 +515,7 @@ class _Service(_Answer):
         if level == 3:
             return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
         require(replicas >= 1, "a replica takes {} accelerators, the fleet has {}", self.chips, cluster.accelerators)
-        replica = self.replica()
+        replica = self.replica
         decode = node.decode_operations(model, ask.batch, ask.prompt + self.output / 2)
         if level == 1:
             work = ask.arrival_rate * (
@@ -516,11 +527,12 @@ class _Service(_Answer):
                 5: reading(5, scope, float(ask.batch), float(replica.largest_batch[0]), "sequences decoded together"),
             }
         step, limit = replica.decode_step[0], ask.token_limit
-        first = node.sojourn_quantile(ask.arrival_rate, replica.first_token_time[0], replicas, ask.percentile)
+        queued = node.sojourn_quantile(ask.arrival_rate, replica.prefill_time[0], replicas, ask.percentile)
+        first = replica.first_token_delay[0] + queued
         slots = float((ask.arrival_rate / replicas * replica.residence[0]).m_as(""))
         used = float(node.model_flops_utilisation(decode, step, self.peak * self.chips))
-        reached = scenario.constants.compute_efficiency[algorithm.computes_in(ask.precision)]
-        tail = f"P{100 * ask.percentile:g} of TTFT"
+        reached = scenario.fitted.compute_efficiency[algorithm.computes_in(ask.precision)]
+        tail, worst = f"P{100 * ask.percentile:g} of TTFT", f"{replica.tpot_high[0].m_as('ms'):.3g} ms"
         found = self.shared(self.crossing(), step) | self.down(self.chips, max(0.0, 1 - slots / ask.batch))
         if ask.thought is not None:
             time = algorithm.reasoning_time(ask.thought, replica.tpot[0])
@@ -529,7 +541,7 @@ class _Service(_Answer):
             1: reading(1, "a decode step", replica.decode.compute[0].to("ms"), limit),
             2: reading(2, "a decode step", replica.decode.memory[0].to("ms"), limit),
             3: reading(3, "a decode step", used, reached, "MFU against what kernels reach"),
-            4: reading(4, scope, replica.tpot[0].to("ms"), limit, "time per output token"),
+            4: reading(4, scope, replica.tpot[0].to("ms"), limit, f"time per output token; 80 % of cases within {worst}"),
             5: reading(5, scope, slots, float(ask.batch), "sequences at work, on average"),
             7: reading(7, f"{replicas} replicas", first.to("ms"), ask.first_token_limit, tail),
             14: reading(14, "a decode step", replica.decode.communication[0].to("ms"), limit),
@@ -551,7 +563,7 @@ class _Service(_Answer):
 # --------------------------------------------------------------------------------------------------------- training
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Training(_Answer):
     ask: Training
 
@@ -559,6 +571,7 @@ class _Training(_Answer):
     def data_parallel(self) -> float:
         return self.scenario.fleet.accelerators / (self.ask.tensor_parallel * self.ask.pipeline_parallel)
 
+    @cached_property
     def run(self) -> solvers.DistributedResult:
         model, ask = self.scenario.workload, self.ask
         law = algorithm.scaling_law(self.scenario.law)
@@ -579,29 +592,36 @@ class _Training(_Answer):
             virtual_stages=ask.virtual_stages, recompute=ask.recompute, zero_stage=ask.zero_stage, experts=experts,
         )  # fmt: skip
 
-    def memory(self) -> tuple[Quantity, Quantity]:
-        """(weights, gradients and optimiser state, activations) of the fullest accelerator."""
-        model, ask = self.scenario.workload, self.ask
+    @cached_property
+    def memory(self) -> tuple[Quantity, Quantity, Quantity]:
+        """(weights, gradients and optimiser state; activations; what the runtime takes) of the fullest accelerator.
+
+        The fullest stage has the rounded-up number of layers and one of the tables: input embedding, or output head.
+        """
+        model, ask, constants = self.scenario.workload, self.ask, self.scenario.fitted
         element, state = algorithm.bytes_per_element(ask.precision), operations.optimizer_bytes(ask.optimizer)
-        split = ask.tensor_parallel * ask.pipeline_parallel
-        routed = node.routed_parameters(model)
+        stages, routed = ask.pipeline_parallel, node.routed_parameters(model)
+        share = np.ceil(model.layers / stages) / model.layers
+        tables = float(embedding_parameters(model))
+        on_stage = tables if stages == 1 else float(model.vocab * model.hidden)
+        trunk = (share * (model.parameters - routed - tables) + on_stage) / ask.tensor_parallel
+        experts = share * routed / ask.tensor_parallel / ask.expert_parallel
 
         def kept(parameters: float, ranks: float) -> Quantity:
-            return node.training_state_bytes(parameters / split, element, element, state, ranks, ask.zero_stage)
+            return node.training_state_bytes(parameters, element, element, state, ranks, ask.zero_stage)
 
-        trunk = kept(model.parameters - routed, self.data_parallel)
-        experts = kept(routed / ask.expert_parallel, max(1.0, self.data_parallel / ask.expert_parallel))
+        held = kept(trunk, self.data_parallel) + kept(experts, max(1.0, self.data_parallel / ask.expert_parallel))
+        if ask.zero_stage == 3:  # one layer is gathered, the next is on its way
+            held = held + node.weight_bytes(2 * (trunk + experts) / np.ceil(model.layers / stages), element)
         tokens = ask.batch_tokens / self.data_parallel / ask.microbatches
         layer = node.activation_bytes(tokens, model.hidden, ask.tensor_parallel, ask.recompute)
-        stages = ask.pipeline_parallel
         deep = 1 + (stages - 1) / (stages * ask.virtual_stages) if ask.virtual_stages > 1 else 1.0
         flying = min(ask.microbatches, stages) * deep
-        return trunk + experts, layer * np.ceil(model.layers / stages) * flying
+        return held, layer * np.ceil(model.layers / stages) * flying, constants.workspace
 
     @property
     def fits(self) -> Any:
-        state, activations = self.memory()
-        return state + activations <= self.scenario.fleet.node.accelerator.memory
+        return sum(self.memory, start=Q(0.0, "byte")) <= self.scenario.fleet.node.accelerator.memory
 
     def kept(self, run: solvers.DistributedResult) -> solvers.ReliabilityResult:
         """The run with its checkpoints and failures."""
@@ -624,35 +644,35 @@ class _Training(_Answer):
 
     def time(self) -> Quantity:
         """Time of a step; infinite where it does not fit."""
-        return _where(self.fits, self.run().step_time)
+        return _where(self.fits, self.run.step_time)
 
     def duration(self) -> Quantity:
-        run = self.run()
+        run = self.run
         return _where(self.fits, run.duration / self.kept(run).goodput)
 
     def cost(self) -> Quantity:
-        run = self.run()
+        run = self.run
         return _where(self.fits, self.total(self.paid(run, self.kept(run).goodput)))
 
     def carbon(self) -> Quantity:
-        run = self.run()
+        run = self.run
         emitted = self.emitted(self.paid(run, self.kept(run).goodput)).carbon
         return _where(self.fits, emitted)
 
     def demands(self, level: int) -> dict[int, Reading]:
         scenario, ask = self.scenario, self.ask
         cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
-        run = self.run()
+        run = self.run
         reads = (run.throughput * ask.bytes_per_token).to("GB/s")
         if level == 1:
             work = algorithm.training_operations(scenario.workload.active_parameters, ask.tokens)
             there = self.peak * cluster.accelerators * scenario.horizon
             supply = pipeline.storage_supply(cluster.nodes, ask.writer_bandwidth, ask.storage_bandwidth)
-            state, activations = self.memory()
+            state, activations, runtime = self.memory
             note = f"{state.m_as('GB'):.3g} GB of weights and state, {activations.m_as('GB'):.3g} GB of activations"
             return {
                 1: reading(1, cluster.name, work.to("EFLOP"), there.to("EFLOP"), "work against the peak within the horizon"),
-                2: reading(2, f"one {chip.name}", (state + activations).to("GB"), chip.memory.to("GB"), note),
+                2: reading(2, f"one {chip.name}", (state + activations + runtime).to("GB"), chip.memory.to("GB"), note),
                 8: reading(8, cluster.name, reads, supply.to("GB/s")),
             }
         kept = self.kept(run)
@@ -683,17 +703,18 @@ class _Training(_Answer):
 # ------------------------------------------------------------------------------------------------------- processing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Processing(_Answer):
     ask: Processing
 
     @property
     def software(self) -> solvers.Software:
-        constants = self.scenario.constants
+        constants = self.scenario.fitted
         efficiency = constants.compute_efficiency.get(algorithm.computes_in(self.ask.precision))
         reached = known(efficiency, f"the efficiency of kernels in {self.ask.precision}")
-        return solvers.Software(reached, constants.memory_efficiency, constants.roofline_exponent, constants.step_overhead)
+        return solvers.Software(reached, constants.memory_efficiency, constants.roofline_exponent, constants.step)
 
+    @cached_property
     def profile(self) -> solvers.PerformanceProfile:
         ask = self.ask
         return solvers.single_node(
@@ -706,7 +727,7 @@ class _Processing(_Answer):
 
     def time(self) -> Quantity:
         """Time of a batch; infinite where the weights do not fit."""
-        profile = self.profile()
+        profile = self.profile
         return _where(profile.fits, profile.time)
 
     def duration(self) -> Quantity:
@@ -729,7 +750,7 @@ class _Processing(_Answer):
         cluster, chip = scenario.fleet, scenario.fleet.node.accelerator
         if level == 3:
             return self.macro(self.held(), 1.0) | self.privacy() | self.analysed()
-        profile, demand = self.profile(), lower(scenario.workload, ask.precision, ask.batch)
+        profile, demand = self.profile, lower(scenario.workload, ask.precision, ask.batch)
         if level == 1:
             work = ask.unit_rate * demand.operations / ask.batch
             found = {

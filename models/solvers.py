@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.specs import Accelerator, Fleet, Region, Transformer
+from zoo.specs import Accelerator, Fabric, Fleet, Region, Transformer
 from zoo.units import Q, Quantity
 
 from . import algorithm, analysis, fleet, node, operations
@@ -403,7 +403,9 @@ def distributed(
     experts: tokens go to their experts and back in each of their layers, and their gradients have ranks / parallel copies.
     Source: Shoeybi et al. (2019) four tensor-parallel all-reduces a layer; Narayanan et al. (2021) pipelines; Rajbhandari et
     al. (2020) ZeRO; Lepikhin et al. (2021) experts. Groups wider than a node use hierarchical collectives; a group of stages
-    sends over the fabric unless all stages fit a node. `models.training` knows more: overlap, memory traffic, stacks.
+    sends over the fabric unless all stages fit a node. Rings have the fabric's full bandwidth, as they pass over the middle of
+    a network once; all-to-alls the share that its topology and oversubscription leave
+    (wall 10). `models.training` knows more: overlap, memory traffic, stacks.
     """
     chip, scale_up = cluster.node.accelerator, cluster.node.scale_up
     fabric = known(cluster.fabric or cluster.node.scale_out, f"the fabric of {cluster.name}")
@@ -441,11 +443,13 @@ def distributed(
     if experts is not None:
         require(experts.parallel <= data_parallel, "experts are spread over data-parallel ranks, of which there are fewer")
         trunk = scaled.parameters - experts.parameters * experts.top_k / experts.count
+        require(trunk >= 0, "a token passes {} parameters, which is less than its experts alone", scaled.parameters)
         routed = experts.parameters / experts.parallel
         near = np.minimum(experts.parallel, inside)
         calls = 2 * passes * experts.layers / pipeline_parallel * microbatches  # there and back in every pass
         message = activations * experts.top_k
-        exchange = calls * fleet.hierarchical_all_to_all(message, near, experts.parallel / near, *intra, *inter)
+        far = _across(fabric, cluster.accelerators), inter[1]
+        exchange = calls * fleet.hierarchical_all_to_all(message, near, experts.parallel / near, *intra, *far)
         exchanged = calls * pipeline.all_to_all_crossing(message, experts.parallel, experts.parallel / near)
         expert_ranks = data_parallel / experts.parallel
         expert_inside = np.minimum(np.maximum(inside / near, 1.0), expert_ranks)
@@ -492,6 +496,15 @@ def distributed(
         parts,
         crossing,
     )
+
+
+def _across(fabric: Fabric, endpoints: Number) -> Quantity:
+    """What a fabric leaves each endpoint when all send to all (wall 10); its full bandwidth where no topology is known."""
+    bandwidth = known(fabric.bandwidth, f"bandwidth of {fabric.name}")
+    if fabric.topology is None:
+        return bandwidth
+    over = known(fabric.oversubscription, f"the oversubscription of {fabric.name}")
+    return pipeline.effective_bandwidth(bandwidth, fabric.topology, endpoints, over)
 
 
 @dataclass(frozen=True, slots=True)

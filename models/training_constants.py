@@ -184,11 +184,11 @@ class Constant:
     def find(self, key: str) -> tuple[float, bool]:
         """(value for `key`, whether it is inherited).
 
-        A key without a value takes "*"; else a factor takes 1, and any other constant the geometric mean of the values
-        whose key ends alike (the same precision class), or of all.
+        A key without rows keeps its prior; without a prior of its own it takes that of "*"; else a factor takes 1, and any
+        other constant the geometric mean of the values whose key ends alike (the same precision class), or of all.
         """
         if key in self.values:
-            return self.values[key].value, False
+            return self.values[key].value, self.fitted and self.values[key].rows == 0
         if self.name in FACTORS:
             return 1.0, True
         if "*" in self.values:
@@ -205,9 +205,9 @@ class Constants:
 
     constants: Mapping[str, Constant]
     memory: Mapping[str, Value]
-    calibrated: Mapping[str, tuple[str, ...]]  # stack, chip, model -> names with a measured time
+    calibrated: Mapping[str, tuple[str, ...]]  # stack, variant, chip, model -> names with a measured time
     half_width_log: Mapping[str, float]  # kind of run -> half width of the 80 % interval of log time
-    widening: Mapping[str, float]  # stack, chip, model -> factor on the width where it was never measured
+    widening: Mapping[str, float]  # stack, variant, chip, model -> factor on the width where it was never measured
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def resolve(self, settings: Sequence[Setting]) -> dict[str, Any]:
@@ -225,13 +225,12 @@ class Constants:
     def inherited(self, setting: Setting, model: str | None = None) -> tuple[str, ...]:
         """What was never measured for this setting, in words; empty where all was."""
         notes = []
-        for kind, name in (("stack", setting.stack.name), ("chip", setting.chip), ("model", model)):
-            if name is not None and name not in self.calibrated[kind]:
-                notes.append(f"{kind} {name} has no measured row")
+        for kind, name in self._unmeasured(setting, model).items():
+            notes.append(f"{kind} {name} has no measured row")
         for constant in self.constants.values():
             key = setting.key(constant.varies_by)
             if constant.name not in FACTORS and constant.find(key)[1] and key != "*":
-                notes.append(f"{constant.name} of {key} is inherited from its nearest relatives")
+                notes.append(f"{constant.name} of {key} was never measured: its prior, or that of its relatives")
         return tuple(notes)
 
     def half_width(self, setting: Setting, model: str | None = None) -> float:
@@ -240,9 +239,12 @@ class Constants:
         The kind's width from rows that the fit had not seen; times the largest widening of what was never measured.
         """
         width = self.half_width_log.get(setting.kind, max(self.half_width_log.values()))
-        names = {"stack": setting.stack.name, "chip": setting.chip, "model": model}
-        wider = [self.widening[k] for k, name in names.items() if name is not None and name not in self.calibrated[k]]
-        return width * max([1.0, *wider])
+        return width * max([1.0, *(self.widening[kind] for kind in self._unmeasured(setting, model))])
+
+    def _unmeasured(self, setting: Setting, model: str | None) -> dict[str, str]:
+        """What of this setting no measured row has: kind -> name."""
+        names = {"stack": setting.stack.name, "variant": setting.key("variant"), "chip": setting.chip, "model": model}
+        return {kind: name for kind, name in names.items() if name is not None and name not in self.calibrated[kind]}
 
     def at_priors(self) -> Constants:
         """These constants with every value back at its prior."""
@@ -329,7 +331,7 @@ def priors() -> Constants:
             {**(known.values if known else {}), record["key"]: entry},
         )  # fmt: skip
     nothing: tuple[str, ...] = ()
-    calibrated = {"stack": nothing, "chip": nothing, "model": nothing}
+    calibrated = {"stack": nothing, "variant": nothing, "chip": nothing, "model": nothing}
     return Constants(constants, memory, calibrated, {"any": 0.3}, dict.fromkeys(calibrated, 1.0))
 
 

@@ -34,6 +34,8 @@ _DATA = Path(__file__).with_name("data")
 SPREAD = 0.06  # of log time, of a row that the model describes well
 MEMORY_SPREAD = 0.08
 TAIL = 1.5  # spreads beyond which a residual counts linearly
+HALVES = 10  # splits in two: one alone is off by a fifth of the error, for the rarer kinds
+MOST_FOLDS = 12  # of whole groups: where there are more, several are held out together
 _STEP = 1e-4  # of a logarithm, for derivatives
 
 
@@ -114,6 +116,7 @@ class TimeFit:
         self.weight = np.array([case.weight for case in self.cases])
         self.names = {
             "stack": [case.setting.stack.name for case in self.cases],
+            "variant": [case.setting.key("variant") for case in self.cases],
             "chip": [case.setting.chip for case in self.cases],
             "model": [case.model.name for case in self.cases],
         }
@@ -172,7 +175,7 @@ class TimeFit:
         }
         for constant in self.start.constants.values():
             keys = [self.cases[i].setting.key(constant.varies_by) for i in rows]
-            values = {} if self.start.about.get("prior") else dict(constant.values)
+            values = dict(constant.values)
             for key in sorted(set(keys)):
                 known, _ = constant.find(key)
                 value, sd = fitted.get((constant.name, key), (known, None))
@@ -183,7 +186,6 @@ class TimeFit:
             kind: tuple(sorted({*self.start.calibrated[kind], *(names[i] for i in rows)})) for kind, names in self.names.items()
         }
         about = dict(self.start.about) | {"rows": len(rows), "effective_constants": round(effective, 1)}
-        about.pop("prior", None)
         return replace(self.start, constants=constants, calibrated=calibrated, about=about)
 
 
@@ -247,18 +249,24 @@ def cross_validate(problem: TimeFit, folds: NDArray[Any], first: Array | None = 
     return residual
 
 
-def hold_out(problem: TimeFit, first: Array, repeats: int = 3) -> dict[str, Array]:
+def halves(count: int, number: int) -> NDArray[Any]:
+    """The half, 0 or 1, of each of `count` rows in split `number`."""
+    return np.random.RandomState(200 + number).randint(0, 2, count)
+
+
+def hold_out(problem: TimeFit, first: Array) -> dict[str, Array]:
     """Residuals of rows unseen by the fit, one row of the array per repeat: random fifths, random halves, whole groups."""
     count = len(problem.cases)
     random: dict[str, Callable[[int], NDArray[Any]]] = {
         "random fifth": lambda i: np.random.RandomState(7 + i).randint(0, 5, count),
-        "random half": lambda i: np.random.RandomState(100 + i).randint(0, 2, count),
+        "random half": lambda i: halves(count, i),
     }
+    repeats = {"random fifth": 4, "random half": HALVES}
     result = {
-        name: np.array([cross_validate(problem, folds(i), first) for i in range(repeats)]) for name, folds in random.items()
+        name: np.array([cross_validate(problem, folds(i), first) for i in range(repeats[name])]) for name, folds in random.items()
     }
     for name, members in problem.names.items():
-        groups = np.unique(members, return_inverse=True)[1]
+        groups = np.unique(members, return_inverse=True)[1] % MOST_FOLDS
         result[f"whole {name}"] = cross_validate(problem, groups, first)[None]
     return result
 
@@ -281,7 +289,8 @@ def interval(problem: TimeFit, residuals: Mapping[str, Array]) -> tuple[dict[str
 
     The 0.83 quantile of the absolute residuals of rows held out at random (fifths and halves), shrunk to that of all kinds
     as if those were five more rows; a little above 0.8 because the width itself is estimated. Widening: the same quantile
-    with whole stacks, chips or models held out, over that of random rows.
+    with whole stacks, variants (stack, chip family, precision, release, sharding), chips or models held out, over that of
+    random rows.
     """
     share = 0.83
     random = np.concatenate([residuals["random fifth"], residuals["random half"]])
@@ -292,8 +301,7 @@ def interval(problem: TimeFit, residuals: Mapping[str, Array]) -> tuple[dict[str
         own, rows = float(np.quantile(np.abs(random[:, kinds == kind]), share)), int((kinds == kind).sum())
         widths[kind] = round((rows * own + 5 * pooled) / (rows + 5), 4)
     widening = {
-        name: round(max(1.0, float(np.quantile(np.abs(residuals[f"whole {name}"]), share)) / pooled), 3)
-        for name in ("stack", "chip", "model")
+        name: round(max(1.0, float(np.quantile(np.abs(residuals[f"whole {name}"]), share)) / pooled), 3) for name in problem.names
     }
     return widths, widening
 
@@ -313,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m models.training_fit", description="Refit the training constants.")
     parser.add_argument("--date", default=date.today().isoformat(), help="date to record for the fit")
     options = parser.parse_args(arguments)
-    zoo, start = load(), replace(priors(), about={"prior": True})
+    zoo, start = load(), priors()
     rows = read_rows(MEASUREMENTS)
     memory = fit_memory(read_cases(rows, zoo, start), start)
     cases = read_cases(rows, zoo, memory)
@@ -326,11 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = error_table(problem, residuals)
     lean = TimeFit(timed, leaner(memory))
     lean_logs = lean.solve(every)
-    lean_residuals = {
-        "random half": np.array(
-            [cross_validate(lean, np.random.RandomState(100 + i).randint(0, 2, len(timed)), lean_logs) for i in range(3)]
-        )
-    }
+    lean_residuals = {"random half": np.array([cross_validate(lean, halves(len(timed), i), lean_logs) for i in range(HALVES)])}
     lean_table = error_table(lean, lean_residuals)
     for kind, errors in table.items():
         errors["leaner variant, random half"] = lean_table[kind]["random half"]

@@ -46,7 +46,7 @@ def ways_of(stack: str) -> Ways:
     """The ways of a stack: `data/training_stack_layouts.csv`; UnknownValue where it has no row."""
     record = row("training_stack_layouts", stack)
     flags = ("tensor", "pipeline", "interleaving", "context", "expert", "sequence_parallel", "sharded_pipeline")
-    return Ways(*(record[flag] == "true" for flag in flags), tuple(record["sharding"].split(";")))
+    return Ways(**{flag: record[flag] == "true" for flag in flags}, sharding=tuple(record["sharding"].split(";")))
 
 
 def published(name: str) -> Range:
@@ -81,16 +81,18 @@ def stretched(parts: Mapping[str, Quantity], stretch: Number) -> Quantity:
     total = Q(0.0, "s")
     for name in LAYER_PARTS:
         total = total + parts[name]
-    return (stretch - 1.0) * total
+    added: Quantity = (stretch - 1.0) * total
+    return added
 
 
 def adam_state(run: Run) -> Quantity:
-    """Optimizer state on the fullest accelerator [byte] as the memory model counts it: 12 bytes a parameter, shared from stage 1."""
+    """Optimizer state on the fullest accelerator [byte] as the memory model counts it: 12 a parameter, shared from stage 1."""
     count, layout = counts(run), run.layouts
     shared = np.asarray(layout.zero_stage) >= 1
     ranks = np.where(shared, sharing_ranks(layout, run.machine.domain), 1.0)
     experts = np.where(shared, count.expert_replicas, 1.0)
-    return ADAM_BYTES * ((count.local_parameters - count.local_experts) / ranks + count.local_experts / experts)
+    state: Quantity = ADAM_BYTES * ((count.local_parameters - count.local_experts) / ranks + count.local_experts / experts)
+    return state
 
 
 @dimensions("s", state="byte", host_bandwidth="byte/s", host_memory_bandwidth="byte/s")

@@ -444,6 +444,12 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
         link_bandwidth=machine.link_bandwidth if link is None else Q(link, "Gb/s").to("GB/s"),
         network_bandwidth=machine.network_bandwidth if network is None else Q(network, "Gb/s").to("GB/s"),
     )
+    variant = re.search(r"variant with (\d+) ?GB \S+ \(([0-9.]+) TB/s\)", note)  # of the memory, as the row's makers state it
+    if variant:
+        size, speed = Q(float(variant.group(1)), "GiB"), Q(float(variant.group(2)), "TB/s")
+        machine = replace(
+            machine, memory=size.to(machine.memory.units), memory_bandwidth=speed.to(machine.memory_bandwidth.units)
+        )
     setting = Setting(used, chip.name, precision, model.experts > 0, stage >= 3 or fsdp)
     stated_batch = batch
     if data > batch:

@@ -113,6 +113,14 @@ class Wall:
         units: dict[str, str] = getattr(self.functions[0], "dimensions", {})
         return {name: unit for name, unit in units.items() if name != "return"}
 
+    def check(self) -> None:
+        """AssertionError unless the code makes of the worked example what the pencil does."""
+        computed, expected = self.worked.compute(), self.worked.expected
+        if isinstance(expected, Quantity):
+            computed, expected = computed.m_as(expected.units), expected.magnitude
+        if not np.isclose(computed, expected, rtol=1e-12, atol=0.0):
+            raise AssertionError(f"wall {self.number} {self.name}: by hand {expected}, by the code {computed}")
+
 
 _PENCIL_MODEL = Transformer(
     name="pencil", layers=1, hidden=5, heads=1, kv_heads=1, head_dim=5, vocab=0, parameters=1000, active_parameters=1000,

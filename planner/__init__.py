@@ -4,19 +4,37 @@
     plan = load("query.yaml").set("sla.ttft.p99", "300 ms").solve()
     plan.fleet, plan.walls, plan.certificate      # records; plan.frame("fleet") is a DataFrame
     plan.evaluate().violations                    # the exact check again, without a solver
+    plan.why_not(chip="l40s"), plan.marginal(), plan.alternatives(within=0.05)
 
 Records know nothing of solvers: this face of the package gives them their verbs, so that no file below imports a
-file above it.
+file above it. Names are imported when they are first asked for, so that the command line starts quickly.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .plan import Plan, PlanError
-from .query import Query, QueryError, ServeQuery, load
+if TYPE_CHECKING:
+    from .plan import Plan, PlanError
+    from .query import Query, QueryError, ServeQuery, load
 
 __all__ = ["Plan", "PlanError", "Query", "QueryError", "ServeQuery", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'planner' has no attribute {name!r}")
+    from . import plan, query
+
+    # methods of the records, bound here once; see the docstring of each function below
+    query.ServeQuery.solve = _solve  # type: ignore[attr-defined]
+    plan.Plan.evaluate = _evaluate  # type: ignore[attr-defined]
+    plan.Plan.why_not = _why_not  # type: ignore[attr-defined]
+    plan.Plan.marginal = _marginal  # type: ignore[attr-defined]
+    plan.Plan.alternatives = _alternatives  # type: ignore[attr-defined]
+    for module in (plan, query):
+        globals().update({public: getattr(module, public) for public in __all__ if hasattr(module, public)})
+    return globals()[name]
 
 
 def _solve(self: ServeQuery, progress: Any = lambda _: None) -> Plan:
@@ -34,5 +52,29 @@ def _evaluate(self: Plan) -> Any:
     return evaluate(*reload(self))
 
 
-ServeQuery.solve = _solve  # type: ignore[attr-defined]
-Plan.evaluate = _evaluate  # type: ignore[attr-defined]
+def _question(self: Plan) -> ServeQuery:
+    from .query import ServeQuery
+
+    return ServeQuery.from_dict(self.query, source="plan", folder=self.query_folder)
+
+
+def _why_not(self: Plan, **forces: Any) -> Any:
+    """`plan.why_not(chip="l40s")`: see `planner.whynot.why_not`."""
+    from .whynot import why_not
+
+    return why_not(self, _question(self), {key: str(value) for key, value in forces.items()})
+
+
+def _marginal(self: Plan, switches: bool = False) -> Any:
+    """What one more of each wall is worth: see `planner.marginal.marginals`."""
+    from .marginal import marginals
+
+    return marginals(self, _question(self), switches)
+
+
+def _alternatives(self: Plan, within: float = 0.05) -> Any:
+    """Near-optimal plans that differ: see `planner.alternatives.alternatives`."""
+    from .alternatives import alternatives
+    from .prepare import prepare
+
+    return alternatives(self, prepare(_question(self)), within)

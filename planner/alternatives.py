@@ -17,13 +17,13 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
     """Plans whose objective is at most (1 + within) times the optimum and whose chips, regions or options differ.
 
     `within` is a fraction (0.05 is 5 %). A narrowed question whose bound is already above that is not solved. Sorted by
-    objective; plans that rent the same in the same places are listed once.
+    objective; plans that rent the same machines for the same money are listed once, with the regions where they can be had.
     """
     if plan.objective is None:
         return ()
     limit = plan.objective * (1 + within)
-    seen = {_signature(plan)}
-    found = []
+    seen: dict[tuple[object, ...], list[str]] = {_signature(plan): []}
+    found: list[tuple[Alternative, list[str]]] = []
     for kind, name, wanted in _narrowings(prepared):
         narrowed = restricted(prepared, wanted)
         bound = _bound(narrowed)
@@ -36,25 +36,23 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
             continue
         other = answer(narrowed, certificate)
         if _signature(other) in seen:
+            seen[_signature(other)].append(name)
             continue
-        seen.add(_signature(other))
-        found.append(
-            Alternative(
-                kind=kind,
-                name=name,
-                objective=objective,
-                unit=plan.objective_unit,
-                dearer_by=objective - plan.objective,
-                ratio=objective / plan.objective if plan.objective else None,
-                fleet=other.fleet,
-                totals=other.totals,
-            )
-        )
-    return tuple(sorted(found, key=lambda a: (a.objective, a.kind, a.name)))
+        same = seen[_signature(other)] = []
+        dearer = objective - plan.objective
+        alternative = Alternative(
+            kind=kind, name=name, objective=objective, unit=plan.objective_unit, dearer_by=dearer,
+            ratio=objective / plan.objective if plan.objective else None, fleet=other.fleet, totals=other.totals,
+        )  # fmt: skip
+        found.append((alternative, same))
+    listed = [alternative.model_copy(update={"same_in": tuple(same)}) for alternative, same in found]
+    return tuple(sorted(listed, key=lambda a: (a.objective, a.kind, a.name)))
 
 
-def _signature(plan: Plan) -> frozenset[tuple[str, str, int]]:
-    return frozenset((pool.offer, pool.layout.precision, pool.layout.tensor_parallel) for pool in plan.fleet)
+def _signature(plan: Plan) -> tuple[object, ...]:
+    """What makes a plan another one: its objective and its machines, not the name of the region that they stand in."""
+    machines = sorted((p.chip, p.instances, p.accelerators, p.layout.precision, p.layout.tensor_parallel) for p in plan.fleet)
+    return (plan.objective, *machines)
 
 
 def _narrowings(prepared: Prepared) -> Iterator[tuple[str, str, Callable[[Column], bool]]]:

@@ -18,6 +18,7 @@ from . import cpsat, pyomo_milp
 from .assemble import assemble
 from .market import Index, Market
 from .program import LARGEST_COEFFICIENT, Program, Row, Solution
+from .transport import spread
 
 SOLVERS: dict[str, Callable[[Program, float, float], Solution]] = {"highs": pyomo_milp.solve, "cpsat": cpsat.solve}
 
@@ -128,6 +129,17 @@ def certify(
             program,
         )  # fmt: skip
 
+    def refine(missing: list[tuple[int, int]]) -> None:
+        """Cut the curves where they were used, and those of the same kind of machine elsewhere: they would be tried next."""
+        progress(f"round {rounds}: bound {bound}, {len(missing)} pools to refine")
+        refined = False
+        for j, units in missing:
+            for i, column in enumerate(market.columns):
+                if column.machine == market.columns[j].machine:
+                    refined |= cuts.add(i, units)
+        if not refined:
+            raise ArithmeticError("the exact check fails where the curves are exact: the program and the forward model disagree")
+
     while True:
         rounds += 1
         program, index = assemble(market, cuts.steps())
@@ -140,27 +152,31 @@ def certify(
             return finish("infeasible", program, _cross_check(engine, program, None, left()))
         if solution.point is None:
             return finish("stopped", program)
-        chosen = solution
-        if solution.status == "optimal" and gap == 0:
-            tied = SOLVERS[main](_tie_break(program, market, index, solution.objective or 0), left(), 0.0)
-            solves += 1
-            chosen = tied if tied.point is not None else solution
-        assert chosen.point is not None
-        purchases, missing = _check(market, index, chosen.point, curve)
+        purchases, missing = _check(market, index, solution.point, curve)
         if not missing:
-            objective = program.cost(chosen.point)
-            if best is None or objective < best[0]:
-                best = (objective, purchases)
             # the point costs the same in the exact model, so the solver's verdict on the relaxation is one on the plan
-            if solution.status == "optimal":
-                return finish("optimal", program, _cross_check(engine, program, solution.objective, left()))
-            return finish("stopped", program)
-        progress(f"round {rounds}: bound {bound}, {len(missing)} pools to refine")
+            best = (program.cost(solution.point), purchases)
+            break
         if left() <= 0:
             return finish("stopped", program)
-        refined = [cuts.add(j, units) for j, units in missing]
-        if not any(refined):
-            raise ArithmeticError("the exact check fails where the curves are exact: the program and the forward model disagree")
+        refine(missing)
+    if solution.status != "optimal":
+        return finish("stopped", program)
+    cross = _cross_check(engine, program, solution.objective, left())
+    # Optimal. Among plans of this objective, the stated order picks one; if time runs out, the plan in hand is as good.
+    while gap == 0 and left() > 0:
+        tied = SOLVERS[main](_tie_break(program, market, index, best[0]), left(), 0.0)
+        solves += 1
+        if tied.point is None:
+            break
+        purchases, missing = _check(market, index, tied.point, curve)
+        if not missing:
+            best = (best[0], purchases)
+            break
+        refine(missing)
+        tied_program, index = assemble(market, cuts.steps())
+        program = tied_program
+    return finish("optimal", program, cross)
 
 
 def _check(
@@ -171,62 +187,15 @@ def _check(
     carried = {j: curve(j, units) for j, units in bought.items()}
     # a fleet that may not mix keeps each population where the solver put it
     arcs = [(j, k) for (j, k), load in index.loads.items() if j in bought and (market.mixed or point[load] > 0)]
-    loads = spread(market, carried, arcs)
+    loads = spread(market.rates, carried, arcs)
     if loads is None:
         over = [
             (j, units) for j, units in bought.items()
             if carried[j] < sum(s.carries * point[s.carrier] for s in index.segments[j])
         ]  # fmt: skip
         return (), over
-    return tuple(Purchase(j, units, loads[j]) for j, units in bought.items()), []
-
-
-def spread(market: Market, carried: dict[int, int], arcs: list[tuple[int, int]]) -> dict[int, tuple[tuple[int, int], ...]] | None:
-    """Give each pool its loads: the flow that evens out utilisation; None when the pools cannot carry the demand.
-
-    `carried[column]` is what each pool carries; `arcs` are the (column, population) pairs that may be used.
-    A small transport problem (populations -> pools) solved as an LP: minimise the highest utilisation.
-    Loads come back in integer units and add up to the rates exactly.
-    """
-    from scipy.optimize import linprog  # loads slowly, and only the check needs it
-
-    arcs = [(j, k) for j, k in arcs if carried[j] > 0]
-    if any(not any(a[1] == k for a in arcs) for k in range(len(market.rates))):
-        return None
-    pools = [j for j in carried if carried[j] > 0]
-    n = len(arcs) + 1
-    a_ub = [[0.0] * n for _ in pools]
-    a_eq = [[0.0] * n for _ in market.rates]
-    for i, (j, k) in enumerate(arcs):
-        a_ub[pools.index(j)][i] = 1.0 / carried[j]
-        a_eq[k][i] = 1.0
-    for row in a_ub:
-        row[-1] = -1.0
-    result = linprog(
-        [0.0] * (n - 1) + [1.0], A_ub=a_ub, b_ub=[0.0] * len(pools), A_eq=a_eq, b_eq=list(market.rates), method="highs"
-    )
-    if result.status != 0 or result.x[-1] > 1 + 1e-9:
-        return None
-    return _whole(market, arcs, list(result.x[:-1]), carried)
-
-
-def _whole(
-    market: Market, arcs: list[tuple[int, int]], loads: list[float], carried: dict[int, int]
-) -> dict[int, tuple[tuple[int, int], ...]] | None:
-    """Round loads to integers that add up to each rate and overfill no pool."""
-    whole = {arc: int(load + 1e-6) for arc, load in zip(arcs, loads, strict=True)}
-    room = {j: carried[j] - sum(v for (i, _), v in whole.items() if i == j) for j in carried}
-    for k, rate in enumerate(market.rates):
-        short = rate - sum(v for (_, p), v in whole.items() if p == k)
-        for arc in sorted(arcs, key=lambda a: -room[a[0]]):
-            if arc[1] == k and short > 0:
-                step = min(short, max(room[arc[0]], 0))
-                whole[arc] += step
-                room[arc[0]] -= step
-                short -= step
-        if short:
-            return None
-    return {j: tuple((k, v) for (i, k), v in whole.items() if i == j and v) for j in carried}
+    given = {j: tuple((k, load) for (pool, k), load in loads.items() if pool == j and load) for j in bought}
+    return tuple(Purchase(j, units, given[j]) for j, units in bought.items()), []
 
 
 def _tie_break(program: Program, market: Market, index: Index, objective: int) -> Program:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from zoo.yaml_source import Document
 
     from .plan import Plan
-    from .query import AnyQuery
+    from .program import Program
+    from .query import AnyQuery, ServeQuery
 
 OK, BUG, USAGE, INFEASIBLE, FAILED, STOPPED = 0, 1, 2, 3, 4, 5
 
@@ -45,6 +46,10 @@ Overrides = Annotated[
 ]
 Format = Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan as JSON to this file.")]
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+PlanFile = Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`.")]
 
 
 class _Progress:
@@ -99,15 +104,15 @@ def _check_format(format: str, *known: str) -> None:
         raise _fail(f"--format {format}: unknown format; expected {', '.join(known)}{hint}")
 
 
-def _find(question: AnyQuery, progress: Any) -> Plan:
-    """The answer to a question of any kind."""
+def _find(question: AnyQuery, progress: Any) -> tuple[Plan, Program | None]:
+    """The answer to a question of any kind, and the program that was solved last."""
     from .query import TrainQuery
 
     if isinstance(question, TrainQuery):
-        from .training.solve import solve as train
+        from .training.solve import solve_with_program as train
 
         return train(question, progress)
-    from .solve import solve as serve
+    from .solve import solve_with_program as serve
 
     return serve(question, progress)
 
@@ -146,7 +151,10 @@ def solve(
     overrides: Overrides = None,
     output: Output = None,
     format: Format = "table",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
+    write_model: Annotated[
+        Path | None, typer.Option("--write-model", help="Also write the program as .lp or .mps, for another solver to confirm.")
+    ] = None,
 ) -> None:
     """Find the best plan, prove it, check it exactly, and say which walls bind.
 
@@ -160,11 +168,18 @@ def solve(
     question = _query(query, overrides)
     progress = _Progress(not quiet)
     try:
-        plan = _find(question, progress)
+        plan, program = _find(question, progress)
     except QueryError as error:
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
+    if write_model is not None and program is not None:
+        from .write_model import write
+
+        try:
+            write(program, write_model)
+        except (OSError, ValueError) as error:
+            raise _fail(str(error)) from None
     if output is not None:
         try:
             plan.save(output)
@@ -367,7 +382,7 @@ def _yaml(path: Path) -> Document | None:
 
 def _evaluate_file(document: Document, format: str) -> None:
     """`evaluate` of a YAML file, by its kind. Ends the command."""
-    kinds = {"scenario": _evaluate_scenario}
+    kinds = {"scenario": _evaluate_scenario, "replica": _evaluate_replica}
     kind = document.data.get("kind")
     if kind not in kinds:
         hint = "; this is a question: `wallplan solve` answers it" if kind in ("serve", "train", "procure", "place") else ""
@@ -407,6 +422,236 @@ def _evaluate_scenario(document: Document, format: str) -> None:
         typer.echo(headline)
         render.terminal(shown)
     raise typer.Exit(OK if result.feasible else INFEASIBLE)
+
+
+def _evaluate_replica(document: Document, format: str) -> None:
+    from models.serving_replica import ReplicaError, evaluate_replica
+    from zoo.catalog import load
+
+    from .report import measurements as pages
+
+    try:
+        result = evaluate_replica(document.data, load())
+    except ReplicaError as error:
+        key = next((word for word in str(error).replace("'", " ").split() if word in document.data), "kind")
+        raise _fail(f"{document.path}:{document.line((key,))}: {key}: {error}") from None
+    _show(format, pages.replica_tables(result), result, pages.replica_rows(result))
+    raise typer.Exit(OK if result["fits"] else INFEASIBLE)
+
+
+def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
+    """A saved plan with its question. Fails with one line when the file is no plan of a serve question."""
+    from .plan import Plan, PlanError
+    from .query import Query, QueryError, ServeQuery
+
+    try:
+        plan = Plan.load(path)
+        query = Query.from_dict(plan.query, source=str(path), folder=plan.query_folder)
+    except (PlanError, QueryError) as error:
+        raise _fail(str(error)) from None
+    if not isinstance(query, ServeQuery):
+        raise _fail(f"{path}: only plans of serve questions can be explained")
+    return plan, query
+
+
+@app.command()
+def explain(
+    plan: PlanFile,
+    why_not: Annotated[
+        list[str] | None,
+        typer.Option("--why-not", metavar="KEY=VALUE", help='Force a choice, e.g. --why-not "chip=l40s". Repeatable.'),
+    ] = None,
+    wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
+    switches: Annotated[bool, typer.Option("--switches", help="Also how far limits move before the plan changes.")] = False,
+    format: Format = "table",
+    quiet: Quiet = False,
+) -> None:
+    """Say which walls bind, what 1 % more of each is worth, and why the plan is not another.
+
+    Example:  wallplan explain plan.json --why-not "chip=l40s" --why-not "tp=8"
+    """
+    from .columns import Memory
+    from .marginal import marginals
+    from .plan import rows
+    from .query import QueryError
+    from .report import explain as pages
+    from .report import tables
+    from .whynot import parse
+    from .whynot import why_not as force
+
+    _check_format(format, "table", "json", "md", "csv")
+    saved, query = _plan_and_query(plan)
+    progress = _Progress(not quiet)
+    shown: list[tables.Table]
+    records: list[Any]
+    try:
+        if wall is not None:
+            number = _wall_number(wall)
+            shown = pages.wall_tables(saved, number)
+            records = [row for row in saved.walls if row.number == number]
+        elif why_not:
+            memory = Memory()
+            records = [force(saved, query, dict([parse(text)]), memory, progress) for text in why_not]
+            shown = pages.why_not_tables(records, saved)
+        elif saved.status == "infeasible":
+            shown, records = tables.conflict_tables(saved), list(saved.conflict)
+        else:
+            records = list(marginals(saved, query, switches, progress))
+            shown = [tables.walls_table(saved), pages.marginal_table(records)]
+    except QueryError as error:
+        progress.close()
+        raise _fail(str(error)) from None
+    progress.close()
+    _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records))
+
+
+@app.command()
+def alternatives(
+    plan: PlanFile,
+    within: Annotated[str, typer.Option("--within", help="How much worse a plan may be, such as 5%.")] = "5%",
+    format: Format = "table",
+    quiet: Quiet = False,
+) -> None:
+    """List near-optimal plans that really differ: the best on each chip, region and purchase option.
+
+    Example:  wallplan alternatives plan.json --within 10%
+    """
+    from zoo.units import UnitError, quantity
+
+    from .alternatives import alternatives as find
+    from .plan import rows
+    from .prepare import prepare
+    from .query import QueryError
+    from .report import explain as pages
+
+    _check_format(format, "table", "json", "md", "csv")
+    try:
+        tolerance = float(quantity(within, "fraction").m_as("dimensionless"))
+    except UnitError as error:
+        raise _fail(f"--within: {error}") from None
+    if not 0 <= tolerance <= 100:
+        raise _fail(f"--within {within}: expected a share of at least 0, such as 5%")
+    saved, query = _plan_and_query(plan)
+    progress = _Progress(not quiet)
+    try:
+        found = find(saved, prepare(query, progress), tolerance, progress)
+    except QueryError as error:
+        progress.close()
+        raise _fail(str(error)) from None
+    progress.close()
+    _show(format, [pages.alternatives_table(found)], [a.model_dump(mode="json") for a in found], rows(found))
+    if not found:
+        typer.echo(f"no other chip, region or purchase option comes within {within}", err=True)
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="A saved plan.")],
+    new: Annotated[Path, typer.Argument(help="Another saved plan.")],
+    format: Format = "table",
+) -> None:
+    """Show what differs between two saved plans.
+
+    Example:  wallplan compare plan.json new.json
+    """
+    from .compare import compare as differences
+    from .plan import Plan, PlanError, rows
+    from .report import explain as pages
+
+    _check_format(format, "table", "json", "md", "csv")
+    try:
+        found = differences(Plan.load(old), Plan.load(new))
+    except PlanError as error:
+        raise _fail(str(error)) from None
+    _show(format, [pages.comparison_table(found)], [d.model_dump(mode="json") for d in found], rows(found))
+
+
+def _wall_number(text: str) -> int:
+    from models.wall import walls as known
+    from zoo.errors import UnknownName
+
+    try:
+        return known[text].number
+    except UnknownName as error:
+        raise _fail(f"--wall {text}: {error}") from None
+
+
+def _show(format: str, shown: list[Any], records: Any, flat: list[dict[str, Any]]) -> None:
+    """Tables or records, in the format asked for."""
+    from .report import render
+
+    if format == "json":
+        typer.echo(json.dumps(records, indent=1))
+    elif format == "csv":
+        typer.echo(render.comma_separated(flat), nl=False)
+    elif format == "md":
+        typer.echo(render.markdown(shown), nl=False)
+    else:
+        render.terminal(shown)
+
+
+@app.command()
+def validate(
+    kind: Annotated[str, typer.Argument(help="training or serving.")],
+    measurements: Annotated[Path, typer.Option("--measurements", "-m", help="CSV with the project's measurement columns.")],
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Constants written by `wallplan calibrate`.")] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out", metavar="COLUMN=VALUE", help="First refit without these stored rows (model=...)."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+) -> None:
+    """Compare predictions with measurements: per row, per group, and whether the stated intervals hold.
+
+    Example:  wallplan validate serving --measurements my_bench.csv --format json
+    """
+    import difflib
+
+    from . import measurements as measured
+    from .report import measurements as pages
+
+    if kind not in measured.KINDS:
+        near = difflib.get_close_matches(kind, measured.KINDS, n=1)
+        raise _fail(f"{kind}: unknown kind; expected training or serving" + (f'; did you mean "{near[0]}"?' if near else ""))
+    _check_format(format, "table", "json", "md", "csv")
+    excluded = {}
+    for text in leave_out or []:
+        column, equals, value = text.partition("=")
+        if not equals:
+            raise _fail(f"--leave-out {text}: expected COLUMN=VALUE, such as model=Llama-3.1-70B")
+        excluded[column.strip()] = value.strip()
+    try:
+        report = measured.validate(kind, measurements, calibration, excluded)
+    except measured.MeasurementsError as error:
+        raise _fail(str(error)) from None
+    _show(format, pages.report_tables(kind, report), report, report["predictions"])
+
+
+@app.command()
+def calibrate(
+    source: Annotated[list[Path], typer.Option("--from", help="CSV of measurements, or vLLM / AIPerf JSON. Repeatable.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the constants (YAML).")],
+) -> None:
+    """Refine the stored constants by your own measurements; the stored ones are the priors.
+
+    Example:  wallplan calibrate --from my_bench.csv -o my_calibration.yaml
+    """
+    from . import measurements as measured
+
+    if not output.resolve().parent.is_dir():
+        raise _fail(f"--output {output}: the folder {output.parent} does not exist")
+    try:
+        kinds = {measured.kind_of(path) for path in source}
+        if len(kinds) > 1:
+            raise _fail("--from: training and serving measurements cannot be mixed in one calibration")
+        kind = kinds.pop()
+        document, summary = measured.calibrate(kind, source)
+        measured.save(document, output)
+    except measured.MeasurementsError as error:
+        raise _fail(str(error)) from None
+    except OSError as error:
+        raise _fail(f"--output {output}: {error.strerror}") from None
+    typer.echo(f"{output}: {kind} constants refined by {summary['rows']} rows", err=True)
 
 
 @app.command()

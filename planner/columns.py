@@ -45,10 +45,13 @@ class Curve:
     def __post_init__(self) -> None:
         replica = self.runs.replica
         self.saturation = self.runs.replicas * np.minimum(
-            (replica.layouts.pipeline_parallel / replica.first_token_time).m_as("1/s"), replica.request_rate.m_as("1/s")
+            (replica.layouts.pipeline_parallel / replica.prefill_time).m_as("1/s"), replica.request_rate.m_as("1/s")
         )
         idle = np.exp(
-            [-(target / replica.first_token_time).m_as("dimensionless") for _, target in self.targets]
+            [
+                np.minimum(-((target - replica.first_token_delay) / replica.prefill_time).m_as("dimensionless"), 0.0)
+                for _, target in self.targets
+            ]
             or np.full((1, len(self.saturation)), -np.inf)
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
@@ -86,7 +89,8 @@ def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variabi
     replicas = runs.replicas[at] * units
     layouts = runs.replica.layouts
     rate = serving.pool_rate(
-        runs.replica.first_token_time[at],
+        runs.replica.prefill_time[at],
+        runs.replica.first_token_delay[at],
         replicas * layouts.pipeline_parallel[at],
         replicas * layouts.batch[at],
         runs.replica.residence[at],

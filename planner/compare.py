@@ -12,8 +12,8 @@ def compare(old: Plan, new: Plan) -> tuple[Difference, ...]:
     def add(part: str, name: str, before: object, after: object) -> None:
         if before != after:
             change = None
-            if isinstance(before, (int, float)) and isinstance(after, (int, float)) and before:
-                change = (after - before) / abs(before)
+            if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (before, after)) and before:
+                change = (after - before) / abs(before)  # type: ignore[operator, arg-type]
             rows.append(Difference(part=part, name=name, old=_text(before), new=_text(after), change=change))
 
     add("answer", "status", old.status, new.status)

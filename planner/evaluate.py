@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models import node, serving
-from models.calibration import Constants, serving_constants
+from models.calibration import serving_constants
 from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
 from zoo.units import Q, Quantity
@@ -21,7 +21,7 @@ from .columns import Site
 from .plan import Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
-from .space import Machine, format_of, links_of, tpot_limit, traffic
+from .space import Machine, format_of, links_of, ranked, tpot_limit, traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,7 @@ def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions:
 
     Raises zoo.catalog.UnknownName when an offer of the fleet no longer exists.
     """
-    constants = serving_constants()
-    checked = [_check(query, catalog, model, decision, constants) for decision in decisions]
+    checked = [_check(query, catalog, model, decision) for decision in decisions]
     violations = []
     for population in query.populations:
         served = sum(decision.loads.get(population.name, 0) for decision in decisions)
@@ -124,24 +123,15 @@ def _may_serve(query: ServeQuery, catalog: Catalog, checked: _Checked) -> bool:
     )
 
 
-def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision, constants: Constants) -> _Checked:
+def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision) -> _Checked:
     offer: Offer = catalog.find("offers", decision.offer)
     chip, region = catalog.chips[offer.accelerator], catalog.regions[offer.region]
-    machine = Machine(chip, offer.accelerators, offer.domain)
+    constants = serving_constants(chip)
     layout = decision.layout
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
 
-    def layouts(batch: int) -> serving.Layouts:
-        return serving.Layouts(
-            Q(np.array([weights.bytes_per_element.m_as("byte")]), "byte"),
-            Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
-            Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
-            np.array([constants.compute_efficiency[weights.computes_in]]),
-            *(np.array([float(v)]) for v in (layout.tensor_parallel, layout.pipeline_parallel, layout.expert_parallel, batch)),
-        )
-
     def run(batch: int) -> serving.Replica:
-        return serving.replica(model, chip, layouts(batch), links_of(machine), traffic(query), constants)
+        return replica_of(query, catalog, model, decision.offer, layout.model_copy(update={"batch": batch}))
 
     replica = run(layout.batch)
     chips = int(replica.layouts.chips[0])
@@ -163,7 +153,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     targets = columns.budgets(query, network)
     variability = query.workload.arrivals.cv**2
     pool = (
-        replica.first_token_time, np.array([replicas * layout.pipeline_parallel * 1.0]),
+        replica.prefill_time, replica.first_token_delay, np.array([replicas * layout.pipeline_parallel * 1.0]),
         np.array([replicas * layout.batch * 1.0]), replica.residence,
     )  # fmt: skip
 
@@ -172,8 +162,8 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
             return 0
         count = units * per_unit
         rate = serving.pool_rate(
-            replica.first_token_time, np.array([count * layout.pipeline_parallel * 1.0]), np.array([count * layout.batch * 1.0]),
-            replica.residence, targets, variability,
+            replica.prefill_time, replica.first_token_delay, np.array([count * layout.pipeline_parallel * 1.0]),
+            np.array([count * layout.batch * 1.0]), replica.residence, targets, variability,
         )  # fmt: skip
         return int(quantise(Q(float(rate.m_as("1/s")[0]), "1/s"), "load", "down"))
 
@@ -182,10 +172,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     shares = serving.late_share(rate, *pool, tuple((b.percentile or 0.0, b.limit - network) for b in bounds), variability)
 
     def ttft(percentile: float) -> Quantity | None:
-        blocked = float(serving.blocked_share(rate, pool[2], replica.residence, variability)[0])
-        if percentile + blocked >= 1:
-            return None
-        value = node.sojourn_quantile(rate, pool[0], pool[1], percentile + blocked, variability, 1.0)[0]
+        value = serving.first_token_quantile(rate, *pool, percentile, variability)[0]
         return value + network if np.isfinite(value.m_as("s")) else None
 
     amounts = columns.integers(
@@ -215,7 +202,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     cost = dequantise(total["cost"], "cost")
     limit = tpot_limit(query)
     larger = run(layout.batch + 1)
-    fits = bool(larger.memory_needed[0] <= larger.memory_there) and layout.batch < constants.largest_batch
+    fits = bool(larger.memory_needed[0] <= larger.memory_there) and layout.batch < float(np.max(constants.largest_batch))
     per_request = node.prefill_operations(
         model, traffic(query).input * (1 - traffic(query).prefix_hit), traffic(query).input * traffic(query).prefix_hit
     ) + node.decode_operations(model, 1.0, traffic(query).input + traffic(query).output / 2) * traffic(query).output.m_as("token")
@@ -263,6 +250,26 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         row.accelerators * chip.peak[weights.computes_in],
         site,
     )
+
+
+def replica_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: str, layout: Layout) -> serving.Replica:
+    """One replica of a layout on an offer's machine, through the forward model: arrays of one element."""
+    record: Offer = catalog.find("offers", offer)
+    chip = catalog.chips[record.accelerator]
+    constants = serving_constants(chip)
+    weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
+    layouts = serving.Layouts(
+        Q(np.array([weights.bytes_per_element.m_as("byte")]), "byte"),
+        Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
+        Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
+        np.array([constants.compute_efficiency[weights.computes_in]]),
+        tensor_parallel=np.array([float(layout.tensor_parallel)]),
+        pipeline_parallel=np.array([float(layout.pipeline_parallel)]),
+        expert_parallel=np.array([float(layout.expert_parallel)]),
+        batch=np.array([float(layout.batch)]),
+    )
+    links = links_of(Machine(chip, record.accelerators, record.domain))
+    return ranked(query, serving.replica(model, chip, layouts, links, traffic(query), constants))
 
 
 def _loss(*losses: float | None) -> float | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zoo.catalog import Catalog
-from zoo.units import Q, Quantity
+from zoo.units import Q
 
 from .columns import Memory
 from .plan import Marginal, Plan
@@ -58,7 +58,11 @@ _SCALES = (
 
 def varied(catalog: Catalog, scales: Mapping[str, float]) -> Catalog:
     """The catalogue with every record's figure scaled: peak FLOP/s, memory bandwidth or capacity, links, prices, intensity."""
-    fields = {"memory bandwidth": ("memory_bandwidth",), "memory capacity": ("memory",), "link bandwidth": ("link_bandwidth", "host_bandwidth", "nic_bandwidth")}  # fmt: skip
+    fields = {
+        "memory bandwidth": ("memory_bandwidth",),
+        "memory capacity": ("memory",),
+        "link bandwidth": ("link_bandwidth", "host_bandwidth", "nic_bandwidth"),
+    }
     for what, factor in scales.items():
         if what == "prices":
             offers = {name: replace(offer, price=offer.price * factor) for name, offer in catalog.offers.items()}
@@ -76,7 +80,7 @@ def varied(catalog: Catalog, scales: Mapping[str, float]) -> Catalog:
     return catalog
 
 
-def _scaled(chip: Any, names: tuple[str, ...], factor: float) -> dict[str, Quantity]:
+def _scaled(chip: Any, names: tuple[str, ...], factor: float) -> dict[str, Any]:
     return {name: getattr(chip, name) * factor for name in names if getattr(chip, name) is not None}
 
 
@@ -154,7 +158,7 @@ def moved(query: ServeQuery, knob: Knob, factor: float) -> tuple[ServeQuery, dic
         count = int(knob.value.split()[0])
         new: object = int(count * factor) if factor < 1 else -int(-count * factor // 1)
     else:
-        value = Q(knob.value)
+        value: Any = Q(knob.value)
         new = text_of(Q(float(value.m) * factor, value.units))
     result = query.set(knob.path, new)
     assert isinstance(result, ServeQuery)

@@ -159,6 +159,7 @@ class Alternative(Record):
     ratio: float | None
     fleet: tuple[Pool, ...]
     totals: dict[str, float]
+    same_in: tuple[str, ...] = ()
 
 
 class Marginal(Record):
@@ -180,6 +181,18 @@ class Marginal(Record):
     unit: str
     switches_at: str | None = None
     breaks: bool = False  # tightened by 1 % there is no plan
+
+
+class Robustness(Record):
+    """A figure under the query's uncertainty: p10, p50, p90, and the probability that its limit holds (None: no limit)."""
+
+    what: str
+    unit: str
+    p10: float | None
+    p50: float | None
+    p90: float | None
+    limit: float | None
+    holds: float | None
 
 
 class Difference(Record):
@@ -213,6 +226,7 @@ class Plan(Record):
     assumptions: tuple[Assumption, ...]
     conflict: tuple[Conflict, ...] = ()
     fixes: tuple[Fix, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
     data: dict[str, str]
     candidates: int
     seconds: float

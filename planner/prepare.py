@@ -87,7 +87,6 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
     catalog = memory.catalogs[files]
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
-    constants = serving_constants()
     grouped: list[tuple[list[space.Runs], list[Offer]]] = []
     candidates = 0
     removed: dict[tuple[int | None, str, str], int] = {}
@@ -96,6 +95,7 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
         progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
         key = (machine.accelerator.name, machine.accelerators, machine.domain, *space.what_runs_depend_on(query))
         if key not in memory.runs:
+            constants = serving_constants(machine.accelerator)
             memory.runs[key] = space.runs_of(machine, model, query, constants, space.links_of(machine))
         runs, gone = memory.runs[key]
         candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)

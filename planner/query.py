@@ -47,7 +47,7 @@ SCHEMA = "wallplan/v1"
 SCHEMA_ID = "urn:wallplan:schema:query:v1"
 
 # Keys and kinds that the design names and this version does not answer yet: an error, never ignored.
-RESERVED = ("assert", "baseline", "uncertain", "sweep", "sites")
+RESERVED = ("assert", "baseline", "sweep", "sites")
 RESERVED_KINDS = ("procure", "place")
 
 _SHOWN_ERRORS = 20
@@ -224,6 +224,45 @@ def _fraction(low: float, high: float, *, above: bool = False, below: bool = Fal
         return result
 
     return _Scalar(read, {"type": ["number", "string"], "description": f"a fraction {inside}; percentages are text"})
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A factor on a figure that is not known exactly: at least `low`, most likely `mid`, at most `high`; `text` as written."""
+
+    low: float
+    mid: float
+    high: float
+    text: str
+
+
+def _read_spread(value: Any) -> Spread:
+    """ "±20 %" or [0.9, 1.0, 1.05]: factors of today's figure."""
+    example = 'such as "±20 %" or [0.9, 1.0, 1.05]'
+    if isinstance(value, Spread):
+        return value
+    if isinstance(value, str) and value.strip().startswith(("±", "+-")):
+        try:
+            share = float(_read_quantity(value.strip().lstrip("±+-").strip(), "fraction").m_as("dimensionless"))
+        except UnitError:
+            raise _Fault(f"{_show(value)} is no range of factors, expected one {example}") from None
+        low, mid, high = 1 - share, 1.0, 1 + share
+    elif isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value):
+        low, mid, high = map(float, value)
+    else:
+        raise _Fault(f"{_show(value)} is no range of factors, expected one {example}")
+    if not 0 < low <= mid <= high <= 100:
+        raise _Fault(f"{_show(value)} is out of order, expected 0 < low <= mid <= high, {example}")
+    return Spread(low, mid, high, value if isinstance(value, str) else f"[{low:g}, {mid:g}, {high:g}]")
+
+
+def _write_spread(value: Any) -> Any:
+    return value.text if value.text[0] in "±+" else [value.low, value.mid, value.high]
+
+
+_Spread = _Scalar(
+    _read_spread, {"type": ["string", "array"], "description": "factors of a figure: ±20 % or [low, mid, high]"}, _write_spread
+)
 
 
 def _whole(low: int, example: int) -> _Scalar:
@@ -741,6 +780,22 @@ class Limits(Part):
     chips: Annotated[int, _whole(1, 512)] | None = _key("Number of chips.", 512, default=None)
 
 
+class Uncertain(Part):
+    """How far figures may be from what they are taken for; each independent and triangular between low, mid and high."""
+
+    prices: Annotated[Spread, _Spread] | None = _key("Factor on every price.", "±20 %", default=None)
+    demand: Annotated[Spread, _Spread] | None = _key("Factor on every rate.", "±10 %", default=None)
+    efficiency: Annotated[Spread, _Spread] | None = _key(
+        "Factor on the speed that chips reach: 0.9 makes every time longer by 1 / 0.9.", [0.85, 1.0, 1.1], default=None
+    )
+    intensity: Annotated[Spread, _Spread] | None = _key("Factor on the grid's carbon intensity.", "±15 %", default=None)
+    hold: Annotated[float, _fraction(0, 1, above=True, below=True, example="95 %")] | None = _key(
+        "Probability with which demand and latency must hold: plans for the unfavourable end. Left out: the middle.",
+        "95 %",
+        default=None,
+    )
+
+
 class Solver(Part):
     """How hard to look. None of this changes what the best answer is."""
 
@@ -869,6 +924,11 @@ class Query(Part):
         default=Carbon(method="average", price=None, embodied=False),
     )
     limits: Limits = _key("Bounds on what the fleet takes.", {"cost": "500 USD/h", "power": "2 MW"}, default=Limits())
+    uncertain: Uncertain = _key(
+        "Figures that are not known exactly.",
+        {"demand": "±10 %", "efficiency": [0.85, 1.0, 1.1]},
+        default=Uncertain(prices=None, demand=None, efficiency=None, intensity=None, hold=None),
+    )
     solver: Solver = _key("Engine, gap and time of the search.", {"engine": "highs", "gap": 0, "time": "60 s"}, default=Solver())
 
     _origin: _Origin = PrivateAttr(default=_Origin())
@@ -877,18 +937,21 @@ class Query(Part):
     # ---- reading
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "<python>", folder: str | Path = ".") -> AnyQuery:
+    def from_dict(cls, data: Any, source: str = "<python>", folder: str | Path = ".") -> Self:
         """The question in a mapping of plain values. `folder` is what relative paths are relative to."""
-        return _read(data, _Origin(source=source, folder=Path(folder)))
+        result = _read(data, _Origin(source=source, folder=Path(folder)))
+        if not isinstance(result, cls):
+            raise QueryError(f"{result.locate(('kind',))}: {result.kind} is another kind of question than is asked for here")
+        return result
 
-    def set(self, path: str, value: Any) -> AnyQuery:
+    def set(self, path: str, value: Any) -> Self:
         """The same question with the value at a dotted path replaced, as `--set path=value` does. This one is not changed.
 
         Text is read as YAML, so "[bf16]" is a list and "true" is a flag. None (or "null") removes the key.
         """
         return self.override({path: value})
 
-    def override(self, values: Mapping[str, Any]) -> AnyQuery:
+    def override(self, values: Mapping[str, Any]) -> Self:
         """`set` for several paths at once: only the result has to make sense, not each step."""
         data, replaced, here = self.to_dict(), self._origin.replaced, []
         for path, text in values.items():
@@ -899,7 +962,7 @@ class Query(Part):
             here.append(keys)
         result = _read(data, replace(self._origin, replaced=replaced), here)
         _check_files(result)
-        return result
+        return result  # type: ignore[return-value]  # only an override of `kind` makes another kind
 
     # ---- writing
 
@@ -1010,6 +1073,10 @@ class ServeQuery(Query):
         "What the best answer has least of.", "cost", _WEIGHED, default="cost"
     )
 
+    rank: Annotated[Literal["pessimistic", "typical"], _word("rank", "pessimistic", "typical")] = _key(
+        "Which end of the 80 % interval of every predicted time a plan is made for.", "pessimistic", default="pessimistic"
+    )
+
     @model_validator(mode="after")
     def _priced_carbon(self) -> Self:
         if self.minimize == _WEIGHED and self.carbon.price is None:
@@ -1075,6 +1142,7 @@ class ServeQuery(Query):
             ("workload", "prefix_hit"): "no prompt token is found in a prefix cache",
             ("supply", "offers"): "on-demand purchase only",
             ("minimize",): "cost is minimised",
+            ("rank",): "every predicted time is taken at the pessimistic end of its 80 % interval",
         }
         found = [Assumption(dotted(keys), text) for keys, text in texts.items() if not self._has(keys)]
         for place, population in enumerate(self.workload.populations or ()):
@@ -1170,7 +1238,7 @@ Recompute = Annotated[str, _word("recompute mode", *_RECOMPUTE)]
 Sharding = Annotated[str, _word("sharding", *_SHARDING)]
 
 
-class Parallelism(Part):
+class TrainParallelism(Part):
     """What layouts are limited to. A key left out allows every degree that divides."""
 
     tensor: Degrees | None = _key("Tensor-parallel degrees.", 8, [4, 8], "1..16", default=None)
@@ -1312,7 +1380,9 @@ class TrainQuery(Query):
             "precision": ["bf16"],
         },
     )
-    parallelism: Parallelism = _key("Narrower choice of layouts.", {"tensor": 8, "pipeline": "1..16"}, default=Parallelism())
+    parallelism: TrainParallelism = _key(
+        "Narrower choice of layouts.", {"tensor": 8, "pipeline": "1..16"}, default=TrainParallelism()
+    )
     start: DateText | None = _key("Day on which the job may start. Left out: today.", "2027-01-01", default=None)
     deadline: (
         Annotated[Quantity | str, _Scalar(_read_deadline, {"type": "string"}, lambda v: v if isinstance(v, str) else text_of(v))]
@@ -1358,6 +1428,8 @@ class TrainQuery(Query):
     def _consistent(self) -> Self:
         if self.minimize == _WEIGHED and self.carbon.price is None:
             raise _Fault('carbon has no price: give carbon.price, such as "100 USD/tCO2e"', "minimize")
+        if self.uncertain != Uncertain():
+            raise _Fault("not supported yet for training; step times carry their own interval (rank)", "uncertain")
         fewest = None if self.supply.accelerators is None else self.supply.accelerators[0]
         if fewest is not None and self.limits.chips is not None and fewest > self.limits.chips:
             raise _Fault(
@@ -1372,7 +1444,8 @@ class TrainQuery(Query):
         micro = self.parallelism.microbatch
         if isinstance(micro, tuple) and all(self.workload.sequences % size for size in micro):
             raise _Fault(
-                f"a step of {self.workload.sequences} sequences cannot be divided into microbatches of {' or '.join(map(str, micro))}",
+                f"a step of {self.workload.sequences} sequences cannot be divided into microbatches of "
+                f"{' or '.join(map(str, micro))}",
                 "parallelism", "microbatch",
             )  # fmt: skip
         if isinstance(self.deadline, str) and self.start is not None and self.deadline <= self.start:
@@ -1437,7 +1510,8 @@ KINDS: dict[str, type[ServeQuery] | type[TrainQuery]] = {"serve": ServeQuery, "t
 
 _KEY_ORDER = (
     "schema", "kind", "name", "workload", "sla", "parallelism", "start", "deadline", "horizon", "supply", "storage", "fabric",
-    "reliability", "sharing", "regions", "zoo", "prices", "carbon", "limits", "minimize", "top", "rank", "solver",
+    "reliability", "sharing", "regions", "zoo", "prices", "carbon", "limits", "minimize", "top", "rank",
+    "uncertain", "solver",
 )  # fmt: skip
 
 
@@ -1481,6 +1555,8 @@ def _meaning(value: Any) -> Any:
         fields = type(value).model_fields
         items = ((fields[name].alias or name, inner) for name, inner in value)
         return {name: _meaning(inner) for name, inner in items if inner is not None}
+    if isinstance(value, Spread):
+        return [value.low, value.mid, value.high]
     if isinstance(value, Quantity):
         unit = next(unit for unit, _ in DIMENSIONS.values() if value.is_compatible_with(unit))
         return f"{float(value.to(unit).magnitude):.12g} {unit}"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from zoo.catalog import Catalog
 
-from . import infeasible, plan
+from . import infeasible, plan, uncertainty
 from .certify import Certificate
 from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
-from .query import Query, ServeQuery
+from .program import Program, quantise
+from .query import ServeQuery
 
 
 def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Plan:
@@ -23,15 +25,23 @@ def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory
     Raises QueryError (one line) for names that do not exist and data that is missing. Infeasible is a plan whose status
     says so, with the clash and the fixes; "stopped" is a plan without proof, when the time ran out.
     """
+    return solve_with_program(query, progress, memory)[0]
+
+
+def solve_with_program(
+    query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None
+) -> tuple[Plan, Program | None]:
+    """`solve`, with the last program that was solved: what the certificate is about."""
     started = time.perf_counter()
-    prepared = prepare(query, progress, memory)
+    prepared = prepare(uncertainty.guarded_query(query), progress, memory)
     certificate = prove(prepared, progress)
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
         conflict, fixes = infeasible.why_infeasible(prepared, progress)
-    return answer(prepared, certificate, conflict, fixes, time.perf_counter() - started)
+    plan = answer(prepared, certificate, conflict, fixes, time.perf_counter() - started, query)
+    return plan, certificate.program
 
 
 def answer(
@@ -40,18 +50,42 @@ def answer(
     conflict: tuple[plan.Conflict, ...] = (),
     fixes: tuple[plan.Fix, ...] = (),
     seconds: float = 0.0,
+    asked: ServeQuery | None = None,
 ) -> Plan:
     """The plan of a certificate, checked by the forward models alone.
 
+    `asked` is the user's question where `prepared` is a guarded one (see `uncertainty`): the plan answers the former.
     Raises ArithmeticError when the check contradicts the program, which is a bug.
     """
     decisions = decisions_of(prepared, certificate)
+    if asked is not None and asked is not prepared.query:
+        decisions = _at_rates(asked, decisions)
+        prepared = replace(prepared, query=asked)
     checked = evaluate(prepared.query, prepared.catalog, prepared.model, decisions) if decisions else None
     if checked is not None and checked.violations:
         raise ArithmeticError(f"the exact check contradicts the program: {checked.violations[0]}")
     if checked is not None and checked.objective != certificate.objective:
         raise ArithmeticError(f"the exact objective {checked.objective} is not the program's {certificate.objective}")
-    return _plan(prepared, certificate, checked, conflict, fixes, seconds)
+    found = _plan(prepared, certificate, checked, conflict, fixes, seconds)
+    if found.fleet and uncertainty.any_of(prepared.query):
+        rows = uncertainty.robustness(found, prepared.query, prepared.catalog, prepared.model)
+        found = found.model_copy(update={"robustness": rows})
+    return found
+
+
+def _at_rates(query: ServeQuery, decisions: list[Decision]) -> list[Decision]:
+    """The same machines carrying the question's own rates: loads scaled down in proportion, in whole units that add up."""
+    result = [dict(decision.loads) for decision in decisions]
+    for population in query.populations:
+        rate = quantise(population.rate, "load", "up")
+        mine = [loads for loads in result if population.name in loads]
+        total = sum(loads[population.name] for loads in mine)
+        left = rate
+        for loads in mine[1:]:
+            loads[population.name] = loads[population.name] * rate // total
+            left -= loads[population.name]
+        mine[0][population.name] = left
+    return [replace(decision, loads=loads) for decision, loads in zip(decisions, result, strict=True)]
 
 
 def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]:
@@ -122,6 +156,7 @@ def _plan(
         assumptions=assumptions_of(query, catalog, checked),
         conflict=conflict,
         fixes=fixes,
+        robustness=(),
         data={kind: catalog.hash(kind) for kind in ("chips", "models", "offers", "regions", "round_trips", "economics")},
         candidates=prepared.candidates,
         seconds=seconds,
@@ -133,6 +168,10 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
     from models import serving
 
     found = [plan.Assumption(text=a.text, source=f"query: {a.path} left out") for a in query.assumptions()]
+    demand, efficiency = uncertainty.guarded(query)
+    if (demand, efficiency) != (1.0, 1.0):
+        text = f"planned for {demand:.3f} times the demand at {efficiency:.3f} of the speed, so that both hold together"
+        found.append(plan.Assumption(text=f"{text} with probability {query.uncertain.hold:.3g}", source="query: uncertain"))
     found += [plan.Assumption(text=text, source="models/serving.py") for text in serving.ASSUMPTIONS]
     found.append(
         plan.Assumption(
@@ -155,7 +194,7 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
 def reload(saved: Plan) -> tuple[ServeQuery, Catalog, Any, list[Decision]]:
     """What `evaluate` needs, from a plan file alone: the question, the data, the model and the decisions."""
 
-    query = Query.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    query = ServeQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
     catalog = open_catalog(query)
     model = model_of(query, catalog)
     decisions = [

@@ -6,9 +6,8 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
@@ -200,6 +199,7 @@ def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         workload.precision,
         workload.kv_precision,
         workload.parallelism,
+        query.rank,
         None if limit is None else limit.m_as("s"),
         None if quality is None else quality.loss,
     )
@@ -227,7 +227,7 @@ def runs_of(
     base = _layouts(shapes, constants)
 
     def run(layouts: serving.Layouts) -> serving.Replica:
-        return serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants)
+        return ranked(query, serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants))
 
     fits = np.minimum(run(base).largest_batch, constants.largest_batch)
     in_memory = fits >= 1
@@ -240,7 +240,7 @@ def runs_of(
         batch = np.array([float(b) for grid in grids for b in grid])
         good = np.full(len(shape), True)
         if len(shape) and limit is not None:
-            good = np.asarray(run(replace(_part(base, shape), batch=batch)).tpot <= limit)
+            good = np.asarray(run(replace(serving.take(base, shape), batch=batch)).tpot <= limit)
         return shape, batch, good
 
     coarse = [_batches(int(top)) if ok else [] for top, ok in zip(fits, in_memory, strict=True)]
@@ -257,7 +257,7 @@ def runs_of(
         return [], dropped
     order = np.lexsort((batch, shape))
     shape, batch = shape[order], batch[order]
-    replicas = run(replace(_part(base, shape), batch=batch))
+    replicas = run(replace(serving.take(base, shape), batch=batch))
     chips = replicas.layouts.chips
     spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
     per_unit = np.floor(spans * machine.accelerators / chips)
@@ -266,7 +266,7 @@ def runs_of(
         at = np.flatnonzero(spans == span)
         at = at[_undominated(replicas, per_unit, at)]
         choices = tuple(_choice(shapes[shape[i]], int(replicas.layouts.batch[i]), int(chips[i])) for i in at)
-        result.append(Runs(machine, span, per_unit[at], _part(replicas, at), choices))
+        result.append(Runs(machine, span, per_unit[at], serving.take(replicas, at), choices))
     return result, dropped
 
 
@@ -368,6 +368,11 @@ def traffic(query: ServeQuery) -> serving.Traffic:
     return serving.Traffic(Q(float(tokens.input), "token"), Q(float(tokens.output), "token"), query.workload.prefix_hit)
 
 
+def ranked(query: ServeQuery, replica: serving.Replica) -> serving.Replica:
+    """A replica at the end of its intervals that the question wants plans made for."""
+    return serving.pessimistic(replica) if query.rank == "pessimistic" else replica
+
+
 def tpot_limit(query: ServeQuery) -> Quantity | None:
     """The tightest TPOT that is asked for: at a full batch every percentile is the same."""
     limits = [bound.limit for bound in query.sla.bounds() if bound.metric == "tpot"]
@@ -396,32 +401,21 @@ def _batches(largest: int) -> list[int]:
 
 
 def _undominated(replica: serving.Replica, replicas: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Positions in `at` of layouts that no other layout with as many replicas and stages beats in both of what a pool needs:
-    time to the first token, and requests per second. A pool of the better one carries at least as much at any size."""
-    first, rate = replica.first_token_time.m_as("s")[at], replica.request_rate.m_as("1/s")[at]
-    slots = replica.layouts.batch[at]
+    """Positions in `at` of layouts that no other layout with as many replicas and stages beats in all that a pool needs: prefill
+    time, delay before it, requests per second, slots. A pool of the better one carries at least as much at any size."""
+    prefill, delay = replica.prefill_time.m_as("s")[at], replica.first_token_delay.m_as("s")[at]
+    rate, slots = replica.request_rate.m_as("1/s")[at], replica.layouts.batch[at]
     kind = replicas[at] * 1000 + replica.layouts.pipeline_parallel[at]
     keep = []
     for value in np.unique(kind):
         mine = np.flatnonzero(kind == value)
-        order = mine[np.lexsort((-slots[mine], -rate[mine], first[mine]))]
+        order = mine[np.lexsort((-slots[mine], -rate[mine], delay[mine], prefill[mine]))]
         front: list[int] = []
         for i in order:
-            if not any(rate[j] >= rate[i] and slots[j] >= slots[i] for j in front):
+            if not any(delay[j] <= delay[i] and rate[j] >= rate[i] and slots[j] >= slots[i] for j in front):
                 front.append(int(i))
         keep += front
     return np.sort(np.array(keep, int))
-
-
-def _part(record: Any, at: np.ndarray) -> Any:
-    """The same record of arrays for some of its layouts."""
-
-    def part(value: Any) -> Any:
-        if is_dataclass(value):
-            return _part(value, at)
-        return value[at] if np.ndim(value.magnitude if isinstance(value, Quantity) else value) else value
-
-    return replace(record, **{f.name: part(getattr(record, f.name)) for f in fields(record)})
 
 
 def _choice(shape: _Shape, batch: int, chips: int) -> Choice:

@@ -16,6 +16,8 @@ def write(program: Program, path: Path) -> None:
     """
     if path.suffix not in (".lp", ".mps"):
         raise ValueError(f"{path}: the model is written as .lp or .mps, not as {path.suffix or 'a file without ending'!r}")
+    import pyomo.environ  # noqa: F401  registers the writers
+
     m = model(program)
     temporary = path.with_name(path.stem + ".part" + path.suffix)
     m.write(str(temporary), io_options={"symbolic_solver_labels": True})

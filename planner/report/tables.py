@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..plan import Plan, Pool
+from ..plan import Conflict, Fix, Plan, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def plan_tables(plan: Plan) -> list[Table]:
     if plan.status == "infeasible":
         return [*conflict_tables(plan), removed_table(plan), assumption_table(plan)]
     tables = [fleet_table(plan.fleet), service_table(plan.fleet), cost_table(plan.fleet), totals_table(plan)]
-    tables += [walls_table(plan), certificate_table(plan), removed_table(plan), assumption_table(plan)]
+    tables += [walls_table(plan), robustness_table(plan), certificate_table(plan), removed_table(plan), assumption_table(plan)]
     return [table for table in tables if table.rows]
 
 
@@ -158,6 +158,24 @@ def walls_table(plan: Plan) -> Table:
     return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}))
 
 
+def robustness_table(plan: Plan) -> Table:
+    """Figures under the question's uncertainty, and how surely each promise holds."""
+    rows = tuple(
+        (
+            r.what,
+            r.unit,
+            number(r.p10),
+            number(r.p50),
+            number(r.p90),
+            number(r.limit),
+            "-" if r.holds is None else f"{r.holds:.1%}",
+        )
+        for r in plan.robustness
+    )
+    heads = ("figure", "unit", "p10", "p50", "p90", "limit", "holds")
+    return Table("Under uncertainty", heads, rows, frozenset(heads[2:]))
+
+
 def certificate_table(plan: Plan) -> Table:
     c = plan.certificate
     gap = "-" if c.gap is None else f"{c.gap:.2%}"
@@ -185,11 +203,19 @@ def assumption_table(plan: Plan) -> Table:
     return Table("Assumptions", ("assumption", "source"), tuple((a.text, a.source) for a in plan.assumptions))
 
 
+def conflict_rows(conflict: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
+    return tuple((c.text, f"{c.file}:{c.line}" if c.line else c.file, c.clause, ", ".join(c.walls)) for c in conflict)
+
+
+def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
+    return tuple((f.change, f.value, "-" if f.objective is None else f"{number(f.objective)} {f.unit}") for f in fixes)
+
+
 def conflict_tables(plan: Plan) -> list[Table]:
     """Why there is no plan, and what would make one."""
-    clash = tuple((c.text, f"{c.file}:{c.line}" if c.line else c.file, c.clause, ", ".join(c.walls)) for c in plan.conflict)
-    fixes = tuple((f.change, f.value, "-" if f.objective is None else f"{number(f.objective)} {f.unit}") for f in plan.fixes)
+    joint = any(" + " in fix.clause for fix in plan.fixes)
+    title = "Together these would make it feasible" if joint else "Each of these alone would make it feasible"
     return [
-        Table("These cannot hold together", ("clause", "where", "key", "walls"), clash),
-        Table("Each of these alone would make it feasible", ("change", "to", "the best plan is then"), fixes),
+        Table("These cannot hold together", ("clause", "where", "key", "walls"), conflict_rows(plan.conflict)),
+        Table(title, ("change", "to", "the best plan is then"), fix_rows(plan.fixes)),
     ]

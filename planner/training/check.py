@@ -307,7 +307,8 @@ def _totals(job: Job) -> dict[str, float]:
 
 
 def _row(
-    number: int, name: str, what: str, demand: float, limit: float | None, unit: str, origin: str, where: str, binding: bool = False
+    number: int, name: str, what: str, demand: float, limit: float | None, unit: str, origin: str, where: str,
+    binding: bool = False,
 ) -> WallRow:  # fmt: skip
     headroom = None if not limit else (limit - demand) / limit
     return WallRow(
@@ -348,7 +349,8 @@ def _walls(
              job.fed < 1),
         _row(10, "locality", "bandwidth each accelerator keeps across the network",
              *_network(family, accelerator), "of its port", "physics", where),
-        _row(11, "complexity", f"tokens per parameter (compute-optimal: {OPTIMAL_RATIO:g})", ratio, None, "tokens", "none", where),
+        _row(11, "complexity", f"tokens per parameter (compute-optimal: {OPTIMAL_RATIO:g})", ratio, None, "tokens", "none",
+             where),
         _row(11, "complexity", "time to train", job.days, longest(question) / 24 if question.deadline is not None else None,
              "days", "query", where, question.deadline is not None and job.days > (1 - _TIGHT) * longest(question) / 24),
         _row(14, "communication", "exposed", shares.get("communication", 0.0), None, "of step", "none", where,

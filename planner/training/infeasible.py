@@ -14,7 +14,7 @@ from zoo.units import Q
 
 from .. import plan
 from ..program import whole
-from ..query import Clause, Query, QueryError, TrainQuery, parse_path
+from ..query import Clause, QueryError, TrainQuery, parse_path
 from .job import UNITS
 from .market import Memory, market_of
 from .question import Question, question_of
@@ -45,16 +45,15 @@ def without(query: TrainQuery, clauses: list[Clause]) -> TrainQuery:
     data = query.to_dict()
     for clause in sorted(clauses, key=lambda c: c.path, reverse=True):  # later list entries first: indices stay right
         place: Any = data
-        *parents, last = parse_path(clause.path)
+        *parents, final = parse_path(clause.path)
+        last: Any = final
         for key in parents:
             place = place.setdefault(key, {}) if isinstance(place, dict) else place[key]
         if clause.path in _EVERYTHING:
             place[last] = _EVERYTHING[clause.path]
         elif isinstance(place, list) or last in place:
             del place[last]
-    result = Query.from_dict(data, source=query.source, folder=query.folder)
-    assert isinstance(result, TrainQuery)
-    return result
+    return TrainQuery.from_dict(data, source=query.source, folder=query.folder)
 
 
 def why_infeasible(
@@ -104,25 +103,17 @@ def _fix(question: Question, clause: Clause, memory: Memory, feasible: Callable[
     if not feasible(free):
         return None
     value = "dropped"
-    moved: TrainQuery = free
+    moved = free
     if clause.path in _LEAST:
         resource, unit = _LEAST[clause.path]
-        best = market_of(question_of(_minimising(free, resource), question.start), memory=memory).best
+        best = market_of(question_of(free.set("minimize", resource), question.start), memory=memory).best
         assert best is not None
         least = best.totals[resource] * UNITS[resource]
         value = _rounded_up(question, clause.path, least, unit)
-        changed = free.set(clause.path, int(value) if not unit else value)
-        assert isinstance(changed, TrainQuery)
-        moved = changed
+        moved = free.set(clause.path, int(value) if not unit else value)
     best = market_of(question_of(moved, question.start), memory=memory).best
     objective = in_units(query, None if best is None else best.objective)
     return plan.Fix(clause=clause.path, change=clause.text, value=value, objective=objective, unit=unit_of(query))
-
-
-def _minimising(query: TrainQuery, resource: str) -> TrainQuery:
-    result = query.set("minimize", resource)
-    assert isinstance(result, TrainQuery)
-    return result
 
 
 def _rounded_up(question: Question, path: str, least: Any, unit: str) -> str:

@@ -17,7 +17,7 @@ from models.training import FULL, NONE, SELECTIVE, Layouts
 from models.training_job import Ways
 from zoo.specs import Transformer
 
-from ..query import Parallelism
+from ..query import TrainParallelism
 
 RECOMPUTE = {"none": NONE, "selective": SELECTIVE, "full": FULL}
 # sharding -> (ZeRO stage, hybrid)
@@ -38,7 +38,7 @@ class Choices:
     sequence_length: int
     sequences: int  # of a step
     ways: Ways
-    narrowed: Parallelism
+    narrowed: TrainParallelism
     offload: bool
 
 
@@ -74,7 +74,7 @@ class Strategies:
 
 
 def choices_of(
-    model: Transformer, sequence_length: int, sequences: int, ways: Ways, narrowed: Parallelism, offload: bool
+    model: Transformer, sequence_length: int, sequences: int, ways: Ways, narrowed: TrainParallelism, offload: bool
 ) -> Choices:
     """The choices of a model, a step, a stack and a question."""
     ffn = tuple(width for width in (model.ffn_hidden,) if width)

@@ -24,7 +24,6 @@ from .. import columns
 from ..program import LARGEST_COEFFICIENT, whole
 from ..space import Dropped, Machine
 from .job import (
-    UNITS,
     Rates,
     Service,
     accelerator_of,
@@ -393,7 +392,7 @@ def _add(market: Market, f: int, table: _Table, i: int, found: Found, bounds: di
     family, count = market.families[f], int(table.counts[i])
     service = service_of(market.question, family.machine, np.array([float(count)]), family.spot, family.vcpus)
     totals, objective = column_totals(market.question, family, service, np.asarray(service.goodput.fraction), count, found.ranked)
-    for j, offer in enumerate(family.rates.offers):
+    for j in range(len(family.rates.offers)):
         if not np.isfinite(table.objective[i, j]):
             continue
         mine = {name: values[j] for name, values in totals.items()}

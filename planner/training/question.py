@@ -195,13 +195,16 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
 
 def _check_product(query: TrainQuery) -> None:
     """Degrees that are given as single numbers must divide the number of accelerators, if that is given too."""
-    supply, product, factors = query.supply.accelerators, 1, []
+    supply, product = query.supply.accelerators, 1
+    factors: list[str] = []
     for name in ("tensor", "pipeline", "context", "data"):
         degrees = getattr(query.parallelism, name)
         if isinstance(degrees, tuple) and len(degrees) == 1:
             product, factors = product * degrees[0], [*factors, f"{name} {degrees[0]}"]
     if supply is not None and supply[0] == supply[1] and (supply[0] % product or (len(factors) == 4 and product != supply[0])):
-        raise QueryError(f"{query.locate(('parallelism',))}: {' x '.join(factors)} = {product} does not make {supply[0]} accelerators")
+        raise QueryError(
+            f"{query.locate(('parallelism',))}: {' x '.join(factors)} = {product} does not make {supply[0]} accelerators"
+        )
 
 
 def _first(degrees: tuple[int, ...] | str) -> tuple[int, ...]:

@@ -110,8 +110,8 @@ def search(
 ) -> Result:
     """The `top` fastest layouts on `accelerators` with a ranked step time of at most `cutoff` [s], proven.
 
-    floors: `floor_of` of each number format, where it is known. prune: False evaluates every strategy that fits (the same result; for tests). Raises UnknownValue where the chip's record
-    lacks a figure. Equal times are ordered by the stated order of enumeration.
+    floors: `floor_of` of each number format, where it is known. prune: False evaluates every strategy that fits (the same
+    result; for tests). Raises UnknownValue where the chip's record lacks a figure. Equal times are ordered by the stated order of enumeration.
     """
     counted = Counted()
     best: list[Found] = []
@@ -149,7 +149,7 @@ def search(
             ranked = step_of(task, accelerator, part, host).ranked(task.pessimistic)
             good = np.flatnonzero(ranked <= worst())
             good = good[np.argsort(ranked[good], kind="stable")[:top]]
-            best = sorted([*best, *(_found(part, i, float(ranked[i])) for i in good)], key=lambda f: f.ranked)[:top]
+            best = sorted([*best, *(_found(part, int(i), float(ranked[i])) for i in good)], key=lambda f: f.ranked)[:top]
     return Result(tuple(best), counted)
 
 

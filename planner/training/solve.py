@@ -11,7 +11,7 @@ from models import training
 
 from .. import cpsat, plan, pyomo_milp
 from ..program import Program, Solution
-from ..query import Query, TrainQuery
+from ..query import TrainQuery
 from .check import Decision, Evaluated, evaluate, layout_of, ranked_of
 from .infeasible import why_infeasible
 from .job import accelerator_of
@@ -32,6 +32,13 @@ def solve(query: TrainQuery, progress: Progress = lambda _: None, today: date | 
     today: the day on which a job starts whose question names no start. Raises QueryError (one line) for names that do not
     exist and for what cannot go together. Infeasible is a plan whose status says so.
     """
+    return solve_with_program(query, progress, today)[0]
+
+
+def solve_with_program(
+    query: TrainQuery, progress: Progress = lambda _: None, today: date | None = None
+) -> tuple[TrainPlan, Program]:
+    """`solve`, and the program whose optimum the plan is."""
     started = time.perf_counter()
     question = question_of(query, today or date.today())
     memory: Memory = {}
@@ -52,9 +59,9 @@ def solve(query: TrainQuery, progress: Progress = lambda _: None, today: date | 
     elif solution.status == "infeasible":
         progress("infeasible: looking for the clash")
         conflict, fixes = why_infeasible(question, memory, progress)
-    return _plan(
-        question, market, program, solution, cross, used, checked, best, result, conflict, fixes, time.perf_counter() - started
-    )
+    seconds_in_all = time.perf_counter() - started
+    answer = _plan(question, market, program, solution, cross, used, checked, best, result, conflict, fixes, seconds_in_all)
+    return answer, program
 
 
 def prove(program: Program, engine: str, seconds: float, gap: float) -> tuple[Solution, str, float]:
@@ -181,7 +188,7 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     texts = {
         "a reservation is paid for its whole term": any("reserved" in option for option in query.supply.offers),
         "storage, data transfer and staff are not counted": True,
-        "gradients are sharded (zero2) only where a step has one microbatch; weights under a pipeline only by stacks that do it": True,
+        "gradients are sharded (zero2) only where a step has one microbatch; weights under a pipeline only where the stack can": True,
         "where layers divide unevenly, the step waits for the fullest stage": True,
         f"counts: whole instances, each up to eight, then eight per doubling (at most {most_of(query):,} accelerators), and up "
         "to 48 more between the neighbours of the best: the answer is the best of these": query.supply.accelerators is None
@@ -204,8 +211,8 @@ def most_of(query: TrainQuery) -> int:
 
 def reload(saved: TrainPlan) -> tuple[Question, Decision]:
     """What `evaluate` needs, from a plan file alone."""
-    query = Query.from_dict(saved.query, source="plan", folder=saved.query_folder)
-    if not isinstance(query, TrainQuery) or saved.job is None:
+    query = TrainQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    if saved.job is None:
         raise ValueError("the plan has no job")
     question = question_of(query, date.fromisoformat(saved.job.start))
     return question, Decision(saved.job.offer, saved.job.accelerators, saved.job.layout)

@@ -10,7 +10,7 @@ import pytest
 from models.training import TrainingJob
 from models.training_constants import stack, training_constants
 from models.training_job import ways_of
-from planner.query import Parallelism
+from planner.query import TrainParallelism
 from planner.training.layouts import choices_of
 from planner.training.search import Host, Result, Task, search
 from zoo.catalog import load
@@ -42,7 +42,7 @@ def test_search(benchmark: Any, name: str, pruned: bool) -> None:
     model, chip, count, sequence, batch, formats, most = CASES[name]
     record = trillion() if model is None else CATALOG.find("models", model)
     accelerator = CATALOG.find("chips", chip)
-    choices = choices_of(record, sequence, batch, ways_of("megatron-core"), Parallelism(), False)
+    choices = choices_of(record, sequence, batch, ways_of("megatron-core"), TrainParallelism(), False)
     task = Task(
         record, TrainingJob(Q(float(sequence), "token"), float(batch)), stack("megatron-core"), formats, choices,
         training_constants(), Q(12.0, "byte"), True,

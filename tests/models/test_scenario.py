@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from models import questions, scenario
-from models.calibration import serving_constants
 from zoo.units import Q
 
 
@@ -29,7 +28,7 @@ def service(llama8b, cluster, quebec, own):
     )  # fmt: skip
     return scenario.Scenario(
         name="chat", workload=llama8b, fleet=cluster, region=quebec, horizon=Q(30.0, "day"), question=ask, ownership=own,
-        constants=serving_constants(), limits={17: Q(1e6, "USD"), 18: Q(100.0, "tCO2e"), 13: 0.01, 16: Q(4.0, "h")},
+        limits={17: Q(1e6, "USD"), 18: Q(100.0, "tCO2e"), 13: 0.01, 16: Q(4.0, "h")},
         sharing=questions.Sharing(arrival_rate=Q(0.1, "1/h"), job_time=Q(2.0, "h"), cs2=0.0),
     )  # fmt: skip
 
@@ -45,7 +44,7 @@ def training(llama8b, cluster, quebec, own):
     )  # fmt: skip
     return scenario.Scenario(
         name="run", workload=llama8b, fleet=cluster, region=quebec, horizon=Q(30.0, "day"), question=ask, ownership=own,
-        constants=serving_constants(), limits={15: 0.1, 17: Q(1e6, "USD"), 19: 0.05, 20: 3.0},
+        limits={15: 0.1, 17: Q(1e6, "USD"), 19: 0.05, 20: 3.0},
         privacy=questions.Privacy(noise_multiplier=4.0, delta=1e-5, sampling_rate=0.01, steps=10000),
     )  # fmt: skip
 

@@ -109,3 +109,10 @@ def test_time_from_tokens_per_second():
 def test_peak_memory_from_the_note():
     assert case(note="peak memory 70.5 GiB").peak_memory == 70.5
     assert case(note="peak memory 70 GB").peak_memory == pytest.approx(70e9 / 2**30)
+
+
+def test_a_memory_variant_is_read_from_the_note():
+    read = case(note="A100 variant with 96GB HBM2e (2.4 TB/s) at a 500 W limit")
+    assert read.run.machine.memory.m_as("GiB") == pytest.approx(96)
+    assert read.run.machine.memory_bandwidth.m_as("TB/s") == pytest.approx(2.4)
+    assert read.setting.stack.options == ("500W",)

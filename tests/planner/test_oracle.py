@@ -14,13 +14,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from models import algorithm, operations, serving
@@ -139,7 +140,8 @@ class Oracle:
     case: Case
     catalog: Catalog
     layouts: dict[str, dict[int, tuple[serving.Replica, np.ndarray]]] = field(default_factory=dict)
-    known: dict[tuple[str, tuple[int, ...], int, int], int] = field(default_factory=dict)
+    known: dict[tuple[Any, ...], list[int]] = field(default_factory=dict)
+    reached: dict[tuple[str, tuple[int, ...]], tuple[tuple[float, Any], ...] | None] = field(default_factory=dict)
 
     # ---- what a machine can run
 
@@ -151,7 +153,8 @@ class Oracle:
         return self.layouts[kind]
 
     def _runs(self, offer: Offer) -> dict[int, tuple[serving.Replica, np.ndarray]]:
-        case, chip, constants = self.case, self.catalog.chips[offer.accelerator], serving_constants()
+        case, chip = self.case, self.catalog.chips[offer.accelerator]
+        constants = serving_constants(chip)
         candidates = []
         for weights, cache in self.formats():
             computes = algorithm.computes_in(weights)
@@ -191,6 +194,10 @@ class Oracle:
             result[span] = (run(mine), span * offer.accelerators / chips)
         return result
 
+    def times(self, replica: serving.Replica) -> tuple[Any, Any, Any]:
+        """Prefill, what passes before it, and the whole stay of a request."""
+        return replica.prefill_time, replica.first_token_delay, replica.residence
+
     def formats(self) -> Iterator[tuple[str, str]]:
         for weights in self.case.precision:
             for cache in self.case.kv_precision or (("fp16",) if weights == "fp16" else ("bf16",)):
@@ -218,9 +225,9 @@ class Oracle:
                 yield tensor, pipeline, 1
                 for many in (2, 4, 8, 16):
                     expert = tensor * many
-                    if model.experts and model.experts % expert == 0 and expert <= max(n, offer.domain):
-                        if fills(expert * pipeline, n, farthest):
-                            yield tensor, pipeline, expert
+                    spread = model.experts and model.experts % expert == 0 and expert <= max(n, offer.domain)
+                    if spread and fills(expert * pipeline, n, farthest):
+                        yield tensor, pipeline, expert
 
     def links(self, chip: Accelerator) -> serving.Links:
         inside = chip.link_bandwidth if chip.link_bandwidth is not None and chip.scale_up_domain > 1 else chip.host_bandwidth
@@ -235,6 +242,11 @@ class Oracle:
 
     def reach(self, offer: Offer, people: tuple[int, ...]) -> tuple[tuple[float, Any], ...] | None:
         """TTFT targets of a pool that serves these people; None when it may not, or cannot."""
+        if (offer.region, people) not in self.reached:
+            self.reached[offer.region, people] = self._reach(offer, people)
+        return self.reached[offer.region, people]
+
+    def _reach(self, offer: Offer, people: tuple[int, ...]) -> tuple[tuple[float, Any], ...] | None:
         slowest = 0.0
         for k in people:
             group = self.case.people[k]
@@ -252,28 +264,26 @@ class Oracle:
 
     def carries(self, offer: Offer, people: tuple[int, ...], span: int, units: int) -> int:
         """Most load [1/1000 per second] of one pool of `units` times `span` machines, whatever its layout."""
-        key = (offer.name, people, span, units)
+        targets = self.reach(offer, people)
+        if targets is None or span not in self.runs(offer) or units < 1:
+            return 0
+        key = (offer.accelerator, offer.accelerators, offer.domain, span, tuple((p, t.m_as("s")) for p, t in targets))
         if key not in self.known:
-            targets = self.reach(offer, people)
-            if targets is None or span not in self.runs(offer):
-                return 0
             replica, per_unit = self.runs(offer)[span]
-            count = per_unit * units
-            rate = serving.pool_rate(
-                replica.first_token_time, count * replica.layouts.pipeline_parallel, count * replica.layouts.batch,
-                replica.residence, targets, self.case.cv**2,
-            )  # fmt: skip
-            self.known[key] = down(1000 * float(rate.m_as("1/s").max()))
-        return self.known[key]
+            every = np.arange(1, MOST + 1)[:, None]
+            count = (every * per_unit).ravel()
+            stages, batch = np.tile(replica.layouts.pipeline_parallel, MOST), np.tile(replica.layouts.batch, MOST)
+            prefill, delay, residence = (np.tile(time, MOST) for time in self.times(replica))
+            rate = serving.pool_rate(prefill, delay, count * stages, count * batch, residence, targets, self.case.cv**2)
+            self.known[key] = [down(1000 * float(best)) for best in rate.m_as("1/s").reshape(MOST, -1).max(axis=1)]
+        return self.known[key][units - 1]
 
     def together(self, offer: Offer, people: tuple[int, ...], machines: int) -> int:
         """Most load of this many machines, split into pools of any span and size in any way."""
         best = [0]
         for n in range(1, machines + 1):
-            pools = [
-                (span * units, self.carries(offer, people, span, units)) for span in self.runs(offer) for units in range(1, n // span + 1)
-            ]
-            best.append(max([best[n - 1], *(load + best[n - size] for size, load in pools if size <= n)]))
+            pools = [(span, u) for span in self.runs(offer) for u in range(1, n // span + 1)]
+            best.append(max([best[n - 1], *(self.carries(offer, people, span, u) + best[n - span * u] for span, u in pools)]))
         return best[machines]
 
     # ---- what a machine costs
@@ -329,9 +339,7 @@ class Oracle:
         """[objective, each limited resource, each quota] of this many machines."""
         each = self.amounts(offer)
         objective = each["weighed" if "price" in self.case.minimize else self.case.minimize]
-        quotas = [
-            ((offer.accelerators if q.chips is not None else 1) if self._counts(q, offer) else 0) for q in self.case.quotas
-        ]
+        quotas = [((offer.accelerators if q.chips is not None else 1) if self._counts(q, offer) else 0) for q in self.case.quotas]
         return [machines * n for n in (objective, *(each[r] for r in limits), *quotas)]
 
     def _counts(self, quota: Quota, offer: Offer) -> bool:
@@ -436,104 +444,107 @@ def cheapest(fleets: np.ndarray, needs: int, enough: list[int]) -> np.ndarray:
 # ---------------------------------------------------------------- the worlds
 
 
-@st.composite
-def chips(draw: st.DrawFn, name: str) -> Accelerator:
+def chip(draw: Random, name: str) -> Accelerator:
     changes: dict[str, Any] = {}
-    scale = draw(st.sampled_from([0.5, 1.0, 2.0]))
-    formats = draw(st.sampled_from([("bf16",), ("bf16", "fp8"), ("bf16", "fp8", "fp16")]))
+    scale = draw.choice([0.5, 1.0, 2.0])
+    formats = draw.choice([("bf16",), ("bf16", "fp8"), ("bf16", "fp8", "fp16")])
     changes["peak"] = {p: Q((2.0 if p == "fp8" else 1.0) * 100 * scale, "Tflop/s") for p in formats}
-    changes["memory"] = Q(draw(st.sampled_from([2.6, 3.0, 4.0])), "GiB")
-    changes["memory_bandwidth"] = Q(draw(st.sampled_from([0.3, 1.0, 3.0])), "TB/s")
-    changes["tdp"] = Q(draw(st.sampled_from([75.0, 300.0, 711.0])), "W")
-    if draw(st.integers(0, 3)) == 0:
+    changes["memory"] = Q(draw.choice([2.6, 2.8, 3.2]), "GiB")
+    changes["memory_bandwidth"] = Q(draw.choice([0.3, 1.0, 3.0]), "TB/s")
+    changes["tdp"] = Q(draw.choice([75.0, 300.0, 711.0]), "W")
+    if draw.random() < 0.25:
         changes |= {"link_bandwidth": None, "scale_up_domain": 1}
-    if draw(st.integers(0, 3)) == 0:
+    if draw.random() < 0.2:
         changes["nic_bandwidth"] = None
-    if draw(st.integers(0, 7)) == 0:
+    if draw.random() < 0.1:
         changes["host_bandwidth"] = None
-    if draw(st.integers(0, 7)) == 0:
+    if draw.random() < 0.1:
         changes["embodied"] = None
-    if draw(st.integers(0, 15)) == 0:
+    if draw.random() < 0.05:
         changes["tdp"] = None
     return tiny.chip(name, **changes)
 
 
-@st.composite
-def cases(draw: st.DrawFn, people: int = 1, mixed: bool = True, offers: int = 4) -> Case:
-    kinds = tuple(draw(chips(name)) for name in ("red", "blue")[: draw(st.integers(1, 2))])
-    experts = draw(st.sampled_from([0, 0, 0, 8]))
-    shape = {"experts": 8, "top_k": 2, "moe_ffn_hidden": 2048, "moe_layers": 2, "ffn_hidden": None} if experts else {}
-    active = 1.2e8 if experts else 1.7e8
+def case_of(draw: Random, people: int, mixed: bool) -> Case:
+    kinds = tuple(chip(draw, name) for name in ("red", "blue")[: draw.randint(1, 2)])
+    weights = draw.choice([1.7e8, 1.7e8, 6e8, 2e9])
+    shape: dict[str, Any] = {"parameters": weights, "active_parameters": weights}
+    if draw.random() < 0.2:
+        shape |= {"experts": 8, "top_k": 2, "moe_ffn_hidden": 2048, "moe_layers": 2, "ffn_hidden": None}
+        shape |= {"parameters": 2.4e8, "active_parameters": 1.2e8}
     model = tiny.model(
-        **shape, heads=draw(st.sampled_from([2, 3, 4])), head_dim=2048, kv_heads=draw(st.sampled_from([1, 2])),
-        parameters=2.4e8 if experts else active, active_parameters=active,
-        sliding_window=256, sliding_layers=draw(st.sampled_from([0, 1])),
+        **shape, layers=draw.choice([2, 4]), heads=draw.choice([2, 3, 4]), head_dim=4096, kv_heads=draw.choice([1, 2]),
+        sliding_window=256, sliding_layers=draw.choice([0, 1]),
     )  # fmt: skip
     places = [("here/oslo", 60.0, 10.0, "NO"), ("here/rome", 42.0, 12.5, "IT"), ("there/perth", -32.0, 116.0, "AU")]
     regions = tuple(
         tiny.region(
-            name, draw(st.sampled_from([0.0, 30.0, 420.0])), latitude=latitude, longitude=longitude, country=country,
-            pue=draw(st.sampled_from([None, 1.1, 1.5])), wue=draw(st.sampled_from([None, Q(1.0, "liter/kWh")])),
+            name, draw.choice([0.0, 30.0, 420.0]), latitude=latitude, longitude=longitude, country=country,
+            pue=draw.choice([None, 1.1, 1.5]), wue=draw.choice([None, Q(1.0, "liter/kWh")]),
         )
-        for name, latitude, longitude, country in places[: draw(st.integers(1, 3))]
+        for name, latitude, longitude, country in draw.sample(places, draw.randint(1, 3))
     )  # fmt: skip
     sold: dict[str, Offer] = {}
-    for _ in range(draw(st.integers(1, offers))):
-        one = tiny.offer(
-            draw(st.sampled_from([r.name for r in regions])), draw(st.sampled_from([c.name for c in kinds])),
-            draw(st.floats(0.3, 9.0)), draw(st.sampled_from([1, 1, 2, 4])), draw(st.sampled_from(["on-demand", "on-demand", "spot"])),
-        )  # fmt: skip
+    for _ in range(draw.randint(1, 4 if people == 1 else 3)):
+        chips = draw.choice([1, 1, 2, 4])
+        price = chips * draw.choice([0.61, 1.0, 1.3, draw.uniform(0.3, 3.0)])
+        option = draw.choice(["on-demand", "on-demand", "spot"])
+        one = tiny.offer(draw.choice(regions).name, draw.choice(kinds).name, price, chips, option)
         sold[one.name] = one
     wheres = [None, "oslo", "rome", "perth"] if people > 1 else [None, None, "rome"]
-    users = tuple(
-        People(f"p{k}", draw(st.sampled_from(wheres)), draw(st.sampled_from([None, None, None, "NO", "IT"])) if people > 1 else None)
-        for k in range(people)
-    )
+    countries = [None, None, None, draw.choice(regions).country] if people > 1 else [None]
+    users = tuple(People(f"p{k}", draw.choice(wheres), draw.choice(countries)) for k in range(people))
     quotas = tuple(
         Quota(
-            draw(st.sampled_from([None, "red"])), draw(st.sampled_from([None, regions[0].name])),
-            draw(st.sampled_from([None, "spot"])), *draw(st.sampled_from([(n, None) for n in range(5)] + [(None, n) for n in range(4)])),
+            draw.choice([None, "red"]), draw.choice([None, regions[0].name]), draw.choice([None, "spot"]),
+            *draw.choice([(n, None) for n in range(6)] + [(None, n) for n in range(5)]),
         )
-        for _ in range(draw(st.sampled_from([0, 0, 1, 2])))
+        for _ in range(draw.choice([0, 0, 1, 2]))
     )  # fmt: skip
-    slow = draw(st.sampled_from([(), (("p99", 60.0),), (("p99", 200.0),), (("p50", 90.0), ("p99.9", 500.0)), (("p99", 600.0),)]))
-    tpot = draw(st.sampled_from([None, 4.0, 6.5, 12.0])) if slow else 10.0
+    far = 300.0 if any(user.near for user in users) else 0.0
+    ttft = draw.choice(
+        [(), (("p99", 60.0 + far),), (("p99", 150.0 + far),), (("p50", 90.0), ("p99.9", 400.0 + far)), (("p90", 700.0),)]
+    )
+    tpot = draw.choice([None, 6.0, 9.0, 20.0]) if ttft else 12.0
     return Case(
-        kinds, model, regions, tuple(sold.values()), users, (draw(st.sampled_from([200, 1000, 3000])), draw(st.sampled_from([1, 20, 200]))),
-        draw(st.sampled_from([("bf16",), ("bf16", "fp8"), ("fp8", "fp16")])), draw(st.sampled_from([None, None, ("fp8",), ("bf16", "fp8")])),
-        slow, tpot, draw(st.sampled_from([0.5, 1.0, 3.0])),
-        draw(st.sampled_from(["cost", "cost", "carbon", "power", "chips", "cost + carbon.price * carbon"])),
-        "average", draw(st.booleans()), draw(st.sampled_from([50.0, 3000.0])), mixed, quotas,
-        draw(st.sampled_from([None, None, 0.02])), draw(st.sampled_from([0.0, 0.5])),
+        kinds, model, regions, tuple(sold.values()), users, (draw.choice([500, 1000, 2000]), draw.choice([1, 20, 200])),
+        draw.choice([("bf16",), ("bf16", "fp8"), ("fp8", "fp16")]), draw.choice([None, None, ("fp8",), ("bf16", "fp8")]),
+        ttft, tpot, draw.choice([0.5, 1.0, 3.0]),
+        draw.choice(["cost", "cost", "carbon", "power", "chips", "cost + carbon.price * carbon"]),
+        "average", draw.random() < 0.5, draw.choice([50.0, 3000.0]), mixed, quotas,
+        draw.choice([None, None, None, 0.02]), draw.choice([0.0, 0.5]),
     )  # fmt: skip
 
 
-def demand(draw: Any, oracle: Oracle, people: int, most: int) -> tuple[int, ...]:
+def demand(draw: Random, oracle: Oracle, people: int, most: int) -> tuple[int, ...]:
     """Rates that the weakest offer of all can serve with at most `most` machines, and that are not trivial either."""
-    whole = [
-        oracle.together(offer, group, most)
-        for offer in oracle.allowed()
-        for group in oracle.groups()
-        if any(oracle.carries(offer, group, span, 4) for span in oracle.runs(offer))
-    ]
+    kinds = [(o, g, span) for o in oracle.allowed() for g in oracle.groups() for span in oracle.runs(o)]
+    if oracle.case.mixed:
+        served = {(o.name, g): o for o, g, span in kinds if oracle.carries(o, g, span, 4)}
+        whole = [oracle.together(offer, group, most) for (_, group), offer in served.items()]
+    else:
+        whole = [oracle.carries(offer, group, span, most) for offer, group, span in kinds]
     least = min((load for load in whole if load > 0), default=20_000)
-    weights = [draw(st.floats(0.02, 1.0)) for _ in range(people)]
-    total = draw(st.floats(0.05, 1.0)) * least
+    weights = [draw.uniform(0.02, 1.0) for _ in range(people)]
+    total = draw.uniform(0.05, 1.0) * least
     return tuple(max(1, int(total * weight / sum(weights))) for weight in weights)
 
 
-def compare(data: st.DataObject, case: Case, most: int) -> None:
-    """Both solvers against the oracle, without limits and then with limits around what the best plan takes."""
+def compare(seed: int, people: int, mixed: bool, most: int) -> None:
+    """Both solvers against the oracle, without limits and then with a limit around what the best plan takes."""
+    draw = Random(seed)
+    case = case_of(draw, people, mixed)
     catalog = case.world()
     oracle = Oracle(case, catalog)
-    rates = demand(data.draw, oracle, len(case.people), most)
+    rates = demand(draw, oracle, len(case.people), most)
     limits: dict[str, int] = {}
+    memory = preparing.Memory()
     for _ in range(2):
         expected = oracle.best(rates, limits)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(preparing, "open_catalog", lambda query: catalog)
             query = case.ask(rates, limits)
-            prepared = preparing.prepare(query)
+            prepared = preparing.prepare(query, memory=memory)
             certificates = {e: preparing.prove(with_engine(prepared, e)) for e in ("highs", "cpsat")}
         for engine, certificate in certificates.items():
             assert certificate.status == ("infeasible" if expected is None else "optimal"), (engine, expected)
@@ -546,37 +557,35 @@ def compare(data: st.DataObject, case: Case, most: int) -> None:
         assert not checked.violations
         assert checked.objective == expected
         taken = {r: int(sum(oracle.amounts(catalog.offers[d.offer])[r] * d.instances for d in decisions)) for r in RESOURCES}
-        resource = data.draw(st.sampled_from([r for r in RESOURCES if taken[r] > 0]))
-        limits = {resource: max(1, int(taken[resource] * data.draw(st.sampled_from([0.5, 0.9, 0.999, 1.0, 1.3]))))}
-        if resource == "chips" and limits["chips"] < 1:
-            return
+        resource = draw.choice([r for r in RESOURCES if taken[r] > 0])
+        limits = {resource: max(1, int(taken[resource] * draw.choice([0.5, 0.9, 0.999, 1.0, 1.3])))}
 
 
 RESOURCES = ("cost", "carbon", "power", "water", "chips")
 
 
 def with_engine(prepared: preparing.Prepared, engine: str) -> preparing.Prepared:
-    from dataclasses import replace
-
     return replace(prepared, query=prepared.query.set("solver.engine", engine))
 
 
-SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+# A world is drawn from a seed: hypothesis' own choices lie too close together to make many different worlds.
+SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+SEEDS = st.integers(0, 2**32)
 
 
-@settings(SETTINGS, max_examples=100)
-@given(st.data(), cases())
-def test_one_population(data: st.DataObject, case: Case) -> None:
-    compare(data, case, 8)
+@settings(SETTINGS, max_examples=70)
+@given(SEEDS)
+def test_one_population(seed: int) -> None:
+    compare(seed, people=1, mixed=True, most=8)
 
 
-@settings(SETTINGS, max_examples=50)
-@given(st.data(), cases(people=2, offers=3))
-def test_two_populations(data: st.DataObject, case: Case) -> None:
-    compare(data, case, 4)
+@settings(SETTINGS, max_examples=35)
+@given(SEEDS)
+def test_two_populations(seed: int) -> None:
+    compare(seed, people=2, mixed=True, most=3)
 
 
-@settings(SETTINGS, max_examples=50)
-@given(st.data(), cases(people=2, mixed=False))
-def test_fleets_that_may_not_mix(data: st.DataObject, case: Case) -> None:
-    compare(data, case, 6)
+@settings(SETTINGS, max_examples=35)
+@given(SEEDS)
+def test_fleets_that_may_not_mix(seed: int) -> None:
+    compare(seed, people=2, mixed=False, most=6)

@@ -46,7 +46,14 @@ def test_goodput_by_hand() -> None:
 
 
 def test_asynchronous_checkpoints_stall_only_for_the_copy() -> None:
-    args = (Q(10.0, "h"), Q(1000.0, "GB"), 10.0, (Q(2.0, "GB/s"), Q(100.0, "GB/s")), (Q(5.0, "GB/s"), Q(100.0, "GB/s")), Q(580.0, "s"))
+    args = (
+        Q(10.0, "h"),
+        Q(1000.0, "GB"),
+        10.0,
+        (Q(2.0, "GB/s"), Q(100.0, "GB/s")),
+        (Q(5.0, "GB/s"), Q(100.0, "GB/s")),
+        Q(580.0, "s"),
+    )
     result = goodput_of(*args, snapshot=Q(2.0, "s"))
     assert result.stall.m_as("s") == pytest.approx(2.0)
     assert result.interval.m_as("s") >= 52.0

@@ -12,7 +12,7 @@ from models import training, training_memory
 from models.training import Layouts, TrainingJob
 from models.training_constants import stack, training_constants
 from models.training_job import ways_of
-from planner.query import Parallelism
+from planner.query import TrainParallelism
 from planner.training.layouts import choices_of, cores_of, count_of, strategies_of
 from planner.training.search import (
     Host,
@@ -34,10 +34,16 @@ HOST = Host(Q(25.0, "GB/s"), Q(25.0, "GB/s"), Q(100.0, "GiB"))
 
 
 def task_of(
-    model: str, sequence: int, batch: int, software: str, formats: tuple[str, ...] = ("bf16",), offload: bool = False, **narrowed: object
+    model: str,
+    sequence: int,
+    batch: int,
+    software: str,
+    formats: tuple[str, ...] = ("bf16",),
+    offload: bool = False,
+    **narrowed: object,
 ) -> Task:
     record = CATALOG.find("models", model)
-    choices = choices_of(record, sequence, batch, ways_of(software), Parallelism.model_validate(narrowed), offload)
+    choices = choices_of(record, sequence, batch, ways_of(software), TrainParallelism.model_validate(narrowed), offload)
     return Task(
         record, TrainingJob(Q(float(sequence), "token"), float(batch)), stack(software), formats, choices,
         training_constants(), Q(12.0, "byte"), True,
@@ -105,7 +111,9 @@ def test_brute_force_over_every_degree_finds_nothing_better() -> None:
             float(tensor), float(pipeline), float(data), float(micro), "bf16", 1.0, 1.0, float(virtual), split, mode, zero
         )
         if np.all(training_memory.memory(model, accelerator, task.job, layout, task.stack).fits):
-            best = min(best, float(np.ravel(training.step_time(model, accelerator, task.job, layout, task.stack).high.m_as("s"))[0]))
+            best = min(
+                best, float(np.ravel(training.step_time(model, accelerator, task.job, layout, task.stack).high.m_as("s"))[0])
+            )
     found = search(task, accelerator, count, HOST)
     assert found.found[0].ranked == pytest.approx(best, rel=1e-12)
 
@@ -131,7 +139,11 @@ def test_every_strategy_divides_what_it_splits() -> None:
     every = strategies_of(cores_of(48, task.choices), task.choices, "bf16", 8).layouts
     t, p, c, d = every.tensor_parallel, every.pipeline_parallel, every.context_parallel, every.data_parallel
     assert np.all(t * p * c * d == 48) and set(np.unique(p)) >= {1, 2, 3, 4, 6}
-    assert not np.any(np.mod(32, t)) and not np.any(np.mod(96, d * every.microbatch)) and not np.any(np.mod(8, every.expert_parallel))
+    assert (
+        not np.any(np.mod(32, t))
+        and not np.any(np.mod(96, d * every.microbatch))
+        and not np.any(np.mod(8, every.expert_parallel))
+    )
     assert not np.any(np.mod(4096, 2 * c)[c > 1])
     assert np.all((every.virtual_stages == 1) | (np.mod(96 / d / every.microbatch, p) == 0))
 

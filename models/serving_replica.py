@@ -1,0 +1,190 @@
+"""One replica, asked directly: a model on some chips under some load -> TTFT, TPOT, tokens/s and memory, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from zoo.catalog import Catalog, load
+from zoo.errors import UnknownName
+from zoo.specs import Accelerator, Transformer
+from zoo.units import Q
+
+from . import algorithm, serving
+from .calibration import DEFAULT_ENGINE, Calibration, CalibrationError, serving_constants, stored_calibration
+from .dimensions import UnknownValue
+
+KEYS = (
+    "schema", "kind", "name", "model", "chip", "tp", "pp", "ep", "precision", "kv_precision", "engine", "tokens", "prefix_hit",
+    "concurrency", "rate", "batch",
+)  # fmt: skip
+_LOADS = {"concurrency": "closed", "rate": "open", "batch": "static"}
+
+
+class ReplicaError(ValueError):
+    """A description of a replica that cannot be evaluated. The message is one clear line."""
+
+
+def evaluate_replica(
+    mapping: Mapping[str, Any], catalog: Catalog | None = None, calibration: Calibration | None = None
+) -> dict[str, Any]:
+    """What one replica does under one load.
+
+    Keys of `mapping`: model, chip, precision, tokens {input, output}, and one of concurrency (requests kept in flight),
+    rate (requests per second, Poisson) or batch (all prompts at once); optional tp, pp, ep (1), kv_precision (16 bits),
+    engine (vLLM), prefix_hit (0). Every prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
+    """
+    unknown = sorted(set(mapping) - set(KEYS))
+    if unknown:
+        raise ReplicaError(f"unknown key {unknown[0]!r}, expected some of {', '.join(KEYS)}")
+    if mapping.get("kind", "replica") != "replica":
+        raise ReplicaError(f"kind is {mapping['kind']!r}, expected 'replica'")
+    loads = [key for key in _LOADS if mapping.get(key) is not None]
+    if len(loads) != 1:
+        raise ReplicaError(f"give exactly one of concurrency, rate and batch, not {' and '.join(loads) or 'none'}")
+    catalog = load() if catalog is None else catalog
+    known = calibration or stored_calibration()
+    model, chip = _found(catalog, "models", mapping, "model"), _found(catalog, "chips", mapping, "chip")
+    if not isinstance(model, Transformer):
+        raise ReplicaError(f"model {model.name!r} is no decoder transformer")
+    assert isinstance(chip, Accelerator)
+    asked = _positive(mapping.get(loads[0]), loads[0])
+    engine = str(mapping.get("engine") or DEFAULT_ENGINE)
+    try:
+        constants = serving_constants(chip, engine, known)
+        deployment = _deployment(mapping, model, chip, constants, asked)
+        return _report(loads[0], asked, deployment, model, chip, engine, known)
+    except (CalibrationError, UnknownValue) as error:
+        raise ReplicaError(str(error)) from None
+
+
+def _found(catalog: Catalog, kind: str, mapping: Mapping[str, Any], key: str) -> Any:
+    if not mapping.get(key):
+        raise ReplicaError(f"{key} is missing")
+    try:
+        return catalog.find(kind, str(mapping[key]))
+    except UnknownName as error:
+        raise ReplicaError(str(error)) from None
+
+
+def _positive(value: Any, key: str, whole: bool = False) -> float:
+    text = str(value).removesuffix("/s").strip() if key == "rate" else value
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        raise ReplicaError(f"{key} is {value!r}, expected a number above zero") from None
+    if not (0 < number < math.inf) or isinstance(value, bool) or (whole and number != int(number)):
+        raise ReplicaError(f"{key} is {value!r}, expected a {'whole ' if whole else ''}number above zero")
+    return number
+
+
+def _deployment(
+    mapping: Mapping[str, Any], model: Transformer, chip: Accelerator, constants: Any, asked: float
+) -> serving.Deployment:  # fmt: skip
+    degrees = {key: _positive(mapping.get(key) or 1, key, whole=True) for key in ("tp", "pp", "ep")}
+    if degrees["ep"] > 1 and not model.experts:
+        raise ReplicaError(f"ep is {degrees['ep']:g}, but {model.name} has no experts")
+    if degrees["pp"] > model.layers:
+        raise ReplicaError(f"pp is {degrees['pp']:g}, but {model.name} has {model.layers} layers")
+    precision, cache = str(mapping.get("precision") or ""), str(mapping.get("kv_precision") or "bf16")
+    if not precision:
+        raise ReplicaError("precision is missing (bf16, fp8, fp4, int4, ...)")
+    computes = algorithm.computes_in(precision)
+    peak = chip.peak.get(computes)
+    if peak is None:
+        raise ReplicaError(f"{chip.name} has no peak at {computes}, it has {', '.join(chip.peak)}")
+    tokens = mapping.get("tokens")
+    if not isinstance(tokens, Mapping) or set(tokens) != {"input", "output"}:
+        raise ReplicaError("tokens must be {input: ..., output: ...}")
+    hit = mapping.get("prefix_hit") or 0.0
+    if not (isinstance(hit, (int, float)) and 0 <= hit < 1):
+        raise ReplicaError(f"prefix_hit is {hit!r}, expected a share from 0 to below 1")
+    counts = {key: Q(_positive(tokens[key], f"tokens.{key}"), "token") for key in ("input", "output")}
+    device = serving.device_of(chip)
+    inside = chip.link_bandwidth if device.linked else chip.host_bandwidth
+    group = max(degrees["tp"], degrees["ep"])
+    if group > 1 and inside is None:
+        raise ReplicaError(f"{chip.name} has no known link between chips: tp and ep must be 1")
+    if device.linked and group > chip.scale_up_domain:
+        raise ReplicaError(f"tp x ep spans {group:g} chips, the {chip.link} domain of {chip.name} has {chip.scale_up_domain}")
+    one = np.ones(1)
+    layouts = serving.Layouts(
+        weight_bytes=algorithm.bytes_per_element(precision) * one, kv_bytes=algorithm.bytes_per_element(cache) * one,
+        peak=peak * one, compute_efficiency=constants.compute_efficiency[computes] * one, tensor_parallel=degrees["tp"] * one,
+        pipeline_parallel=degrees["pp"] * one, expert_parallel=degrees["ep"] * one, batch=asked * one,
+    )  # fmt: skip
+    nothing, nowhere = Q(0.0, "s"), Q(0.0, "byte/s")
+    between = chip.nic_bandwidth if group * degrees["pp"] > chip.scale_up_domain else inside
+    links = serving.Links(
+        inside if inside is not None else nowhere, nothing, between if between is not None else nowhere, nothing
+    )
+    traffic = serving.Traffic(counts["input"], counts["output"], float(hit))
+    return serving.Deployment(serving.work_of(model, traffic, layouts.kv_bytes), layouts, device, links, constants)
+
+
+def _report(
+    kind: str, asked: float, d: serving.Deployment, model: Transformer, chip: Accelerator, engine: str, known: Calibration
+) -> dict[str, Any]:
+    law, one, no = _LOADS[kind], np.ones(1), np.zeros(1, bool)
+    load_ = serving.Load(
+        concurrency=asked * one, rate=(asked if law == "open" else 0.0) * one, requests=np.inf * one, replicas=one,
+        sequences_limit=np.nan * one, prefill_workers=one, static=~no if law == "static" else no, disaggregated=no, median=no,
+        natural=no, fixed_lengths=no, known_batch=no,
+    )  # fmt: skip
+    weights, share = serving.weights_per_chip(d), serving.cache_share(d)
+    fits = float(serving.largest_batch(d)[0])
+    latency = serving.open_loop(d, load_) if law == "open" else serving.closed_loop(d, load_)
+    output = float(d.work.output)
+    tpot, ttft, batch = float(latency.tpot.m_as("s")[0]), float(latency.ttft.m_as("s")[0]), float(latency.batch[0])
+    limit = min(fits, float(np.max(d.constants.largest_batch)) * float(d.layouts.attention_parallel[0]))
+    overloaded = law == "open" and asked * (ttft + output * tpot) > max(limit, 1.0)
+    if law == "open":
+        rate = min(asked * output, max(limit, 1.0) / tpot)
+    elif law == "static":
+        rate = float(serving.static_throughput(d, load_).m_as("token/s")[0])
+    else:
+        rate = asked * output / (ttft + output * tpot)
+    tpot_regime, ttft_regime = ("open_tpot", "open_ttft") if law == "open" else ("closed_tpot", "closed_ttft")
+    rate_regime = "static_throughput" if law == "static" else tpot_regime
+
+    def interval(value: float, regime: str) -> dict[str, float]:
+        factor = math.exp(known.half_width(regime, model.name, chip.name, engine))
+        return {"value": value, "low": value / factor, "high": value * factor}
+
+    sequences = min(batch, max(fits, 1.0))
+    cache = d.work.cache_live * share * sequences
+    needed = weights + np.maximum(cache, d.work.cache_longest * share) + serving.reserve(d)
+    notes = [*known.inherited(model.name, chip, engine)]
+    if fits < 1:
+        notes.append("does not fit: weights, one whole sequence and the reserve exceed the memory of a chip")
+    elif batch > fits:
+        notes.append(f"only {fits:g} sequences fit: the others wait for a slot")
+    if overloaded:
+        notes.append("overloaded: requests arrive faster than they are served, and TTFT grows for ever")
+    return {
+        "model": model.name,
+        "chip": chip.name,
+        "chips": int(d.layouts.chips[0]),
+        "engine": engine,
+        kind: asked,
+        "fits": fits >= 1,
+        "batch": batch,
+        "largest_batch": fits,
+        "overloaded": overloaded,
+        "ttft_ms": None if overloaded else interval(ttft * 1e3, ttft_regime),
+        "tpot_ms": interval(tpot * 1e3, tpot_regime),
+        "output_tokens_per_s": interval(rate, rate_regime),
+        "memory_gib": {
+            "weights": float(weights.m_as("GiB")[0]),
+            "cache": float(cache.m_as("GiB")[0]),
+            "reserve": float(np.max(serving.reserve(d).m_as("GiB"))),
+            "needed": float(needed.m_as("GiB")[0]),
+            "there": float(chip.memory.m_as("GiB")),
+        },
+        "interval": "80 % of measurements of unseen runs lie between low and high",
+        "calibration": {"date": known.date, "source": known.source},
+        "notes": notes,
+    }

@@ -1,0 +1,547 @@
+"""Measured runs of serving engines as inputs of the serving model: a row -> regime, chip, model, layout, load.
+
+Columns of a row: those of `data/serving_measurements.csv`. Blanks are unknown. Nothing here reads a measured value except
+`targets_of`, and nothing looks at a row's id. `concurrency_or_batch` is an input: where it says how many requests an open
+loop had in flight (MLPerf server runs, by Little's law on their measured latency), it is used as the batch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.catalog import Catalog, load
+from zoo.errors import UnknownName
+from zoo.specs import Accelerator, Transformer
+from zoo.units import Q, Quantity
+
+from . import node, serving
+from .calibration import REGIMES, CalibrationError, Constants, Selection, family_of, tflops_per_watt
+from .constants import table
+
+Array = NDArray[np.float64]
+Row = Mapping[str, Any]
+T = TypeVar("T")
+
+COLUMNS = (
+    "id", "source", "model", "params_b", "active_params_b", "layers", "hidden", "heads", "kv_heads", "head_dim", "vocab",
+    "hardware", "n_accelerators", "tp", "pp", "ep", "weight_precision", "kv_precision", "engine", "isl", "osl",
+    "concurrency_or_batch", "scenario", "request_rate_qps", "ttft_ms", "tpot_ms", "output_tokens_per_s_total",
+    "total_tokens_per_s", "tokens_per_s_per_accelerator", "verified", "note",
+)  # fmt: skip
+_NEEDED = ("model", "hardware", "engine", "weight_precision", "scenario")
+
+# Stored bytes per element and the bits that are multiplied in. 4-bit block formats: 16 elements to an 8-bit scale (nvfp4),
+# 32 (mxfp4); "mxfp4" and "int4" checkpoints quantise the experts only.
+_BYTES = {
+    "fp32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp4": 0.5625,
+    "nvfp4": 0.5625,
+    "mxfp4": 0.53,
+    "int4": 0.53,
+}
+
+
+class MeasurementError(ValueError):
+    """A measurement file that cannot be used. The message is one clear line."""
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV with the columns of `serving_measurements.csv`. Raises MeasurementError, one line."""
+    file = Path(path)
+    if not file.is_file():
+        raise MeasurementError(f"{file}: no such file")
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise MeasurementError(f"{file}: missing columns {', '.join(missing)} (needed: {', '.join(_NEEDED)})")
+        return [{key: value or "" for key, value in row.items() if key} for row in reader]
+
+
+def read_benchmark(path: str | Path, **columns: str) -> dict[str, str]:
+    """One row from a result file of vLLM's serving benchmark, or of AIPerf / GenAI-Perf (JSON).
+
+    These files do not say on what they ran: give `hardware`, `tp`, `weight_precision`, ... as `columns`; keys of the file
+    that are columns (vLLM's --metadata) count too. Raises MeasurementError.
+    """
+    file = Path(path)
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise MeasurementError(f"{file}: no such file") from None
+    except ValueError as error:
+        raise MeasurementError(f"{file}: not JSON: {error}") from None
+    if not isinstance(document, Mapping):
+        raise MeasurementError(f"{file}: a benchmark result is one JSON object")
+    if "mean_ttft_ms" in document or "mean_tpot_ms" in document:
+        row = _vllm_row(document)
+    elif "time_to_first_token" in document:
+        row = _aiperf_row(document)
+    else:
+        raise MeasurementError(f"{file}: neither a vLLM benchmark result (mean_ttft_ms) nor AIPerf's (time_to_first_token)")
+    row |= {key: str(value) for key, value in document.items() if key in COLUMNS and value is not None}
+    row |= {"id": file.stem, "source": "user benchmark", **columns}
+    missing = [name for name in ("model", "hardware") if not row.get(name)]
+    if missing:
+        raise MeasurementError(f"{file}: does not say {' and '.join(missing)}: give it beside the file")
+    return {"scenario": "online", "engine": "vllm", "weight_precision": "bf16", **row}
+
+
+def _vllm_row(document: Row) -> dict[str, str]:
+    completed = number(document.get("completed"), 1.0) or 1.0
+    rate = number(document.get("request_rate"))
+    return {
+        "model": str(document.get("model_id", "")),
+        "isl": _text(number(document.get("total_input_tokens")) / completed),
+        "osl": _text(number(document.get("total_output_tokens")) / completed),
+        "concurrency_or_batch": _text(number(document.get("max_concurrency"))),
+        "request_rate_qps": _text(rate) if math.isfinite(rate) else "",
+        "ttft_ms": _text(number(document.get("mean_ttft_ms"))),
+        "tpot_ms": _text(number(document.get("mean_tpot_ms"))),
+        "output_tokens_per_s_total": _text(number(document.get("output_throughput"))),
+        "note": f"{completed:g} requests",
+        "engine": "vllm",
+    }
+
+
+def _aiperf_row(document: Row) -> dict[str, str]:
+    def mean(key: str) -> float:
+        value = document.get(key)
+        if not isinstance(value, Mapping):
+            return math.nan
+        scale = {"s": 1e3, "sec": 1e3, "us": 1e-3, "ns": 1e-6}.get(str(value.get("unit", "")), 1.0)
+        return number(value.get("avg")) * (scale if "time" in key or "latency" in key else 1.0)
+
+    settings = document.get("input_config") or {}
+    flat = dict(_flatten(settings))
+
+    def first(*names: str) -> Any:
+        return next((v for n in names for k, v in flat.items() if k.split(".")[-1] == n and v not in (None, "")), None)
+
+    model = first("model_names", "model", "formatted_model_name")
+    return {
+        "model": str(model[0] if isinstance(model, list) and model else model or ""),
+        "isl": _text(mean("input_sequence_length")),
+        "osl": _text(mean("output_sequence_length")),
+        "concurrency_or_batch": _text(number(first("concurrency"))),
+        "request_rate_qps": _text(number(first("request_rate"))),
+        "ttft_ms": _text(mean("time_to_first_token")),
+        "tpot_ms": _text(mean("inter_token_latency")),
+        "output_tokens_per_s_total": _text(mean("output_token_throughput")),
+    }
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}")
+    else:
+        yield prefix, value
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:g}"
+
+
+def number(value: Any, default: float = math.nan) -> float:
+    """`value` as a number, `default` where it is blank, not a number, or text."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return default
+    return default if math.isnan(result) else result
+
+
+# -------------------------------------------------------------------------------------------------- what was measured
+
+
+def targets_of(row: Row) -> dict[str, float]:
+    """regime -> measured value (ms, or output tokens/s).
+
+    A request rate (a number or `inf`): open loop. Otherwise a throughput of an offline or latency scenario: static batch where
+    the note or the engine says so, else maximum throughput. Otherwise latencies at a fixed concurrency: closed loop.
+    """
+    measured = {name: number(row.get(name)) for name in ("ttft_ms", "tpot_ms", "output_tokens_per_s_total")}
+    good = {name: value for name, value in measured.items() if math.isfinite(value) and value > 0}
+    if not math.isnan(number(row.get("request_rate_qps"))):
+        names = {"open_tpot": "tpot_ms", "open_ttft": "ttft_ms"}
+    elif "output_tokens_per_s_total" in good and row.get("scenario") in ("offline", "latency"):
+        names = {"static_throughput" if is_static(row) else "max_throughput": "output_tokens_per_s_total"}
+    elif row.get("scenario") != "offline":
+        names = {"closed_tpot": "tpot_ms", "closed_ttft": "ttft_ms"}
+    else:
+        names = {}
+    return {regime: good[name] for regime, name in names.items() if name in good}
+
+
+def is_static(row: Row) -> bool:
+    """Whether all prompts of a batch start together."""
+    text = f"{row.get('note', '')} {row.get('engine', '')}".lower()
+    return "static batch" in text or "benchmark_latency" in text
+
+
+def engine_of(row: Row) -> str:
+    """The engine generation (serving_engines.csv) of a row. An engine that is not known is taken for vLLM."""
+    text, source = str(row.get("engine", "")).lower(), str(row.get("source", "")).lower()
+    found = re.search(r"(\d+)\.(\d+)", text)
+    version = (int(found[1]), int(found[2])) if found else None
+    if text in {r["engine"] for r in table("serving_engines")}:
+        return text
+    if "mlperf" in source or "mlcommons" in source:
+        return "mlperf" if "tensorrt" in text else "mlperf_v"
+    if "sglang" in text:
+        return "sglang"
+    if "trt" in text or "tensorrt" in text:
+        if "static" in text or "2024" in text or (version and version < (0, 10)):
+            return "trt_static"
+        if version and version[0] == 0:
+            return "trt_cpp"
+        return "mlperf" if text.startswith("tensorrt ") else "trt_py"
+    if "deepspeed" in text:
+        return "deepspeed"
+    if "vllm" in text:
+        if "2023" in text:
+            return "vllm23"
+        if "2024" in text or (version and version < (0, 6)):
+            return "vllm24"
+        if version and version < (0, 15):
+            return "vllm_old"
+    return "vllm"
+
+
+# ------------------------------------------------------------------------------------------------- chips and models
+
+
+def chip_of(name: str, catalog: Catalog) -> Accelerator | None:
+    """The catalogue's accelerator that a row's hardware name means; None where nothing is like it."""
+    for spelling in (name, re.sub(r"[- ]?\d+ ?gb$", "", name, flags=re.IGNORECASE)):
+        try:
+            found = catalog.find("chips", spelling)
+        except UnknownName:
+            continue
+        assert isinstance(found, Accelerator)
+        return found
+    asked = [t for t in re.split(r"[^a-z0-9]+", name.lower()) if t]
+    best: tuple[float, str] | None = None
+    for chip in catalog.chips.values():
+        for spelling in (chip.name, *chip.aliases):
+            tokens = [t for t in re.split(r"[^a-z0-9]+", spelling.lower()) if t]
+            if not tokens or not asked or tokens[0].rstrip("x") != asked[0].rstrip("x"):
+                continue
+            shared = sum(any(a.startswith(t) or t.startswith(a) for t in tokens[1:]) for a in asked[1:])
+            score = (shared - 0.1 * len(tokens), chip.name)
+            if best is None or score > best:
+                best = score
+    return catalog.chips[best[1]] if best else None
+
+
+def model_of(row: Row, catalog: Catalog) -> Transformer | None:
+    """The transformer of a row: the catalogue's by name or by shape, with the row's own figures; None without any figure."""
+    found = _known_model(row, catalog)
+    total = number(row.get("params_b"), found.parameters / 1e9 if found else math.nan) * 1e9
+    if math.isnan(total):
+        return None
+    active = number(row.get("active_params_b"), found.active_parameters / 1e9 if found else total / 1e9) * 1e9
+    kv = str(row.get("kv_heads", ""))
+    if found is None:
+        layers = int(number(row.get("layers"), round(6.0 * (active / 1e9) ** 0.45 + 18)))  # the trend over published models
+        hidden = number(row.get("hidden"), math.sqrt(active / 12 / layers))
+        heads = number(row.get("heads"), max(hidden / 128, 1.0))
+        moe = total > 1.2 * active
+        found = Transformer(
+            name=str(row.get("model", "")), layers=layers, hidden=int(hidden), heads=int(heads), kv_heads=8,
+            head_dim=int(hidden / heads), vocab=128_000, parameters=total, active_parameters=active, kv_layers=layers,
+            attention="MLA" if "MLA" in kv else "GQA", experts=128 if moe else 0, top_k=8 if moe else 0,
+            moe_layers=layers if moe else 0, kv_lora_rank=512, qk_rope_dim=64, qk_nope_dim=128, v_head_dim=128,
+        )  # fmt: skip
+    if "MLA" in kv and found.attention != "MLA":
+        found = replace(found, attention="MLA", kv_lora_rank=512, qk_rope_dim=64, qk_nope_dim=128, v_head_dim=128)
+    changes: dict[str, Any] = {
+        name: int(number(row.get(name))) for name in ("hidden", "heads", "kv_heads", "vocab") if number(row.get(name), 0.0) >= 1
+    }
+    width = number(str(row.get("head_dim", "")).split("/")[0], 0.0)
+    if width >= 1 and found.attention != "MLA":
+        changes["head_dim"] = int(width)
+    if not found.experts and total > 1.2 * active:
+        changes |= {"experts": 128, "top_k": 8, "moe_layers": found.layers}
+    return replace(found, parameters=total, active_parameters=min(active, total), **changes)
+
+
+def _known_model(row: Row, catalog: Catalog) -> Transformer | None:
+    name = str(row.get("model", ""))
+    for spelling in (name, name.split("/")[-1], name.split("/")[0]):
+        try:
+            found = catalog.find("models", spelling)
+        except UnknownName:
+            continue
+        if isinstance(found, Transformer) and found.kv_layers + found.state_layers:
+            return found
+    total, layers, hidden = (number(row.get(k)) for k in ("params_b", "layers", "hidden"))
+    asked = _letters(name.split("/")[-1])
+    near: list[tuple[float, str]] = []
+    for known in catalog.models.values():
+        if not isinstance(known, Transformer) or not known.kv_layers + known.state_layers:
+            continue
+        apart = abs(math.log(known.parameters / 1e9 / total)) if total > 0 else math.inf
+        own = _letters(known.name)
+        if asked and (own in asked or asked in own) and apart + (known.layers != layers) < 0.3:
+            near.append((apart, known.name))
+        elif known.layers == layers and known.hidden == hidden and apart < 0.3:
+            near.append((1 + apart, known.name))
+    chosen = catalog.models[min(near)[1]] if near else None
+    return chosen if isinstance(chosen, Transformer) else None
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+# ------------------------------------------------------------------------------------------------- one run, many runs
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One row, read: everything that the model needs, as scalars."""
+
+    kind: str  # closed | open | static | max
+    chip: Accelerator
+    model: str
+    engine: str
+    work: serving.Work
+    device: serving.Device
+    layouts: serving.Layouts
+    links: serving.Links
+    load: serving.Load
+    bits: int
+    expert_bits: int
+    tflops_per_watt: float
+    trust: float  # weight in a fit
+    trust_ttft: float
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Many runs as arrays. `targets`: regime -> measured, nan where not measured."""
+
+    kind: Any
+    chip: Any
+    model: Any
+    engine: Any
+    family: Any
+    vendor: Any
+    work: serving.Work
+    device: serving.Device
+    layouts: serving.Layouts
+    links: serving.Links
+    load: serving.Load
+    bits: Array
+    expert_bits: Array
+    tflops_per_watt: Array
+    trust: Array
+    trust_ttft: Array
+    targets: dict[str, Array]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def selection(self) -> Selection:
+        """Which constants each run takes."""
+        return Selection(self.family, self.vendor, self.engine, self.tflops_per_watt)
+
+    def deployment(self, constants: Constants) -> serving.Deployment:
+        """The runs with constants (arrays, one element per run)."""
+        eta = constants.compute_efficiency
+
+        def chosen(bits: Array) -> Any:
+            return np.where(bits == 4, eta["fp4"], np.where(bits == 8, eta["fp8"], eta["bf16"]))
+
+        layouts = replace(self.layouts, compute_efficiency=chosen(self.bits), expert_efficiency=chosen(self.expert_bits))
+        return serving.Deployment(self.work, layouts, self.device, self.links, constants)
+
+
+def run_of(row: Row, catalog: Catalog) -> Run:
+    """One row as a run. Raises MeasurementError with the reason where it cannot be predicted."""
+    targets = targets_of(row)
+    if not targets:
+        raise MeasurementError("no latency or throughput of any regime was measured")
+    chip = chip_of(str(row.get("hardware", "")), catalog)
+    if chip is None:
+        raise MeasurementError(f"chip {row.get('hardware')!r} is not in the catalogue")
+    model = model_of(row, catalog)
+    if model is None:
+        raise MeasurementError(f"model {row.get('model')!r} is not in the catalogue and the row has no params_b")
+    note, source = str(row.get("note", "")), str(row.get("source", ""))
+    engine, family = engine_of(row), family_of(chip.name, chip.vendor)
+    kind = next(iter(targets)).split("_")[0]
+    moe = bool(node.routed_parameters(model)) and model.parameters > 1.2 * model.active_parameters
+    if not moe:
+        model = replace(model, experts=0, top_k=0, moe_layers=0)
+    mlperf = "mlcommons" in source.lower() or "mlperf" in source.lower()
+
+    # Precision. MLPerf lists the checkpoint it started from; its engines run the lowest precision that the chip supports.
+    weights, cache = str(row.get("weight_precision", "")).lower(), str(row.get("kv_precision", "")).lower()
+    if mlperf and weights in ("fp16", "bf16") and cache == "fp8":
+        weights = "fp4" if "fp4" in chip.peak else "fp8"
+    if cache in ("", "nan", "auto"):
+        cache = "fp8" if weights in ("fp8", "fp4") and not engine.startswith(("vllm", "sglang")) else "bf16"
+    experts_only = weights in ("mxfp4", "int4")
+    expert_bytes = _BYTES.get(weights, 2.0)
+    dense_bytes = 2.0 if experts_only else expert_bytes
+    peaks = {16: chip.peak.get("bf16", chip.peak.get("fp16")), 8: chip.peak.get("fp8"), 4: chip.peak.get("fp4")}
+    if peaks[16] is None:
+        raise MeasurementError(f"no 16-bit peak of {chip.name} is known")
+    bits = 16 if experts_only or dense_bytes >= 2 or family in ("ampere", "cdna2") else 8
+    if weights in ("fp4", "nvfp4"):
+        bits = 4 if peaks[4] is not None else 8
+    if peaks[bits] is None:
+        bits = 16
+    expert_bits = 8 if weights == "mxfp4" and peaks[4] is not None and peaks[8] is not None else bits
+
+    # Layout. Attention data-parallel where the note says so, where ep exceeds tp, and in wide deployments.
+    ranks, tensor = number(row.get("n_accelerators"), 1.0), number(row.get("tp"))
+    stages, expert = max(number(row.get("pp"), 1.0), 1.0), max(number(row.get("ep"), 1.0), 1.0)
+    kv_bytes = Q(_BYTES.get(cache, 2.0), "byte")
+    input_tokens = number(row.get("isl"))
+    given_input = input_tokens
+    if math.isnan(input_tokens):
+        tasks = table("serving_tasks") if mlperf else ()
+        known = (float(t["input_tokens"]) for t in tasks if re.search(t["pattern"], str(row.get("model", "")).lower()))
+        input_tokens = next(known, 1024.0)
+    drawn = 0.9 if "[0.8,1.0]" in note else 1.0  # lengths drawn evenly from this share of the nominal length
+    output_tokens = number(row.get("osl"), 1024.0)
+    natural = output_tokens != round(output_tokens / 16) * 16 and output_tokens % 100 != 0
+    traffic = serving.Traffic(Q(max(input_tokens * drawn, 1.0), "token"), Q(max(output_tokens * drawn, 1.0), "token"))
+    sparse = "DSA" in str(row.get("kv_heads", "")) or serving.is_sparse(model)
+    work = serving.work_of(model, traffic, kv_bytes, sparse)
+    if math.isnan(tensor) or tensor < 1:
+        whole = work.routed * expert_bytes + work.dense * dense_bytes + work.tables * work.table * 2
+        tensor = 1.0
+        while whole / tensor > 0.7 * chip.memory.m_as("byte") and tensor < ranks:
+            tensor *= 2
+    group = max(tensor, expert)
+    if expert > tensor or tensor > 16 or (moe and "attention-DP" in note and tensor > 1):
+        tensor, expert = 1.0, group
+    replicas, prefill_workers = max(1.0, ranks / (group * stages)), 1.0
+    pools = re.search(r"prefill (\d+) workers tp(\d+) dp(\d+).*?decode (\d+) workers tp(\d+) dp(\d+)", note)
+    if pools:
+        replicas, prefill_workers = float(pools[4]), float(pools[1])
+
+    # Load.
+    asked = str(row.get("concurrency_or_batch", ""))
+    concurrency = number(asked)
+    if math.isnan(concurrency) and row.get("scenario") == "online":
+        concurrency = 128.0 * max(expert / tensor, 1.0)  # a production fleet whose load is not stated
+    requests = re.search(r"(\d+) requests", asked) or re.search(r"(\d+) requests", note)
+    limit = re.search(r"max_num_seqs=(\d+)", asked)
+    known_batch = kind == "open" and mlperf and math.isfinite(concurrency)
+    static = kind == "static" or (kind == "closed" and is_static(row)) or "first-token" in note
+    per_replica = (concurrency if math.isfinite(concurrency) else 64.0) / replicas
+    loaded = serving.Load(
+        concurrency=np.float64(max(per_replica, 1.0) if kind != "open" else per_replica),
+        rate=np.float64(number(row.get("request_rate_qps"), 0.0) / replicas),
+        requests=np.float64(requests[1] if requests else math.inf),
+        replicas=np.float64(replicas),
+        sequences_limit=np.float64(limit[1] if limit else math.nan),
+        prefill_workers=np.float64(prefill_workers),
+        static=static,
+        disaggregated=bool(pools) or "decode unit" in note or "disagg" in str(row.get("engine", "")).lower(),
+        median="medians" in note or ("gap-analysis" in source and engine.startswith("vllm")),
+        natural=natural,
+        fixed_lengths="fixed lengths" in note or "InferenceX" not in note,
+        known_batch=known_batch,
+    )  # fmt: skip
+    device = serving.device_of(chip)
+    link = chip.link_bandwidth if device.linked and chip.link_bandwidth is not None else chip.host_bandwidth
+    bandwidth = Q(64.0, "GB/s") if link is None else link  # no link is recorded: the PCIe constant is lower anyway
+    nothing = Q(0.0, "s")
+    peak, expert_peak = peaks[bits], peaks[expert_bits]
+    assert peak is not None and expert_peak is not None
+    layouts = serving.Layouts(
+        weight_bytes=Q(dense_bytes, "byte"), kv_bytes=kv_bytes, peak=peak, compute_efficiency=np.float64(1.0),  # type: ignore[arg-type]
+        tensor_parallel=np.float64(tensor), pipeline_parallel=np.float64(stages), expert_parallel=np.float64(expert),  # type: ignore[arg-type]
+        batch=loaded.concurrency, expert_bytes=Q(expert_bytes, "byte"), expert_peak=expert_peak,
+        expert_efficiency=np.float64(1.0),  # type: ignore[arg-type]
+    )  # fmt: skip
+    doubts = 0.6 if "MTP" in note else 1.0
+    doubts *= 0.3 if "SUSPECT" in note else 1.0
+    doubts *= 0.7 if math.isnan(given_input) else 1.0
+    return Run(
+        kind, chip, model.name, engine, work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing), loaded,
+        bits, expert_bits, tflops_per_watt(chip), doubts, 0.02 if "TTFT OUTLIER" in note else 1.0,
+    )  # fmt: skip
+
+
+def runs_of(rows: Sequence[Row], catalog: Catalog | None = None) -> tuple[Runs | None, list[int], dict[int, str]]:
+    """Rows as arrays, the positions of the rows that could be read, and for the others why not. None: no row could."""
+    catalog = load() if catalog is None else catalog
+    runs, at, skipped = [], [], {}
+    for position, row in enumerate(rows):
+        try:
+            runs.append(run_of(row, catalog))
+            at.append(position)
+        except (ValueError, ArithmeticError) as error:
+            skipped[position] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if not runs:
+        return None, at, skipped
+    measured = [targets_of(rows[i]) for i in at]
+    return (
+        Runs(
+            kind=np.array([r.kind for r in runs]),
+            chip=np.array([r.chip.name for r in runs]),
+            model=np.array([r.model for r in runs]),
+            engine=np.array([r.engine for r in runs]),
+            family=np.array([family_of(r.chip.name, r.chip.vendor) for r in runs]),
+            vendor=np.array([r.chip.vendor for r in runs]),
+            work=_stacked([r.work for r in runs]),
+            device=_stacked([r.device for r in runs]),
+            layouts=_stacked([r.layouts for r in runs]),
+            links=_stacked([r.links for r in runs]),
+            load=_stacked([r.load for r in runs]),
+            bits=np.array([float(r.bits) for r in runs]),
+            expert_bits=np.array([float(r.expert_bits) for r in runs]),
+            tflops_per_watt=np.array([r.tflops_per_watt for r in runs]),
+            trust=np.array([r.trust for r in runs]),
+            trust_ttft=np.array([r.trust_ttft for r in runs]),
+            targets={regime: np.array([m.get(regime, math.nan) for m in measured]) for regime in REGIMES},
+        ),
+        at,
+        skipped,
+    )
+
+
+def _stacked(records: Sequence[T]) -> T:
+    """One record of arrays from many records of scalars."""
+    first = records[0]
+    columns: dict[str, Any] = {}
+    for field in fields(first):  # type: ignore[arg-type]
+        values = [getattr(record, field.name) for record in records]
+        if isinstance(values[0], Quantity):
+            unit = values[0].to_base_units().units
+            columns[field.name] = Q(np.array([float(v.m_as(unit)) for v in values]), unit)
+        else:
+            columns[field.name] = np.array(values)
+    return type(first)(**columns)
+
+
+def rows_of(path_or_rows: str | Path | Sequence[Row]) -> list[Row]:
+    """Rows from a CSV, from a benchmark's JSON, or as they are given."""
+    if isinstance(path_or_rows, (str, Path)):
+        return [read_benchmark(path_or_rows)] if str(path_or_rows).endswith(".json") else list(read_rows(path_or_rows))
+    if not all(isinstance(row, Mapping) for row in path_or_rows):
+        raise CalibrationError("measurements are a file or a list of rows")
+    return list(path_or_rows)

@@ -1,0 +1,150 @@
+"""Published and own measurements: how far predictions are from them, and constants refined by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.catalog import load
+
+KINDS = ("training", "serving")
+
+
+class MeasurementsError(ValueError):
+    """Measurements that cannot be read, or a calibration file that is none. One line."""
+
+
+def validate(kind: str, measurements: Path, calibration: Path | None, left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Predicted against measured, row by row and by group: see `validate_training` and `validate_serving` for the keys.
+
+    `calibration` replaces the stored constants; `left_out` (column -> value) refits the stored measurements without the rows
+    that it names, to judge what was never seen. Raises MeasurementsError, one line.
+    """
+    try:
+        constants = _without(kind, left_out) if left_out else None if calibration is None else read(kind, calibration)
+        if kind == "training":
+            from models.validation_training import validate_training
+
+            return validate_training(measurements, constants)
+        from models.serving_fit import validate_serving
+
+        return validate_serving(measurements, constants)
+    except (ValueError, OSError) as error:
+        raise MeasurementsError(_line(error)) from None
+
+
+def kind_of(path: Path) -> str:
+    """Whether measurements are of training or of serving: by their columns; benchmark JSON is of serving."""
+    if path.suffix.lower() == ".json":
+        return "serving"
+    try:
+        with path.open(encoding="utf-8") as file:
+            heads = set(file.readline().strip().split(","))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MeasurementsError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from None
+    if {"iteration_s", "global_batch_sequences"} & heads:
+        return "training"
+    if {"ttft_ms", "tpot_ms", "output_tokens_per_s_total"} & heads:
+        return "serving"
+    raise MeasurementsError(
+        f"{path}: neither training (iteration_s ...) nor serving (ttft_ms, tpot_ms ...) columns in its first line"
+    )
+
+
+def calibrate(kind: str, sources: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(constants as plain data, summary) of the stored constants refined by a user's measurements.
+
+    CSV files have the columns of the project's measurements; JSON files are results of vLLM's or AIPerf's benchmark.
+    Raises MeasurementsError, one line.
+    """
+    try:
+        if kind == "training":
+            from models.training_fit import fit as fit_training
+            from models.training_rows import read_rows
+
+            rows = [row for path in sources for row in read_rows(path)]
+            constants = fit_training(rows, load())
+            return {"kind": kind, **constants.to_dict()}, {"rows": len(rows)}
+        from models.calibration import calibration_to
+        from models.serving_fit import fit as fit_serving
+        from models.serving_rows import read_benchmark
+        from models.serving_rows import read_rows as read_serving
+
+        found: list[dict[str, str]] = []
+        for path in sources:
+            found += [read_benchmark(path)] if path.suffix.lower() == ".json" else read_serving(path)
+        return {"kind": kind, **calibration_to(fit_serving(found))}, {"rows": len(found)}
+    except (ValueError, OSError) as error:
+        raise MeasurementsError(_line(error)) from None
+
+
+def save(document: Mapping[str, Any], path: Path) -> None:
+    """Write a calibration as YAML; the file appears whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read(kind: str, path: Path) -> Any:
+    """The constants of a file that `save` wrote. Raises MeasurementsError for another file or kind."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MeasurementsError(f"{path}: cannot read: {_line(error)}") from None
+    if not isinstance(document, dict) or document.get("kind") not in KINDS:
+        raise MeasurementsError(f"{path}: not a calibration: expected a file that `wallplan calibrate` wrote")
+    if document.pop("kind") != kind:
+        raise MeasurementsError(f"{path}: a calibration of another kind, expected one of {kind}")
+    try:
+        if kind == "training":
+            from models.training_constants import from_dict
+
+            return from_dict(document)
+        from models.calibration import calibration_from
+
+        return calibration_from(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MeasurementsError(f"{path}: not a calibration of this version: {_line(error)}") from None
+
+
+def _without(kind: str, left_out: Mapping[str, str]) -> Any:
+    if kind == "training":
+        from models.training_constants import priors
+        from models.training_fit import fit as fit_training
+        from models.training_rows import read_rows
+
+        rows = read_rows(Path(str(_training_measurements())))
+        kept = [row for row in rows if not _named(row, left_out)]
+        if len(kept) == len(rows):
+            raise MeasurementsError(_nothing(left_out))
+        return fit_training(kept, load(), priors())
+    from models.calibration import serving_measurements
+    from models.serving_fit import calibrate as refit
+    from models.serving_rows import read_rows as read_serving
+
+    measured = read_serving(serving_measurements())
+    if not any(_named(row, left_out) for row in measured):
+        raise MeasurementsError(_nothing(left_out))
+    return refit(measured, left_out)
+
+
+def _training_measurements() -> Path:
+    import models
+
+    return Path(str(models.__file__)).with_name("data") / "training_measurements.csv"
+
+
+def _named(row: Mapping[str, Any], left_out: Mapping[str, str]) -> bool:
+    return all(str(row.get(column, "")).lower() == value.lower() for column, value in left_out.items())
+
+
+def _nothing(left_out: Mapping[str, str]) -> str:
+    said = ", ".join(f"{column}={value}" for column, value in left_out.items())
+    return f"--leave-out {said}: no stored measurement has this"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

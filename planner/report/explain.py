@@ -1,0 +1,129 @@
+"""Explanations as tables: marginal values, why-not answers, alternatives, comparisons, one wall with a plan's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..plan import Alternative, Difference, Marginal, Plan, Pool, WhyNot
+from .tables import Table, fix_rows, number
+
+
+def marginal_table(marginals: Sequence[Marginal]) -> Table:
+    """What one more of each wall is worth."""
+    rows = []
+    for m in marginals:
+        unit = "" if m.per_unit is None else f"{number(m.per_unit)} per {m.unit_step}"
+        state = "breaks" if m.breaks else "binds" if m.binding else ""
+        rows.append(
+            (
+                str(m.number) if m.number else "",
+                f"{m.knob}, {m.value}",
+                m.origin,
+                state,
+                number(m.per_percent),
+                unit,
+                m.switches_at or "",
+            )
+        )
+    unit = marginals[0].unit if marginals else ""
+    heads = ("#", "wall or limit", "from", "", f"1 % saves {unit}", "one unit saves", "switches at")
+    notes = (
+        "binds: 1 % or one unit more improves the plan, or 1 % less worsens it; breaks: with 1 % less there is no plan",
+        "values are differences of proven optima (re-solved, candidates enumerated anew), not LP duals",
+    )
+    return Table("What one more is worth", heads, tuple(rows), frozenset({"#", f"1 % saves {unit}"}), notes)
+
+
+def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
+    """Each forced choice beside the best plan."""
+    rows, tables = [], []
+    for answer in answers:
+        if answer.objective is None:
+            verdict = "impossible" if answer.status == "infeasible" else "stopped without proof"
+            rows.append((answer.what, verdict, "-", "-", "; ".join(c.text for c in answer.conflict) or "physics: see below"))
+            if answer.fixes:
+                tables.append(
+                    Table(f"What would allow {answer.what}", ("change", "to", "the best plan is then"), fix_rows(answer.fixes))
+                )
+            if not answer.conflict:
+                gone = tuple((str(r.wall or ""), r.name, f"{r.removed:,}", r.reason) for r in answer.removed)
+                heads = ("#", "wall", "removed", "reason")
+                tables.append(Table(f"What removes {answer.what}", heads, gone, frozenset({"#", "removed"})))
+        else:
+            dearer = answer.dearer_by or 0.0
+            verdict = "as good" if abs(dearer) < 1e-9 else "dearer" if best.minimize == "cost" else "worse"
+            ratio = "" if answer.ratio is None else f"x {answer.ratio:.3f}"
+            rows.append((answer.what, verdict, f"{number(answer.objective, 6)} {answer.unit}", ratio, answer.wins_at or ""))
+    columns = ("why not", "verdict", "best plan then", "ratio", "clash, or when it would win")
+    return [Table("Why not", columns, tuple(rows)), *tables]
+
+
+def alternatives_table(found: Sequence[Alternative]) -> Table:
+    """Near-optimal plans that differ."""
+    rows = tuple(
+        (
+            a.kind,
+            a.name + (f" (the same in {len(a.same_in)} more)" if a.same_in else ""),
+            number(a.objective, 6),
+            "" if a.ratio is None else f"+{a.ratio - 1:.1%}",
+            fleet_line(a.fleet),
+        )
+        for a in found
+    )
+    unit = found[0].unit if found else ""
+    return Table("Alternatives", ("best on", "", unit, "dearer", "fleet"), rows, frozenset({unit, "dearer"}))
+
+
+def fleet_line(fleet: Sequence[Pool]) -> str:
+    """A fleet in one line."""
+    return "; ".join(f"{p.instances} x {p.offer} ({p.chip}, {p.layout.precision}, TP{p.layout.tensor_parallel})" for p in fleet)
+
+
+def comparison_table(differences: Sequence[Difference]) -> Table:
+    """What two plans do not have in common."""
+    rows = tuple((d.part, d.name, d.old, d.new, "" if d.change is None else f"{d.change:+.1%}") for d in differences)
+    return Table("Differences", ("part", "what", "old", "new", "change"), rows, frozenset({"change"}))
+
+
+def wall_tables(plan: Plan, number_of_wall: int) -> list[Table]:
+    """A wall's equation with this plan's numbers in it, units and sources."""
+    from models.wall import WALLS
+
+    wall = next(w for w in WALLS if w.number == number_of_wall)
+    facts = [
+        ("equation", wall.equation),
+        ("bounds", wall.bounded),
+        ("reference", wall.reference),
+    ]
+    demands = tuple(
+        (w.what, number(w.demand), number(w.limit), w.unit, "-" if w.headroom is None else f"{w.headroom:.1%}", w.where)
+        for w in plan.walls
+        if w.number == number_of_wall
+    )
+    heads = ("what", "demand", "limit", "unit", "headroom", "where")
+    tables = [
+        Table(f"Wall {wall.number}: {wall.name}", ("", ""), tuple(facts)),
+        Table(
+            "In this plan",
+            heads,
+            demands,
+            frozenset({"demand", "limit", "headroom"}),
+        ),
+    ]
+    pools = tuple(
+        (f"#{i} {name}", value)
+        for i, pool in enumerate(plan.fleet, 1)
+        for name, value in (
+            ("offer", pool.offer),
+            (
+                "replicas",
+                f"{pool.replicas} of TP{pool.layout.tensor_parallel}, batch {pool.layout.batch}",
+            ),
+            ("load", f"{number(pool.load_per_s)} of {number(pool.capacity_per_s)} requests/s"),
+            ("TTFT p99, TPOT", f"{number(pool.ttft_p99_ms)} ms, {number(pool.tpot_ms)} ms"),
+            ("price", f"{number(pool.cost_usd_per_h)} USD/h ({pool.price_date}, {pool.price_source})"),
+        )
+    )
+    tables.append(Table("Its arguments", ("", ""), pools))
+    tables.append(Table("Assumptions", ("", ""), tuple((text, "") for text in (*wall.assumptions, *wall.leaves_out))))
+    return tables

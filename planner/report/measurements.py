@@ -1,0 +1,73 @@
+"""How far predictions are from measurements, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .tables import Table, number
+
+
+def report_tables(kind: str, report: Mapping[str, Any]) -> list[Table]:
+    """The whole report: summary, groups, skipped rows, then every row."""
+    tables = [_summary(report)]
+    if kind == "serving":
+        tables.append(_errors("Regimes", report["regimes"]))
+    for name, groups in report["groups"].items():
+        if isinstance(groups, Mapping):
+            tables.append(_errors(f"By {name}", groups))
+    skipped = tuple((str(row.get("id", "")), str(row.get("reason", ""))) for row in report["skipped"])
+    tables.append(Table("Not predicted", ("row", "reason"), skipped))
+    tables.append(_rows(report["predictions"]))
+    return [table for table in tables if table.rows]
+
+
+def _summary(report: Mapping[str, Any]) -> Table:
+    rows = tuple((key, _cell(value)) for key, value in report.items() if not isinstance(value, (list, dict)))
+    return Table("Summary", ("", "value"), rows, frozenset({"value"}))
+
+
+def _errors(title: str, groups: Mapping[str, Any]) -> Table:
+    """One line a group; nested groups (a regime in a group) become one name."""
+    flat: list[tuple[str, Mapping[str, Any]]] = []
+    for name, values in groups.items():
+        nested = isinstance(values, Mapping) and values and all(isinstance(v, Mapping) for v in values.values())
+        flat += [(f"{name}, {inner}", errors) for inner, errors in values.items()] if nested else [(str(name), values)]
+    keys = list(dict.fromkeys(key for _, errors in flat for key in errors))
+    rows = tuple((name, *(_cell(errors.get(key)) for key in keys)) for name, errors in flat)
+    return Table(title, ("group", *keys), rows, frozenset(keys))
+
+
+def _rows(predictions: list[Mapping[str, Any]]) -> Table:
+    keys = [
+        k for k in dict.fromkeys(key for row in predictions for key in row) if not isinstance(predictions[0].get(k), (list, dict))
+    ]
+    rows = tuple(tuple(_cell(row.get(key)) for key in keys) for row in predictions)
+    return Table(
+        "Rows", tuple(keys), rows, frozenset(key for key in keys if predictions and isinstance(predictions[0][key], float))
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return "-" if value is None else str(value)
+
+
+def replica_tables(result: Mapping[str, Any]) -> list[Table]:
+    """One replica under one load: predictions with their intervals, memory, and what they stand on."""
+    rows = tuple((row["what"], *(number(row[key]) for key in ("value", "low", "high"))) for row in replica_rows(result))
+    memory = tuple((key, number(value)) for key, value in result["memory_gib"].items())
+    facts = {k: v for k, v in result.items() if not isinstance(v, (dict, list))}
+    facts["calibration"] = "; ".join(f"{key} {value}" for key, value in result["calibration"].items())
+    return [
+        Table("Replica", ("", ""), tuple((key, _cell(value)) for key, value in facts.items())),
+        Table("Predictions", ("what", "value", "low", "high"), rows, frozenset({"value", "low", "high"})),
+        Table("Memory of one accelerator", ("", "GiB"), memory, frozenset({"GiB"})),
+        Table("Notes", ("",), tuple((str(note),) for note in result["notes"])),
+    ]
+
+
+def replica_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The predictions of one replica, one a row."""
+    return [{"what": key, **value} for key, value in result.items() if isinstance(value, Mapping) and "low" in value]
