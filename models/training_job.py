@@ -81,7 +81,7 @@ def stretched(parts: Mapping[str, Quantity], stretch: Number) -> Quantity:
     total = Q(0.0, "s")
     for name in LAYER_PARTS:
         total = total + parts[name]
-    added: Quantity = (stretch - 1.0) * total
+    added: Quantity = total * (stretch - 1.0)
     return added
 
 

@@ -193,7 +193,7 @@ def minimum_memory(run: Run) -> Quantity:
     count, shape, layout = counts(run), run.shape, run.layouts
     sequence, _, fsdp = _flags(run)
     tensor, pipeline = layout.tensor_parallel, np.asarray(layout.pipeline_parallel)
-    ranks = np.maximum(sharing_ranks(layout, run.machine.domain), 1.0)
+    ranks = np.maximum(layout.data_parallel * layout.context_parallel, 1.0)
 
     def least(parameters: Number, shared_by: Number) -> Any:
         stage2 = np.where(np.asarray(layout.zero_stage) >= 2, 2.0 + 2.0 / shared_by, 4.0)

@@ -1302,7 +1302,7 @@ class TrainStorage(Part):
 
 
 class Reliability(Part):
-    """What failures cost."""
+    """How often machines fail, and what is done about it."""
 
     mtbf: (
         Annotated[

@@ -173,7 +173,7 @@ def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDA
     """Which options (second axis) a core (first axis) may have.
 
     Sequence parallelism needs tensor ranks; sharding needs replicas, hybrid sharding more of them than a scale-up domain
-    has; gradients are sharded (zero2) only where a step has one microbatch, because only then they are reduced once;
+    has, and no experts; gradients are sharded (zero2) only where a step has one microbatch, reduced once;
     weights are sharded under a pipeline only by stacks that do it.
     """
     _, stage, hybrid, split, _ = options.T
@@ -186,6 +186,8 @@ def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDA
         good &= (stage == 0) | (ranks > 1)
     good &= (stage != 2) | single
     good &= (hybrid == 0) | ((ranks * tensor > domain) & (domain > tensor))
+    if choices.experts:
+        good &= hybrid == 0
     if not choices.ways.sharded_pipeline:
         good &= (stage < 3) | (cores.pipeline[:, None] == 1)
     return np.asarray(good)

@@ -111,7 +111,8 @@ def search(
     """The `top` fastest layouts on `accelerators` with a ranked step time of at most `cutoff` [s], proven.
 
     floors: `floor_of` of each number format, where it is known. prune: False evaluates every strategy that fits (the same
-    result; for tests). Raises UnknownValue where the chip's record lacks a figure. Equal times are ordered by the stated order of enumeration.
+    result; for tests). Raises UnknownValue where the chip's record lacks a figure.
+    Equal times are ordered as they are enumerated.
     """
     counted = Counted()
     best: list[Found] = []

@@ -188,7 +188,7 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     texts = {
         "a reservation is paid for its whole term": any("reserved" in option for option in query.supply.offers),
         "storage, data transfer and staff are not counted": True,
-        "gradients are sharded (zero2) only where a step has one microbatch; weights under a pipeline only where the stack can": True,
+        "gradients are sharded (zero2) only where a step has one microbatch; hybrid sharding only without experts": True,
         "where layers divide unevenly, the step waits for the fullest stage": True,
         f"counts: whole instances, each up to eight, then eight per doubling (at most {most_of(query):,} accelerators), and up "
         "to 48 more between the neighbours of the best: the answer is the best of these": query.supply.accelerators is None

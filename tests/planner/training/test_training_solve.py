@@ -217,3 +217,14 @@ def test_exit_codes_on_the_command_line() -> None:
 def test_example_of_open_counts() -> None:
     plan = solve(load(EXAMPLES / "train-llama405b.yaml"), today=TODAY)  # type: ignore[arg-type]
     assert plan.status == "optimal" and plan.job is not None and plan.job.days <= 120 and plan.job.power_kw <= 40_000
+
+
+def test_every_example_of_a_key_is_valid() -> None:
+    from planner.query import query_schema
+
+    for name, key in query_schema()["$defs"]["TrainQuery"]["properties"].items():
+        for example in key["examples"]:
+            if name not in ("zoo", "uncertain", "kind", "schema"):
+                with_price = {"price": "1 USD/tCO2e"} | example if name == "carbon" else example
+                query = question(carbon={"price": "1 USD/tCO2e"}).set(name, with_price)
+                assert Query.from_dict(query.to_dict()) == query
