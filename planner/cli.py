@@ -291,7 +291,8 @@ def evaluate(
         typer.echo(render.comma_separated(rows(result.pools)), nl=False)
     else:
         shown = saved.model_copy(update={"walls": result.walls, "fleet": result.pools, "totals": result.totals})
-        parts = [tables.fleet_table(shown.fleet), tables.service_table(shown.fleet), tables.cost_table(shown.fleet)]
+        rank = str(saved.query.get("rank", "pessimistic"))
+        parts = [tables.fleet_table(shown.fleet), tables.service_table(shown.fleet, rank), tables.cost_table(shown.fleet)]
         parts += [tables.totals_table(shown), tables.walls_table(shown)]
         typer.echo(f"{saved.name}: {objective:,.2f} {saved.objective_unit}, {verdict} (saved: {saved.objective:,.2f})")
         if format == "md":

@@ -23,6 +23,7 @@ from .query import AnyQuery, ServeQuery
 from .space import Dropped, Runs, in_region
 
 # Parsed once: taking thousands of magnitudes by a unit's text is slow.
+_SECOND, _PER_SECOND = ureg.Unit("s"), ureg.Unit("1/s")
 _USD_PER_HOUR, _WATT, _GRAM = ureg.Unit("USD/hour"), ureg.Unit("watt"), ureg.Unit("gCO2e")
 _PER_KWH, _LITRE_PER_KWH = ureg.Unit("gCO2e/kWh"), ureg.Unit("liter/kWh")
 
@@ -43,21 +44,16 @@ class Curve:
     slope: int = field(init=False)  # load per unit that no number of units exceeds: a pool at saturation, rounded up
 
     def __post_init__(self) -> None:
-        replica = self.runs.replica
-        self.saturation = self.runs.replicas * np.minimum(
-            (replica.layouts.pipeline_parallel / replica.prefill_time).m_as("1/s"), replica.request_rate.m_as("1/s")
-        )
+        runs = self.runs
+        self.saturation = runs.saturation
         idle = np.exp(
-            [
-                np.minimum(-((target - replica.first_token_delay) / replica.prefill_time).m_as("dimensionless"), 0.0)
-                for _, target in self.targets
-            ]
+            [-np.maximum((target.m_as(_SECOND) - runs.delay_s) / runs.prefill_s, 0.0) for _, target in self.targets]
             or np.full((1, len(self.saturation)), -np.inf)
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
         self.usable = np.flatnonzero(np.all(idle <= allowed[:, None], axis=0))
         top = float(self.saturation[self.usable].max()) if len(self.usable) else 0.0
-        self.slope = quantise(Q(top, "1/s"), "load", "up")
+        self.slope = quantise(Q(top, _PER_SECOND), "load", "up") if top else 0
 
     def best(self, units: int) -> tuple[int, int]:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
@@ -184,7 +180,8 @@ def amounts_of(
     """What one rented instance of each offer costs, draws and emits per hour (walls 17 and 18); arrays over offers.
 
     Power is the facility's at full load (nameplate x PUE), which is what a power limit has to hold. Carbon and water
-    follow the average draw of the activity (serving, training). Embodied carbon is spread over the life of the machine if the query counts it.
+    follow the average draw of the activity (serving, training). Embodied carbon is spread over the life of the machine if
+    the query counts it.
     """
     hour = Q(1.0, "hour")
     tdp = Q(np.array([chip.tdp.m_as(_WATT) for chip in chips if chip.tdp is not None]), "watt")

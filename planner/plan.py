@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from errno import EISDIR
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -242,9 +243,15 @@ class Plan(Record):
     def save(self, path: str | Path) -> None:
         """Write the plan; the file appears whole or not at all."""
         target = Path(path)
+        if target.is_dir():
+            raise IsADirectoryError(EISDIR, "is a folder, expected a file", str(target))
         temporary = target.with_name(target.name + ".part")
-        temporary.write_text(self.to_json() + "\n", encoding="utf-8")
-        temporary.replace(target)
+        try:
+            temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def from_json(cls, text: str) -> Self:

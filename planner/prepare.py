@@ -10,7 +10,7 @@ from zoo.catalog import Catalog, apply_price_overlays, load
 from zoo.errors import ZooError
 from zoo.specs import Offer, Transformer
 
-from . import columns, space
+from . import columns, references, space
 from .certify import Certificate, certify
 from .columns import Memory
 from .market import Column, Market
@@ -34,7 +34,7 @@ class Prepared:
 
 
 def open_catalog(query: AnyQuery) -> Catalog:
-    """The zoo with the query's own files and price overlays. Raises QueryError, one line."""
+    """The zoo with the query's own files and price overlays, in which all that the query names is there. Raises QueryError."""
     try:
         catalog = load(query.zoo_files)
     except ZooError as error:  # names the file and the line itself
@@ -54,6 +54,7 @@ def open_catalog(query: AnyQuery) -> Catalog:
         catalog = catalog.with_offers(
             {name: replace(offer, price=offer.price * factor) for name, offer in catalog.offers.items()}
         )
+    references.check(query, catalog)
     return catalog
 
 

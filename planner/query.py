@@ -646,6 +646,8 @@ class Sla(Part):
     def _some_latency(self) -> Self:
         if self.ttft is None and self.tpot is None:
             raise _Fault("no latency: give ttft or tpot, such as ttft: {p99: 500 ms}")
+        if "mean" in (self.ttft or {}):
+            raise _Fault("a mean TTFT cannot be promised yet; expected a percentile such as p50", "ttft", "mean")
         return self
 
     def bounds(self) -> tuple[Bound, ...]:

@@ -88,6 +88,9 @@ class Runs:
     replicas: np.ndarray  # per unit, array
     replica: serving.Replica  # arrays
     choices: tuple[Choice, ...]
+    prefill_s: np.ndarray  # array; these three are taken from the replica once, because every region's curve needs them
+    delay_s: np.ndarray  # array
+    saturation: np.ndarray  # array: requests per second of one unit with every slot busy or every prefill server busy
 
 
 def offers_of(query: AnyQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
@@ -266,8 +269,15 @@ def runs_of(
         at = np.flatnonzero(spans == span)
         at = at[_undominated(replicas, per_unit, at)]
         choices = tuple(_choice(shapes[shape[i]], int(replicas.layouts.batch[i]), int(chips[i])) for i in at)
-        result.append(Runs(machine, span, per_unit[at], serving.take(replicas, at), choices))
+        result.append(_runs(machine, span, per_unit[at], serving.take(replicas, at), choices))
     return result, dropped
+
+
+def _runs(machine: Machine, span: int, per_unit: np.ndarray, replica: serving.Replica, choices: tuple[Choice, ...]) -> Runs:
+    prefill = np.asarray(replica.prefill_time.m_as("s"))
+    one = np.minimum(replica.layouts.pipeline_parallel / prefill, np.asarray(replica.request_rate.m_as("1/s")))
+    delay = np.broadcast_to(np.asarray(replica.first_token_delay.m_as("s")), prefill.shape)
+    return Runs(machine, span, per_unit, replica, choices, prefill, delay, per_unit * one)
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,15 +241,25 @@ class Catalog:
     def round_trip_from(self, place: str, region: str) -> RoundTrip:
         """The round trip from people in a city, at "lat,lon" or in a region, to a region. Raises UnknownName."""
         target = self.find("regions", region)
-        try:
-            origin = self.find("regions", place)
-        except UnknownName:
-            latitude, longitude = places.locate(place, dict(self.regions))
-        else:
-            if origin.cloud == target.cloud:
-                return places.round_trip(origin, target, *self._fit)
-            latitude, longitude = origin.latitude, origin.longitude
+        origin, latitude, longitude = self._located(place)
+        if origin is not None and origin.cloud == target.cloud:
+            return places.round_trip(origin, target, *self._fit)
         return places.round_trip_from(latitude, longitude, place, target, dict(self.regions), *self._fit)
+
+    def _located(self, place: str) -> tuple[Region | None, float, float]:
+        """The region that a place names, if it names one, and where it is; looked up once for each place."""
+        if place not in self._places:
+            try:
+                origin = self.find("regions", place)
+            except UnknownName:
+                self._places[place] = (None, *places.locate(place, dict(self.regions)))
+            else:
+                self._places[place] = (origin, origin.latitude, origin.longitude)
+        return self._places[place]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Region | None, float, float]]:
+        return {}
 
     @cached_property
     def _fit(self) -> tuple[Economics, Economics]:
@@ -304,6 +314,7 @@ class Catalog:
         other = copy(self)
         other.__dict__[table] = MappingProxyType(dict(records))
         other.__dict__["_indices"] = {name: index for name, index in self._indices.items() if name != table}
+        other.__dict__["_places"] = {}
         return other
 
     def _check(self) -> None:

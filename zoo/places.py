@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 
 from .errors import ZooError
@@ -79,6 +79,7 @@ def residency_labels() -> frozenset[str]:
 # ---------------------------------------------------------------- distance
 
 
+@lru_cache(maxsize=20_000)
 def great_circle(latitude: float, longitude: float, other_latitude: float, other_longitude: float) -> Quantity:
     """Distance over the globe between two points in degrees (haversine)."""
     a, b = math.radians(latitude), math.radians(other_latitude)

@@ -61,7 +61,11 @@ def best_by_enumeration(market: Market, curves: list[Callable[[int], int]], most
         if best is not None and cost >= best:
             continue
         if all(
-            sum(u * market.columns[j].amounts[limit.resource] for j, u in enumerate(units) if limit.columns is None or j in limit.columns)
+            sum(
+                u * market.columns[j].amounts[limit.resource]
+                for j, u in enumerate(units)
+                if limit.columns is None or j in limit.columns
+            )
             <= limit.bound
             for limit in market.limits
         ) and carries(market, curves, units):
@@ -74,7 +78,8 @@ def carries(market: Market, curves: list[Callable[[int], int]], units: tuple[int
     populations = range(len(market.rates))
     if market.mixed:
         return all(
-            sum(market.rates[k] for k in some) <= sum(c for j, c in capacity.items() if set(some) & set(market.columns[j].populations))
+            sum(market.rates[k] for k in some)
+            <= sum(c for j, c in capacity.items() if set(some) & set(market.columns[j].populations))
             for size in range(1, len(market.rates) + 1)
             for some in itertools.combinations(populations, size)
         )

@@ -20,109 +20,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from worlds import PLACES, Case, Quota, case_of
 
 from models import algorithm, operations, serving
 from models.calibration import serving_constants
 from planner import prepare as preparing
 from planner.evaluate import evaluate
-from planner.query import ServeQuery
 from planner.solve import decisions_of
 from zoo.catalog import Catalog
-from zoo.specs import Accelerator, Offer, Region, Transformer
+from zoo.specs import Accelerator, Offer
 from zoo.units import Q
-
-PLACES = {"oslo": (60.0, 10.0), "rome": (42.0, 12.5), "perth": (-32.0, 116.0)}
-
-
-@dataclass(frozen=True)
-class People:
-    name: str
-    near: str | None
-    residency: str | None
-
-
-@dataclass(frozen=True)
-class Quota:
-    chip: str | None
-    region: str | None
-    option: str | None
-    chips: int | None
-    instances: int | None
-
-
-@dataclass(frozen=True)
-class Case:
-    """A world and a question about it, without the demand. Latencies in milliseconds."""
-
-    chips: tuple[Accelerator, ...]
-    model: Transformer
-    regions: tuple[Region, ...]
-    offers: tuple[Offer, ...]
-    people: tuple[People, ...]
-    tokens: tuple[int, int]
-    precision: tuple[str, ...]
-    kv_precision: tuple[str, ...] | None
-    ttft: tuple[tuple[str, float], ...]
-    tpot: float | None
-    cv: float
-    minimize: str
-    method: str
-    embodied: bool
-    carbon_price: float  # USD/t
-    mixed: bool
-    quotas: tuple[Quota, ...] = ()
-    quality: float | None = None
-    prefix_hit: float = 0.0
-
-    def world(self) -> Catalog:
-        return tiny.world(self.chips, (self.model,), self.regions, self.offers)
-
-    def ask(self, rates: tuple[int, ...], limits: dict[str, int]) -> ServeQuery:
-        """The question, with the demand in thousandths of a request per second and limits in the program's units."""
-        workload: dict[str, Any] = {
-            "model": self.model.name,
-            "tokens": {"input": self.tokens[0], "output": self.tokens[1]},
-            "precision": list(self.precision),
-            "arrivals": {"cv": self.cv},
-            "prefix_hit": self.prefix_hit,
-            "populations": [],
-        }
-        if self.kv_precision is not None:
-            workload["kv_precision"] = list(self.kv_precision)
-        for people, rate in zip(self.people, rates, strict=True):
-            population: dict[str, Any] = {"name": people.name, "rate": f"{rate / 1000!r}/s"}
-            if people.near is not None:
-                population["near"] = [",".join(map(str, PLACES[people.near]))]
-            if people.residency is not None:
-                population["residency"] = people.residency
-            workload["populations"].append(population)
-        sla: dict[str, Any] = {}
-        if self.ttft:
-            sla["ttft"] = {name: f"{limit!r} ms" for name, limit in self.ttft}
-        if self.tpot is not None:
-            sla["tpot"] = {"p99": f"{self.tpot!r} ms"}
-        if self.quality is not None:
-            sla["quality"] = {"loss": self.quality}
-        units = {"cost": (1e-4, "USD/h"), "carbon": (0.1, "gCO2e/h"), "power": (1, "W"), "water": (1e-3, "L/h")}
-        quota = [
-            {key: value for key, value in (("chip", q.chip), ("region", q.region), ("offer", q.option), ("chips", q.chips),
-                                           ("instances", q.instances)) if value is not None}
-            for q in self.quotas
-        ]  # fmt: skip
-        return tiny.question(
-            workload=workload,
-            sla=sla,
-            supply={"offers": ["on-demand", "spot"], "quota": quota, "mixed": self.mixed},
-            carbon={"method": self.method, "embodied": self.embodied, "price": f"{self.carbon_price} USD/tCO2e"},
-            limits={r: b if r == "chips" else f"{b * units[r][0]!r} {units[r][1]}" for r, b in limits.items()},
-            minimize=self.minimize,
-        )
-
-
-# ---------------------------------------------------------------- the oracle
 
 
 def up(value: float) -> int:
@@ -177,7 +86,8 @@ class Oracle:
         rows = [(*c, float(b)) for c, most in zip(candidates, largest, strict=True) for b in range(1, most + 1)]
         if not rows:
             return {}
-        tpot = run(rows).tpot.m_as("ms")
+        every = run(rows)
+        tpot = (every.tpot_high if case.rank == "pessimistic" else every.tpot).m_as("ms")
         kept = [row for row, time in zip(rows, tpot, strict=True) if case.tpot is None or time <= case.tpot]
         last: dict[tuple[float, ...], float] = {}
         for row in kept:
@@ -195,7 +105,9 @@ class Oracle:
         return result
 
     def times(self, replica: serving.Replica) -> tuple[Any, Any, Any]:
-        """Prefill, what passes before it, and the whole stay of a request."""
+        """Prefill, what passes before it, and the whole stay of a request, at the end of the intervals that is asked for."""
+        if self.case.rank == "pessimistic":
+            return replica.prefill_time_high, replica.first_token_delay_high, replica.residence_high
         return replica.prefill_time, replica.first_token_delay, replica.residence
 
     def formats(self) -> Iterator[tuple[str, str]]:
@@ -441,79 +353,7 @@ def cheapest(fleets: np.ndarray, needs: int, enough: list[int]) -> np.ndarray:
     return fleets[keep]
 
 
-# ---------------------------------------------------------------- the worlds
-
-
-def chip(draw: Random, name: str) -> Accelerator:
-    changes: dict[str, Any] = {}
-    scale = draw.choice([0.5, 1.0, 2.0])
-    formats = draw.choice([("bf16",), ("bf16", "fp8"), ("bf16", "fp8", "fp16")])
-    changes["peak"] = {p: Q((2.0 if p == "fp8" else 1.0) * 100 * scale, "Tflop/s") for p in formats}
-    changes["memory"] = Q(draw.choice([2.6, 2.8, 3.2]), "GiB")
-    changes["memory_bandwidth"] = Q(draw.choice([0.3, 1.0, 3.0]), "TB/s")
-    changes["tdp"] = Q(draw.choice([75.0, 300.0, 711.0]), "W")
-    if draw.random() < 0.25:
-        changes |= {"link_bandwidth": None, "scale_up_domain": 1}
-    if draw.random() < 0.2:
-        changes["nic_bandwidth"] = None
-    if draw.random() < 0.1:
-        changes["host_bandwidth"] = None
-    if draw.random() < 0.1:
-        changes["embodied"] = None
-    if draw.random() < 0.05:
-        changes["tdp"] = None
-    return tiny.chip(name, **changes)
-
-
-def case_of(draw: Random, people: int, mixed: bool) -> Case:
-    kinds = tuple(chip(draw, name) for name in ("red", "blue")[: draw.randint(1, 2)])
-    weights = draw.choice([1.7e8, 1.7e8, 6e8, 2e9])
-    shape: dict[str, Any] = {"parameters": weights, "active_parameters": weights}
-    if draw.random() < 0.2:
-        shape |= {"experts": 8, "top_k": 2, "moe_ffn_hidden": 2048, "moe_layers": 2, "ffn_hidden": None}
-        shape |= {"parameters": 2.4e8, "active_parameters": 1.2e8}
-    model = tiny.model(
-        **shape, layers=draw.choice([2, 4]), heads=draw.choice([2, 3, 4]), head_dim=4096, kv_heads=draw.choice([1, 2]),
-        sliding_window=256, sliding_layers=draw.choice([0, 1]),
-    )  # fmt: skip
-    places = [("here/oslo", 60.0, 10.0, "NO"), ("here/rome", 42.0, 12.5, "IT"), ("there/perth", -32.0, 116.0, "AU")]
-    regions = tuple(
-        tiny.region(
-            name, draw.choice([0.0, 30.0, 420.0]), latitude=latitude, longitude=longitude, country=country,
-            pue=draw.choice([None, 1.1, 1.5]), wue=draw.choice([None, Q(1.0, "liter/kWh")]),
-        )
-        for name, latitude, longitude, country in draw.sample(places, draw.randint(1, 3))
-    )  # fmt: skip
-    sold: dict[str, Offer] = {}
-    for _ in range(draw.randint(1, 4 if people == 1 else 3)):
-        chips = draw.choice([1, 1, 2, 4])
-        price = chips * draw.choice([0.61, 1.0, 1.3, draw.uniform(0.3, 3.0)])
-        option = draw.choice(["on-demand", "on-demand", "spot"])
-        one = tiny.offer(draw.choice(regions).name, draw.choice(kinds).name, price, chips, option)
-        sold[one.name] = one
-    wheres = [None, "oslo", "rome", "perth"] if people > 1 else [None, None, "rome"]
-    countries = [None, None, None, draw.choice(regions).country] if people > 1 else [None]
-    users = tuple(People(f"p{k}", draw.choice(wheres), draw.choice(countries)) for k in range(people))
-    quotas = tuple(
-        Quota(
-            draw.choice([None, "red"]), draw.choice([None, regions[0].name]), draw.choice([None, "spot"]),
-            *draw.choice([(n, None) for n in range(6)] + [(None, n) for n in range(5)]),
-        )
-        for _ in range(draw.choice([0, 0, 1, 2]))
-    )  # fmt: skip
-    far = 300.0 if any(user.near for user in users) else 0.0
-    ttft = draw.choice(
-        [(), (("p99", 60.0 + far),), (("p99", 150.0 + far),), (("p50", 90.0), ("p99.9", 400.0 + far)), (("p90", 700.0),)]
-    )
-    tpot = draw.choice([None, 6.0, 9.0, 20.0]) if ttft else 12.0
-    return Case(
-        kinds, model, regions, tuple(sold.values()), users, (draw.choice([500, 1000, 2000]), draw.choice([1, 20, 200])),
-        draw.choice([("bf16",), ("bf16", "fp8"), ("fp8", "fp16")]), draw.choice([None, None, ("fp8",), ("bf16", "fp8")]),
-        ttft, tpot, draw.choice([0.5, 1.0, 3.0]),
-        draw.choice(["cost", "cost", "carbon", "power", "chips", "cost + carbon.price * carbon"]),
-        "average", draw.random() < 0.5, draw.choice([50.0, 3000.0]), mixed, quotas,
-        draw.choice([None, None, None, 0.02]), draw.choice([0.0, 0.5]),
-    )  # fmt: skip
+# ---------------------------------------------------------------- the comparison
 
 
 def demand(draw: Random, oracle: Oracle, people: int, most: int) -> tuple[int, ...]:
@@ -573,19 +413,19 @@ SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=list(
 SEEDS = st.integers(0, 2**32)
 
 
-@settings(SETTINGS, max_examples=70)
+@settings(SETTINGS, max_examples=90)
 @given(SEEDS)
 def test_one_population(seed: int) -> None:
     compare(seed, people=1, mixed=True, most=8)
 
 
-@settings(SETTINGS, max_examples=35)
+@settings(SETTINGS, max_examples=45)
 @given(SEEDS)
 def test_two_populations(seed: int) -> None:
     compare(seed, people=2, mixed=True, most=3)
 
 
-@settings(SETTINGS, max_examples=35)
+@settings(SETTINGS, max_examples=45)
 @given(SEEDS)
 def test_fleets_that_may_not_mix(seed: int) -> None:
     compare(seed, people=2, mixed=False, most=6)

@@ -148,7 +148,7 @@ def test_one_rate_is_one_population_of_everybody(tmp_path: Path) -> None:
 
 
 def test_several_percentiles_and_a_mean() -> None:
-    query = Query.from_dict(plain(sla={"ttft": {"p50": "200 ms", "p99.9": "1 s", "mean": "0.3 s"}}))
+    query = Query.from_dict(plain(sla={"ttft": {"p50": "200 ms", "p99.9": "1 s"}, "tpot": {"mean": "0.3 s"}}))
     assert [bound.percentile for bound in query.sla.bounds()] == [0.5, pytest.approx(0.999), None]
 
 
@@ -500,7 +500,7 @@ def test_every_clause_is_a_path_that_can_be_set() -> None:
 
 def test_assumptions_are_what_was_left_out() -> None:
     assumed = {assumption.path for assumption in Query.from_dict(plain()).assumptions()}
-    assert {"workload.kv_precision", "workload.prefix_hit", "workload.populations", "carbon.embodied"} == assumed
+    assert {"workload.kv_precision", "workload.prefix_hit", "workload.populations", "carbon.embodied", "rank"} == assumed
     bare = {key: value for key, value in plain().items() if key in ("schema", "kind", "workload", "sla")}
     texts = {assumption.path: assumption for assumption in Query.from_dict(bare).assumptions()}
     assert texts["supply.offers"] == Assumption("supply.offers", "on-demand purchase only")

@@ -69,12 +69,21 @@ def region(name: str = "here/one", intensity: float = 100.0, **changes: Any) -> 
     return Region(name=name, cloud=cloud, region=short, **{**fields, **changes})
 
 
-def offer(where: str, chip: str, price: float, accelerators: int = 1, option: str = "on-demand", domain: int | None = None) -> Offer:
+def offer(
+    where: str, chip: str, price: float, accelerators: int = 1, option: str = "on-demand", domain: int | None = None
+) -> Offer:
     instance = f"{chip}-{accelerators}"
     return Offer(
-        f"{where}/{instance}/{option}", where.partition("/")[0], where, instance, option, chip, accelerators, Q(price, "USD/hour"),
-        accelerators if domain is None else domain,
-    )  # fmt: skip
+        name=f"{where}/{instance}/{option}",
+        cloud=where.partition("/")[0],
+        region=where,
+        instance=instance,
+        option=option,
+        accelerator=chip,
+        accelerators=accelerators,
+        price=Q(price, "USD/hour"),
+        domain=accelerators if domain is None else domain,
+    )
 
 
 @cache
