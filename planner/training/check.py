@@ -18,6 +18,7 @@ from zoo.units import Q, Quantity
 from .. import columns
 from ..plan import WallRow
 from ..program import whole
+from ..space import Machine
 from .job import (
     Service,
     accelerator_of,
@@ -29,6 +30,7 @@ from .job import (
     rates_of,
     rented,
     service_of,
+    stands_alone,
     totals_of,
     wait_of,
 )
@@ -262,6 +264,8 @@ def _broken(
         if columns.matches(quota, offer, question.catalog) and used > allowed:
             result.append(f"supply.quota[{place}]: {used} of {allowed}")
     wanted = question.query.supply.accelerators
+    if stands_alone(Machine(question.catalog.chips[offer.accelerator], size, offer.domain)) and count > size:
+        result.append(f"wall 10: {count} accelerators of instances that are parts of a board")
     if count % size or (wanted is not None and not wanted[0] <= count <= wanted[1]):
         result.append(f"supply.accelerators: {count} on instances of {size}")
     cores = cores_of(count, question.task.choices)

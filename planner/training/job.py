@@ -46,6 +46,12 @@ def accelerator_of(question: Question, machine: Machine, accelerators: int) -> A
     return replace(chip, scale_up_domain=machine.domain, nic_bandwidth=nic, link_bandwidth=link)
 
 
+def stands_alone(machine: Machine) -> bool:
+    """Whether instances of this kind train on their own only: parts of a board, which share its network ports with strangers."""
+    chip = machine.accelerator
+    return chip.domain_kind == "instance" and machine.accelerators < chip.scale_up_domain
+
+
 def host_of(question: Question, machine: Machine, offers: Sequence[Offer]) -> Host:
     """What a host lends to one accelerator; the smallest memory among the offers."""
     bandwidth = question.catalog.find("storage", "host-dram").read_bandwidth

@@ -35,6 +35,7 @@ from .job import (
     rates_of,
     rented,
     service_of,
+    stands_alone,
     step_within,
     totals_of,
     usable_spot,
@@ -140,6 +141,10 @@ def market_of(
         market.drop(dropped.wall, dropped.name, dropped.removed, dropped.reason)
     market.families = families_of(question, market)
     grids = [_counts(question, family) for family in market.families]
+    for family, grid in zip(market.families, grids, strict=True):
+        if not len(grid) and stands_alone(family.machine):
+            reason = "parts of a board share its network ports: they train on their own only"
+            market.drop(10, "locality", len(family.rates.offers), reason)
     _explore(market, grids, progress, memory, first)
     best = market.best
     if best is not None and not first:
@@ -218,6 +223,8 @@ def _counts(question: Question, family: Family) -> Floats:
     low, high = question.query.supply.accelerators or (1, MOST)
     if question.query.limits.chips is not None:
         high = min(high, question.query.limits.chips)
+    if stands_alone(family.machine):
+        high = min(high, size)
     low = max(-(-low // size), 1)
     if low * size > high:
         return np.array([])

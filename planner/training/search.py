@@ -60,7 +60,6 @@ class Counted:
     memory: int = 0
     bound: int = 0
     evaluated: int = 0
-    slower: int = 0  # evaluated, and slower than the best
 
     def add(self, other: Counted) -> None:
         for name in Counted.__slots__:

@@ -188,6 +188,8 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     texts = {
         "a reservation is paid for its whole term": any("reserved" in option for option in query.supply.offers),
         "storage, data transfer and staff are not counted": True,
+        "as many instances as are chosen can be had; supply.quota limits them": True,
+        "instances that are parts of a board train on their own only: they share its network ports": True,
         "gradients are sharded (zero2) only where a step has one microbatch; hybrid sharding only without experts": True,
         "where layers divide unevenly, the step waits for the fullest stage": True,
         f"counts: whole instances, each up to eight, then eight per doubling (at most {most_of(query):,} accelerators), and up "
