@@ -157,10 +157,17 @@ def peak_memory(run: Run, constants: Mapping[str, Value]) -> tuple[Quantity, dic
     return total, parts
 
 
+def sharing_ranks(layout: Layouts, domain: Number) -> Number:
+    """Ranks that share states: all replicas, or with hybrid sharding those of one scale-up domain. A count."""
+    ranks = layout.data_parallel * layout.context_parallel
+    inside = np.maximum(1.0, domain / layout.tensor_parallel)
+    return np.where(np.asarray(layout.hybrid_shard), np.minimum(ranks, inside), ranks)
+
+
 def _states(run: Run, count: Counts) -> Quantity:
     layout = run.layouts
     gradient = Q(np.where(run.overlapped, 4.0, 2.0), "byte")  # overlapped stacks keep gradients in 32 bit
-    ranks = layout.data_parallel * layout.context_parallel
+    ranks = sharing_ranks(layout, run.machine.domain)
     trunk = state_bytes(count.local_parameters - count.local_experts, ranks, layout.zero_stage, gradient)
     return trunk + state_bytes(count.local_experts, count.expert_replicas, layout.zero_stage, gradient)
 

@@ -53,9 +53,9 @@ def _evaluate(self: Plan) -> Any:
 
 
 def _question(self: Plan) -> ServeQuery:
-    from .query import Query
+    from .query import ServeQuery
 
-    return Query.from_dict(self.query, source="plan", folder=self.query_folder)
+    return ServeQuery.from_dict(self.query, source="plan", folder=self.query_folder)
 
 
 def _why_not(self: Plan, **forces: Any) -> Any:

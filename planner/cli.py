@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zoo.yaml_source import Document
 
     from .plan import Plan
+    from .program import Program
     from .query import AnyQuery, ServeQuery
 
 OK, BUG, USAGE, INFEASIBLE, FAILED, STOPPED = 0, 1, 2, 3, 4, 5
@@ -103,19 +104,36 @@ def _check_format(format: str, *known: str) -> None:
         raise _fail(f"--format {format}: unknown format; expected {', '.join(known)}{hint}")
 
 
+def _find(question: AnyQuery, progress: Any) -> tuple[Plan, Program | None]:
+    """The answer to a question of any kind, and the program that was solved last."""
+    from .query import TrainQuery
+
+    if isinstance(question, TrainQuery):
+        from .training.solve import solve_with_program as train
+
+        return train(question, progress)
+    from .solve import solve_with_program as serve
+
+    return serve(question, progress)
+
+
 def _show_plan(plan: Plan, format: str) -> None:
     from .plan import rows
-    from .report import render, tables
+    from .report import render, tables, training
+    from .training.plan import TrainPlan
 
+    trains = isinstance(plan, TrainPlan)
     if format == "json":
         typer.echo(plan.to_json())
     elif format == "csv":
-        typer.echo(render.comma_separated(rows(plan.fleet or plan.conflict)), nl=False)
-    elif format == "md":
-        typer.echo(render.markdown(tables.plan_tables(plan)), nl=False)
+        typer.echo(render.comma_separated(training.flat(plan) if trains else rows(plan.fleet or plan.conflict)), nl=False)
     else:
-        typer.echo(_headline(plan))
-        render.terminal(tables.plan_tables(plan))
+        shown = training.plan_tables(plan) if isinstance(plan, TrainPlan) else tables.plan_tables(plan)
+        if format == "md":
+            typer.echo(render.markdown(shown), nl=False)
+        else:
+            typer.echo(_headline(plan))
+            render.terminal(shown)
 
 
 def _headline(plan: Plan) -> str:
@@ -143,7 +161,6 @@ def solve(
     Example:  wallplan solve examples/serve-llama70b.yaml -o plan.json
     """
     from .query import QueryError
-    from .solve import solve_with_program as find_with_program
 
     _check_format(format, "table", "json", "md", "csv")
     if output is not None and not output.resolve().parent.is_dir():
@@ -151,7 +168,7 @@ def solve(
     question = _query(query, overrides)
     progress = _Progress(not quiet)
     try:
-        plan, program = find_with_program(question, progress)
+        plan, program = _find(question, progress)
     except QueryError as error:
         progress.close()
         raise _fail(str(error)) from None
@@ -240,6 +257,8 @@ def evaluate(
     _check_format(format, "table", "json", "md", "csv")
     if (document := _yaml(plan)) is not None:
         _evaluate_file(document, format)
+    if _kind_of(plan) == "train":
+        _evaluate_training(plan, format)
     try:
         saved = Plan.load(plan)
         if not saved.fleet:
@@ -279,6 +298,66 @@ def evaluate(
         if format == "md":
             typer.echo(render.markdown(parts), nl=False)
         else:
+            render.terminal(parts)
+    for violation in result.violations:
+        typer.echo(violation, err=True)
+    for kind in changed:
+        typer.echo(f"note: {kind} have changed since the plan was made", err=True)
+    raise typer.Exit(OK if not result.violations else FAILED)
+
+
+def _kind_of(path: Path) -> str:
+    """The kind of question that a saved plan answers; empty for what is no plan."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(data.get("kind", "")) if isinstance(data, dict) else ""
+
+
+def _evaluate_training(path: Path, format: str) -> None:
+    """A saved training plan through the forward models alone."""
+    from .plan import PlanError, rows
+    from .query import QueryError
+    from .report import render, tables, training
+    from .training.check import evaluate as forward
+    from .training.plan import TrainPlan
+    from .training.report_units import in_units
+    from .training.solve import reload
+
+    try:
+        saved = TrainPlan.load(path)
+        if saved.job is None:
+            raise _fail(f"{path}: the plan has no job ({saved.status}); there is nothing to evaluate")
+        question, decision = reload(saved)
+        result = forward(question, decision)
+    except (PlanError, QueryError, ValueError) as error:
+        raise _fail(str(error)) from None
+    objective = in_units(question.query, result.objective)
+    changed = [kind for kind, digest in saved.data.items() if question.catalog.hash(kind) != digest]
+    verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
+    if format == "json":
+        facts = {
+            "forward_check": verdict,
+            "violations": list(result.violations),
+            "objective": objective,
+            "saved_objective": saved.objective,
+            "unit": saved.objective_unit,
+            "data_changed": changed,
+            "job": result.job.model_dump(mode="json"),
+            "walls": [wall.model_dump(mode="json") for wall in result.walls],
+            "totals": result.totals,
+        }
+        typer.echo(json.dumps(facts, indent=1))
+    elif format == "csv":
+        typer.echo(render.comma_separated(rows([result.job])), nl=False)
+    else:
+        shown = saved.model_copy(update={"walls": result.walls, "job": result.job, "totals": result.totals})
+        parts = [*training.job_tables(result.job), tables.walls_table(shown)]
+        if format == "md":
+            typer.echo(render.markdown(parts), nl=False)
+        else:
+            typer.echo(f"{saved.name}: {objective:,.2f} {saved.objective_unit}, {verdict} (saved: {saved.objective:,.2f})")
             render.terminal(parts)
     for violation in result.violations:
         typer.echo(violation, err=True)

@@ -19,7 +19,7 @@ from zoo.units import Q, Quantity, ureg
 
 from .market import Column, Limit, Market
 from .program import SCALES, quantise
-from .query import ServeQuery
+from .query import AnyQuery, ServeQuery
 from .space import Dropped, Runs, in_region
 
 # Parsed once: taking thousands of magnitudes by a unit's text is slow.
@@ -139,7 +139,7 @@ def means_of(catalog: Catalog) -> Means:
     return Means(figure(catalog, "PUE industry average"), Q(figure(catalog, "WUE US average"), "liter/kWh"))
 
 
-def site_of(region: Region, query: ServeQuery, means: Means) -> Site | str:
+def site_of(region: Region, query: AnyQuery, means: Means) -> Site | str:
     """PUE, WUE and carbon intensity of a region by the query's method; a reason when the intensity is unknown.
 
     An unknown PUE or WUE is taken from the survey means of the catalogue, and said so.
@@ -169,12 +169,19 @@ def figure(catalog: Catalog, parameter: str, level: str = "typical") -> float:
 
 
 def amounts_of(
-    chips: list[Accelerator], accelerators: np.ndarray, price: Quantity, sites: list[Site], query: ServeQuery, catalog: Catalog
+    chips: list[Accelerator],
+    accelerators: np.ndarray,
+    price: Quantity,
+    sites: list[Site],
+    query: AnyQuery,
+    catalog: Catalog,
+    activity: str = "LLM serving",
 ) -> Mapping[str, Quantity]:
     """What one rented instance of each offer costs, draws and emits per hour (walls 17 and 18); arrays over offers.
 
     Power is the facility's at full load (nameplate x PUE), which is what a power limit has to hold. Carbon and water
-    follow the average draw of serving. Embodied carbon is spread over the life of the machine if the query counts it.
+    follow the average draw of the activity (serving, training). Embodied carbon is spread over the life of the machine if
+    the query counts it.
     """
     hour = Q(1.0, "hour")
     tdp = Q(np.array([chip.tdp.m_as(_WATT) for chip in chips if chip.tdp is not None]), "watt")
@@ -182,7 +189,7 @@ def amounts_of(
     pue = np.array([site.pue for site in sites])
     wue = Q(np.array([site.wue.m_as(_LITRE_PER_KWH) for site in sites]), "liter/kWh")
     intensity = Q(np.array([site.intensity.m_as(_PER_KWH) for site in sites]), "gCO2e/kWh")
-    draw = figure(catalog, "average draw as fraction of TDP, LLM serving")
+    draw = figure(catalog, f"average draw as fraction of TDP, {activity}")
     energy = operations.energy(operations.node_power(accelerators, tdp, draw, share), hour)
     carbon = operations.carbon(energy, pue, intensity)
     if query.carbon.embodied:

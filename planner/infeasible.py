@@ -18,7 +18,7 @@ from . import plan
 from .columns import Memory
 from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare, prove
 from .program import dequantise
-from .query import Clause, Keys, Query, QueryError, ServeQuery, parse_path
+from .query import Clause, Keys, QueryError, ServeQuery, parse_path
 
 # What a clause becomes when it is taken out of the question; None removes the key.
 _EVERYTHING: dict[str, object] = {
@@ -50,7 +50,7 @@ def without(query: ServeQuery, clauses: list[Clause]) -> ServeQuery:
     if not (sla.get("ttft") or sla.get("tpot")):
         sla["tpot"] = {"p50": "1000 h"}
     data["sla"] = {key: value for key, value in sla.items() if value}
-    return Query.from_dict(data, source=query.source, folder=query.folder)
+    return ServeQuery.from_dict(data, source=query.source, folder=query.folder)
 
 
 def _put(data: Any, keys: Keys, value: object) -> None:

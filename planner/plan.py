@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from errno import EISDIR
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
@@ -253,8 +253,8 @@ class Plan(Record):
             temporary.unlink(missing_ok=True)
             raise
 
-    @staticmethod
-    def from_json(text: str) -> Plan:
+    @classmethod
+    def from_json(cls, text: str) -> Self:
         """Read a plan. Raises PlanError, one line, for anything that is not a plan of this version."""
         from pydantic import ValidationError
 
@@ -267,20 +267,20 @@ class Plan(Record):
         if data["schema_version"] != SCHEMA:
             raise PlanError(f"plan of version {data['schema_version']!r}, expected {SCHEMA!r}")
         try:
-            return Plan.model_validate(data)
+            return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             raise PlanError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
-    @staticmethod
-    def load(path: str | Path) -> Plan:
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
         """Read a plan from a file. Raises PlanError, one line that names the file."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from None
         try:
-            return Plan.from_json(text)
+            return cls.from_json(text)
         except PlanError as error:
             raise PlanError(f"{path}: {error}") from None
 

@@ -15,7 +15,7 @@ from .certify import Certificate, certify
 from .columns import Memory
 from .market import Column, Market
 from .program import SCALES, dequantise
-from .query import QueryError, ServeQuery
+from .query import AnyQuery, QueryError, ServeQuery
 
 Progress = Callable[[str], None]
 
@@ -33,7 +33,7 @@ class Prepared:
     candidates: int
 
 
-def open_catalog(query: ServeQuery) -> Catalog:
+def open_catalog(query: AnyQuery) -> Catalog:
     """The zoo with the query's own files and price overlays, in which all that the query names is there. Raises QueryError."""
     try:
         catalog = load(query.zoo_files)
@@ -58,7 +58,7 @@ def open_catalog(query: ServeQuery) -> Catalog:
     return catalog
 
 
-def model_of(query: ServeQuery, catalog: Catalog) -> Transformer:
+def model_of(query: AnyQuery, catalog: Catalog) -> Transformer:
     """The model that the query names: a zoo record or a config.json. Raises QueryError, one line, when it cannot be served."""
     if query.model_file is not None:
         from zoo.importers.huggingface import transformer_from_config
@@ -70,7 +70,7 @@ def model_of(query: ServeQuery, catalog: Catalog) -> Transformer:
     record = space.find(query, catalog, "models", query.workload.model, ("workload", "model"))
     if not isinstance(record, Transformer):
         raise QueryError(
-            f"{query.locate(('workload', 'model'))}: {record.name} is a {record.kind} workload; serve plans need a "
+            f"{query.locate(('workload', 'model'))}: {record.name} is a {record.kind} workload; {query.kind} plans need a "
             "decoder transformer, which generates tokens"
         )
     return record

@@ -91,15 +91,20 @@ class Program:
 
 
 def quantise(value: Quantity, resource: str, direction: str) -> Any:
-    """`value` in the resource's unit, rounded "up" (what is consumed) or "down" (what is offered or allowed).
+    """`whole` in the resource's unit."""
+    return whole(value, _scale(resource), direction)
+
+
+def whole(value: Quantity, unit: Quantity, direction: str) -> Any:
+    """`value` in multiples of `unit`, rounded "up" (what is consumed) or "down" (what is offered or allowed).
 
     One integer, or a list of them where the magnitude is an array. Exact for decimal figures: a price of 98.32 USD/h is
     983200, not 983201 because of a binary fraction. For that, a value within 1e-9 of an integer, relatively, counts as
     this integer. Raises ValueError for what is not finite.
     """
-    exact = np.asarray((value / _scale(resource)).to("dimensionless").magnitude, float)
+    exact = np.asarray((value / unit).to("dimensionless").magnitude, float)
     if not np.all(np.isfinite(exact)):
-        raise ValueError(f"{value} has no finite size in {SCALES[resource]}")
+        raise ValueError(f"{value} has no finite size in {unit:~}")
     nearest = np.round(exact)
     close = np.abs(exact - nearest) <= 1e-9 * np.maximum(1.0, np.abs(exact))
     rounded = np.where(close, nearest, np.ceil(exact) if direction == "up" else np.floor(exact))

@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -47,7 +48,7 @@ SCHEMA_ID = "urn:wallplan:schema:query:v1"
 
 # Keys and kinds that the design names and this version does not answer yet: an error, never ignored.
 RESERVED = ("assert", "baseline", "sweep", "sites")
-RESERVED_KINDS = ("train", "procure", "place")
+RESERVED_KINDS = ("procure", "place")
 
 _SHOWN_ERRORS = 20
 _MOST_VALUES = 100_000
@@ -203,7 +204,7 @@ def text_of(value: Quantity) -> str:
     """A quantity as text that reads back as the same quantity: "500 ms", "200/s"."""
     size = float(value.magnitude)
     number = str(int(size)) if size.is_integer() and abs(size) < 1e15 else repr(size)
-    unit = f"{value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e")
+    unit = f"{value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e").replace("tok", "token")
     if unit in ("", "dimensionless"):
         return number
     return f"{number}{unit[1:]}" if unit.startswith("1/") else f"{number} {unit}"
@@ -359,6 +360,103 @@ def _read_objective(value: Any) -> str:
     return found if found in _OBJECTIVES else _WEIGHED
 
 
+_TRAIN_OBJECTIVES = ("cost", "carbon", "time", "chips", "energy", "power", _WEIGHED)
+
+
+def _read_train_objective(value: Any) -> str:
+    if isinstance(value, str) and value in _TRAIN_OBJECTIVES:
+        return value
+    found = _read_objective(value) if isinstance(value, str) and "carbon.price" in value else None
+    if found is None:
+        raise _Fault(_unknown(value, _TRAIN_OBJECTIVES, "objective"))
+    return found
+
+
+def _read_tokens_or(value: Any, what: str, example: str) -> int | Quantity:
+    """A whole number above zero, or a quantity of tokens."""
+    if isinstance(value, str | Quantity):
+        size = _read_quantity(value, "tokens")
+        if not size.m_as("token") >= 1:
+            raise _Fault(f"{_show(value)} is less than a token, expected {what} such as {example}")
+        return size
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise _Fault(f"{_show(value)} is not {what}, expected one such as {example}")
+    return value
+
+
+def _read_deadline(value: Any) -> Quantity | str:
+    """A time after the start, or a date."""
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value.strip()):
+        return _read_date(value)
+    try:
+        result: Quantity = _measure("time").check(value)
+    except (UnitError, _Fault) as error:
+        raise _Fault(f'{error}, or a date such as "2027-03-01"') from None
+    return result
+
+
+def _read_date(value: Any) -> str:
+    try:
+        return date.fromisoformat(value.strip() if isinstance(value, str) else "").isoformat()
+    except ValueError:
+        raise _Fault(f'{_show(value)} is no date, expected one such as "2027-03-01"') from None
+
+
+_DEGREE = r"\s*(\d{1,9})\s*\.\.\s*(\d{1,9})\s*"
+
+
+def _read_degrees(value: Any) -> tuple[int, ...] | str:
+    """What a degree may be: one whole number, a list of them, or a range such as "1..16"."""
+    if isinstance(value, str):
+        found = re.fullmatch(_DEGREE, value)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise _Fault(f'{_show(value)} is no degree; expected 8, [1, 2, 4] or a range such as "1..16"')
+        return f"{int(found[1])}..{int(found[2])}"
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    read = [_whole(1, 8).check(each) for each in values]
+    if not read:
+        raise _Fault('empty; expected 8, [1, 2, 4] or a range such as "1..16"')
+    return _distinct(tuple(read))
+
+
+def _write_degrees(value: tuple[int, ...] | str) -> Any:
+    return value if isinstance(value, str) else value[0] if len(value) == 1 else list(value)
+
+
+def _read_count_or_range(value: Any) -> tuple[int, int]:
+    """A number of accelerators, or [fewest, most]."""
+    if not isinstance(value, list | tuple):
+        count = _whole(1, 512).check(value)
+        return count, count
+    if len(value) != 2:
+        raise _Fault(f"{_show(value)} is no range: expected a number such as 512, or [fewest, most] such as [512, 16384]")
+    low, high = (_whole(1, 512).check(each) for each in value)
+    if low > high:
+        raise _Fault(f"{_show(value)} is no range: the fewest, {low}, is more than the most, {high}")
+    return low, high
+
+
+def _write_count_or_range(value: tuple[int, int]) -> Any:
+    return value[0] if value[0] == value[1] else list(value)
+
+
+def _read_time_or_range(value: Any) -> tuple[Quantity, ...]:
+    """One time, or [low, typical, high]."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if len(values) not in (1, 3):
+        raise _Fault(f"{_show(value)}: expected one time, or [low, typical, high]")
+    read = tuple(_measure("time").check(each) for each in values)
+    if len(read) == 3 and not read[0] <= read[1] <= read[2]:
+        raise _Fault(f"{_show(value)}: expected [low, typical, high] in ascending order")
+    return read
+
+
+def _write_time_or_range(value: tuple[Quantity, ...]) -> Any:
+    return text_of(value[0]) if len(value) == 1 else [text_of(each) for each in value]
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for value in values:
         if values.count(value) > 1:
@@ -390,6 +488,21 @@ Statistic = Annotated[str, _Scalar(_read_statistic, {"type": "string"})]
 Objective = Literal["cost", "carbon", "power", "chips", "cost + carbon.price * carbon"]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
 Precisions = Annotated[tuple[Precision, ...], Field(min_length=1), AfterValidator(_distinct)]
+Money = Annotated[Quantity, _measure("money")]
+Mass = Annotated[Quantity, _measure("carbon")]
+Volume = Annotated[Quantity, _measure("water")]
+TokenCount = Annotated[Quantity, _measure("tokens")]
+Operations = Annotated[Quantity, _measure("operations")]
+_NUMBER_OR_TEXT: dict[str, Any] = {"type": ["integer", "string"]}
+_DEGREES: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 1}},
+        {"type": "string", "pattern": r"^\s*[0-9]+\s*\.\.\s*[0-9]+\s*$"},
+    ]
+}
+Degrees = Annotated[tuple[int, ...] | str, _Scalar(_read_degrees, _DEGREES, _write_degrees)]
+DateText = Annotated[str, _Scalar(_read_date, {"type": "string", "format": "date"})]
 Latency = Annotated[
     dict[Statistic, Time],
     Field(min_length=1),
@@ -826,18 +939,21 @@ class Query(Part):
     # ---- reading
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "<python>", folder: str | Path = ".") -> AnyQuery:
+    def from_dict(cls, data: Any, source: str = "<python>", folder: str | Path = ".") -> Self:
         """The question in a mapping of plain values. `folder` is what relative paths are relative to."""
-        return _read(data, _Origin(source=source, folder=Path(folder)))
+        result = _read(data, _Origin(source=source, folder=Path(folder)))
+        if not isinstance(result, cls):
+            raise QueryError(f"{result.locate(('kind',))}: {result.kind} is another kind of question than is asked for here")
+        return result
 
-    def set(self, path: str, value: Any) -> AnyQuery:
+    def set(self, path: str, value: Any) -> Self:
         """The same question with the value at a dotted path replaced, as `--set path=value` does. This one is not changed.
 
         Text is read as YAML, so "[bf16]" is a list and "true" is a flag. None (or "null") removes the key.
         """
         return self.override({path: value})
 
-    def override(self, values: Mapping[str, Any]) -> AnyQuery:
+    def override(self, values: Mapping[str, Any]) -> Self:
         """`set` for several paths at once: only the result has to make sense, not each step."""
         data, replaced, here = self.to_dict(), self._origin.replaced, []
         for path, text in values.items():
@@ -848,7 +964,7 @@ class Query(Part):
             here.append(keys)
         result = _read(data, replace(self._origin, replaced=replaced), here)
         _check_files(result)
-        return result
+        return result  # type: ignore[return-value]  # only an override of `kind` makes another kind
 
     # ---- writing
 
@@ -1040,13 +1156,364 @@ class ServeQuery(Query):
         return found + super().assumptions()
 
 
-# Add a sibling here and to `KINDS` (then `AnyQuery` becomes a union that pydantic tells apart by `kind`).
-AnyQuery = ServeQuery
-KINDS: dict[str, type[ServeQuery]] = {"serve": ServeQuery}
+# ---------------------------------------------------------------- training
+
+
+class Privacy(Part):
+    """Differentially private training (DP-SGD)."""
+
+    epsilon: Annotated[float, _fraction(0, 1000, above=True, example=8)] = _key("Privacy loss that may be spent.", 8)
+    delta: Annotated[float, _fraction(0, 1, above=True, below=True, example=1e-6)] = _key(
+        "Chance that the promise of epsilon fails.", 1e-6
+    )
+    method: Annotated[
+        Literal["ghost_clipping", "per_sample_gradients"], _word("method", "ghost_clipping", "per_sample_gradients")
+    ] = _key("How the gradient of each sample is clipped.", "ghost_clipping", default="ghost_clipping")
+
+
+class TrainWorkload(Part):
+    """What is trained, on how much, and with which software."""
+
+    model: Text = _key("A model of the zoo, a record of a file under `zoo`, or the path of a config.json.", "llama-3.1-405b")
+    tokens: TokenCount | None = _key(
+        "Training tokens. Left out: those of `compute`, or 20 for each parameter (compute-optimal).", "15e12 token", default=None
+    )
+    compute: Operations | None = _key(
+        "Budget of operations that settles the tokens when they are left out: C / (6 P).", "3.8e25 FLOP", default=None
+    )
+    sequence_length: Annotated[
+        int | Quantity,
+        _Scalar(lambda v: _read_tokens_or(v, "a sequence length", "8192"), _NUMBER_OR_TEXT, lambda v: _plain_text(v)),
+    ] = _key("Tokens of a sequence.", 8192, "8192 token")
+    global_batch: Annotated[
+        int | Quantity,
+        _Scalar(lambda v: _read_tokens_or(v, "a number of sequences", "2048"), _NUMBER_OR_TEXT, lambda v: _plain_text(v)),
+    ] = _key("What one optimizer step sees: a number of sequences, or tokens.", 2048, "16777216 token")
+    precision: Precisions = _key(
+        "Number formats of the matrix products; the planner chooses.", ["bf16", "fp8"], default=("bf16",)
+    )
+    stack: Text = _key(
+        "Training software; its habits decide what overlaps.", "megatron-core", "nemo", "fsdp", default="megatron-core"
+    )
+    release: Text | None = _key("Release of the stack.", "25.09", default=None)
+    optimizer: Text = _key("Optimizer, which decides the state kept per parameter.", "adamw", default="adamw")
+    privacy: Privacy | None = _key("Train with DP-SGD. Left out: no.", {"epsilon": 8, "delta": 1e-6}, default=None)
+    offload: Flag = _key("Whether optimizer state may also be kept on the host.", False, True, default=False)
+
+    @model_validator(mode="after")
+    def _whole_batch(self) -> Self:
+        if self.tokens is not None and self.compute is not None:
+            raise _Fault("tokens and compute are both given: keep one", "compute")
+        if isinstance(self.sequence_length, Quantity) and self.sequence_length.m_as("token") % 1:
+            raise _Fault(f"{_show(self.sequence_length)} is no whole number of tokens", "sequence_length")
+        if isinstance(self.global_batch, Quantity):
+            sequences = self.global_batch.m_as("token") / self.length
+            if abs(sequences - round(sequences)) > 1e-9 * sequences or round(sequences) < 1:
+                near = 2 ** max(round(math.log2(sequences)), 0)
+                raise _Fault(
+                    f"{_show(self.global_batch)} is {sequences:.6g} sequences of {self.length} tokens, no whole number; "
+                    f'the nearest power of two is {near} sequences, "{near * self.length} token"',
+                    "global_batch",
+                )
+        return self
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence."""
+        length = self.sequence_length
+        return round(length.m_as("token")) if isinstance(length, Quantity) else length
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step."""
+        batch = self.global_batch
+        return round(batch.m_as("token") / self.length) if isinstance(batch, Quantity) else batch
+
+
+def _plain_text(value: int | Quantity) -> Any:
+    return text_of(value) if isinstance(value, Quantity) else value
+
+
+_RECOMPUTE = ("none", "selective", "full")
+_SHARDING = ("none", "zero1", "zero2", "zero3", "hybrid")
+Recompute = Annotated[str, _word("recompute mode", *_RECOMPUTE)]
+Sharding = Annotated[str, _word("sharding", *_SHARDING)]
+
+
+class TrainParallelism(Part):
+    """What layouts are limited to. A key left out allows every degree that divides."""
+
+    tensor: Degrees | None = _key("Tensor-parallel degrees.", 8, [4, 8], "1..16", default=None)
+    pipeline: Degrees | None = _key("Pipeline stages.", 16, [8, 16], "1..32", default=None)
+    data: Degrees | None = _key("Data-parallel replicas.", 128, "1..1024", default=None)
+    context: Degrees | None = _key("Context-parallel degrees.", 1, [1, 2], default=None)
+    expert: Degrees | None = _key("Expert-parallel degrees.", 8, [1, 8], default=None)
+    virtual_stages: Degrees | None = _key("Model chunks of a pipeline stage (interleaving).", 1, "1..8", default=None)
+    microbatch: Degrees | None = _key("Sequences of a microbatch.", 1, [1, 2, 4], default=None)
+    recompute: Annotated[tuple[Recompute, ...], Field(min_length=1), AfterValidator(_distinct)] | None = _key(
+        "Activations that may be computed again.", ["none", "selective", "full"], default=None
+    )
+    sharding: Annotated[tuple[Sharding, ...], Field(min_length=1), AfterValidator(_distinct)] | None = _key(
+        "What data-parallel replicas may share: zero1 optimizer, zero2 gradients, zero3 (FSDP) weights, "
+        "hybrid: weights inside a scale-up domain.",
+        ["zero1", "zero3"],
+        default=None,
+    )
+    sequence_parallel: Flag | None = _key("Split norms over tensor ranks. Left out: both are tried.", True, default=None)
+
+
+class TrainSupply(Part):
+    """What may be rented, and how much."""
+
+    chips: Annotated[Literal["all"] | tuple[Text, ...], _OrWord("all", Texts)] = _key(
+        "Chips to choose from: all that have a price, or a list of names.", "all", ["h100-sxm", "b200-sxm"], default="all"
+    )
+    offers: Annotated[tuple[PurchaseName, ...], Field(min_length=1), AfterValidator(_distinct)] = _key(
+        "Purchase options to choose from.", ["on-demand", "reserved-1y"], default=("on-demand",)
+    )
+    quota: tuple[Quota, ...] = _key(
+        "The most that can be had of a chip, region, cloud or purchase option.",
+        [{"chip": "h100-sxm", "region": "aws/us-east-1", "chips": 16384}],
+        default=(),
+    )
+    accelerators: (
+        Annotated[
+            tuple[int, int],
+            _Scalar(
+                _read_count_or_range,
+                {
+                    "anyOf": [
+                        {"type": "integer", "minimum": 1},
+                        {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "integer", "minimum": 1}},
+                    ]
+                },
+                _write_count_or_range,
+            ),
+        ]
+        | None
+    ) = _key("How many accelerators train: a number, or [fewest, most]. Left out: any.", 512, [512, 16384], default=None)
+
+
+class TrainStorage(Part):
+    """Where checkpoints go and tokens come from."""
+
+    name: Text = _key("A storage system of the zoo.", "weka-vast-class", default="weka-vast-class")
+    units: Annotated[int, _whole(1, 100)] | None = _key(
+        "Units of it (drives, TiB), where its bandwidth is not per node.", 100, default=None
+    )
+
+
+class Reliability(Part):
+    """How often machines fail, and what is done about it."""
+
+    mtbf: (
+        Annotated[
+            tuple[Quantity, ...],
+            _Scalar(
+                _read_time_or_range,
+                {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "string"}}]},
+                _write_time_or_range,
+            ),
+        ]
+        | None
+    ) = _key(
+        "Mean time between interruptions of one accelerator: one time or [low, typical, high]. Left out: the published range.",
+        "50000 h",
+        ["8000 h", "40000 h", "80000 h"],
+        default=None,
+    )
+    restart: Time | None = _key(
+        "From a failure until training goes on. Left out: the published typical time.", "10 min", default=None
+    )
+    spares: Annotated[float, _fraction(0, 1, example="3 %")] = _key(
+        "Spare instances, rented beside those that train, as a share of them.", "3 %", 0.03, default=0.0
+    )
+    checkpoint: Annotated[Literal["synchronous", "asynchronous"], _word("checkpoint", "synchronous", "asynchronous")] = _key(
+        "Whether training stands still while a checkpoint is written, or only while it is copied to the host.",
+        "synchronous",
+        default="synchronous",
+    )
+
+
+class Sharing(Part):
+    """Other jobs that wait for the same machines, one at a time."""
+
+    arrivals: Rate = _key("Jobs as large as this one, per time.", "2/year")
+    variability: Annotated[float, _fraction(0, 100, example=0)] = _key(
+        "Squared coefficient of variation of how long jobs run: 0 all alike, 1 exponential.", 0, default=0.0
+    )
+
+
+class TrainFabric(Part):
+    """The network between instances."""
+
+    topology: Annotated[str, _word("topology", "fat-tree", "switch", "rail", "dragonfly", "torus-2d", "torus-3d", "ring")] = _key(
+        "Topology, which decides the bisection.", "rail", default="fat-tree"
+    )
+    oversubscription: Annotated[float, _fraction(1, 64, example=2)] = _key(
+        "Bandwidth into a switch over bandwidth out of it.", 2, default=1.0
+    )
+
+
+class TrainLimits(Part):
+    """The most that the whole job may take. A key left out is no limit."""
+
+    cost: Money | None = _key("Money, in all.", "50e6 USD", default=None)
+    power: Power | None = _key("Electric power at the meter.", "25 MW", default=None)
+    carbon: Mass | None = _key("Emissions, in all.", "5000 tCO2e", default=None)
+    water: Volume | None = _key("Water, in all.", "50e6 L", default=None)
+    chips: Annotated[int, _whole(1, 16384)] | None = _key("Number of chips.", 16384, default=None)
+
+
+TrainObjective = Literal["cost", "carbon", "time", "chips", "energy", "power", "cost + carbon.price * carbon"]
+
+
+class TrainQuery(Query):
+    """What is the best way to train this model: chips, how many, laid out how, where?"""
+
+    kind: Annotated[Literal["train"], _word("kind of this question", "train")] = _key("Kind of question.", "train")
+    workload: TrainWorkload = _key(
+        "What is trained.",
+        {
+            "model": "llama-3.1-405b",
+            "tokens": "15e12 token",
+            "sequence_length": 8192,
+            "global_batch": 2048,
+            "precision": ["bf16"],
+        },
+    )
+    parallelism: TrainParallelism = _key(
+        "Narrower choice of layouts.", {"tensor": 8, "pipeline": "1..16"}, default=TrainParallelism()
+    )
+    start: DateText | None = _key("Day on which the job may start. Left out: today.", "2027-01-01", default=None)
+    deadline: (
+        Annotated[Quantity | str, _Scalar(_read_deadline, {"type": "string"}, lambda v: v if isinstance(v, str) else text_of(v))]
+        | None
+    ) = _key("When training must be done: a time after the start, or a date.", "60 day", "2027-03-01", default=None)
+    supply: TrainSupply = _key(
+        "Chips, purchase options, quotas and how many accelerators.",
+        {"chips": "all", "offers": ["on-demand"], "accelerators": [512, 16384]},
+        default=TrainSupply(chips="all", offers=("on-demand",), quota=(), accelerators=None),
+    )
+    storage: TrainStorage = _key(
+        "Storage of checkpoints and tokens.",
+        {"name": "weka-vast-class"},
+        default=TrainStorage(name="weka-vast-class", units=None),
+    )
+    fabric: TrainFabric = _key(
+        "Network between instances.",
+        {"topology": "fat-tree", "oversubscription": 1},
+        default=TrainFabric(topology="fat-tree", oversubscription=1.0),
+    )
+    reliability: Reliability = _key(
+        "What failures cost.",
+        {"mtbf": "50000 h"},
+        default=Reliability(mtbf=None, restart=None, spares=0.0, checkpoint="synchronous"),
+    )
+    sharing: Sharing | None = _key(
+        "Queue for shared machines. Left out: they are there at once.", {"arrivals": "2/year"}, default=None
+    )
+    limits: TrainLimits = _key(  # type: ignore[assignment]
+        "Bounds on what the job takes.", {"cost": "50e6 USD", "power": "25 MW"}, default=TrainLimits()
+    )
+    minimize: Annotated[TrainObjective, _Scalar(_read_train_objective, {"enum": list(_TRAIN_OBJECTIVES)})] = _key(
+        "What the best answer has least of.", "cost", "time", _WEIGHED, default="cost"
+    )
+    top: Annotated[int, _whole(1, 10)] = _key("How many of the best layouts are listed.", 10, default=10)
+    rank: Annotated[Literal["pessimistic", "typical"], _word("rank", "pessimistic", "typical")] = _key(
+        "Which figure of the step time counts: the upper end of its 80 % interval, or the middle.",
+        "pessimistic",
+        default="pessimistic",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.minimize == _WEIGHED and self.carbon.price is None:
+            raise _Fault('carbon has no price: give carbon.price, such as "100 USD/tCO2e"', "minimize")
+        if self.uncertain != Uncertain():
+            raise _Fault("not supported yet for training; step times carry their own interval (rank)", "uncertain")
+        fewest = None if self.supply.accelerators is None else self.supply.accelerators[0]
+        if fewest is not None and self.limits.chips is not None and fewest > self.limits.chips:
+            raise _Fault(
+                f"at most {self.limits.chips} chips contradict supply.accelerators, at least {fewest}", "limits", "chips"
+            )
+        data = self.parallelism.data
+        if isinstance(data, tuple) and all(self.workload.sequences % degree for degree in data):
+            raise _Fault(
+                f"a step of {self.workload.sequences} sequences cannot be divided among {' or '.join(map(str, data))} replicas",
+                "parallelism", "data",
+            )  # fmt: skip
+        micro = self.parallelism.microbatch
+        if isinstance(micro, tuple) and all(self.workload.sequences % size for size in micro):
+            raise _Fault(
+                f"a step of {self.workload.sequences} sequences cannot be divided into microbatches of "
+                f"{' or '.join(map(str, micro))}",
+                "parallelism", "microbatch",
+            )  # fmt: skip
+        if isinstance(self.deadline, str) and self.start is not None and self.deadline <= self.start:
+            raise _Fault(f"{self.deadline} is not after the start, {self.start}", "deadline")
+        return self
+
+    @property
+    def model_file(self) -> Path | None:
+        """The config.json that the model is read from, None when the model is a name."""
+        return self.resolve(self.workload.model) if self.workload.model.lower().endswith(".json") else None
+
+    def clauses(self) -> list[Clause]:
+        found: list[Clause] = []
+        if self.workload.tokens is not None:
+            found.append(self._clause(("workload", "tokens"), f"train on {text_of(self.workload.tokens)}"))
+        for key, value in self.parallelism:
+            if value is not None:
+                found.append(
+                    self._clause(
+                        ("parallelism", key), f"{key}: {_flow(_write_degrees(value)) if key in _DEGREE_KEYS else _flow(value)}"
+                    )
+                )
+        if self.deadline is not None:
+            when = self.deadline if isinstance(self.deadline, str) else f"{text_of(self.deadline)} after the start"
+            found.append(self._clause(("deadline",), f"done by {when}"))
+        supply = self.supply
+        if supply.chips != "all":
+            found.append(self._clause(("supply", "chips"), f"chips: {', '.join(supply.chips)}"))
+        if len(supply.offers) < len(get_args(Purchase)):
+            found.append(self._clause(("supply", "offers"), f"purchase: {', '.join(supply.offers)}"))
+        if supply.accelerators is not None:
+            low, high = supply.accelerators
+            text = f"{low} accelerators" if low == high else f"{low} to {high} accelerators"
+            found.append(self._clause(("supply", "accelerators"), text))
+        for place, quota in enumerate(supply.quota):
+            found.append(self._clause(("supply", "quota", place), _quota_text(quota)))
+        return found + super().clauses()
+
+    def assumptions(self) -> list[Assumption]:
+        texts = {
+            ("workload", "precision"): "matrix products are in bf16",
+            ("workload", "stack"): "the stack is Megatron-Core",
+            ("workload", "optimizer"): "the optimizer is Adam with a 32-bit master copy",
+            ("storage",): "checkpoints and tokens are on storage of the WEKA / VAST class",
+            ("fabric",): "the network between instances has full bisection",
+            ("reliability", "spares"): "no spares are rented: a failed instance is replaced within the restart time",
+            ("reliability", "checkpoint"): "training stands still while a checkpoint is written",
+            ("sharing",): "the machines are there when the job starts",
+            ("supply", "offers"): "on-demand purchase only",
+            ("minimize",): "cost is minimised",
+            ("rank",): "layouts and counts are ranked on the upper end of the step time's 80 % interval",
+        }
+        found = [Assumption(dotted(keys), text) for keys, text in texts.items() if not self._has(keys)]
+        return found + super().assumptions()
+
+
+_DEGREE_KEYS = ("tensor", "pipeline", "data", "context", "expert", "virtual_stages", "microbatch")
+
+# A new kind of question is a sibling: add it here.
+AnyQuery = ServeQuery | TrainQuery
+KINDS: dict[str, type[ServeQuery] | type[TrainQuery]] = {"serve": ServeQuery, "train": TrainQuery}
 
 _KEY_ORDER = (
-    "schema", "kind", "name", "workload", "sla", "horizon", "supply", "regions", "zoo", "prices", "carbon", "limits",
-    "minimize", "rank", "uncertain", "solver",
+    "schema", "kind", "name", "workload", "sla", "parallelism", "start", "deadline", "horizon", "supply", "storage", "fabric",
+    "reliability", "sharing", "regions", "zoo", "prices", "carbon", "limits", "minimize", "top", "rank",
+    "uncertain", "solver",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from zoo.catalog import Catalog
 from zoo.errors import ZooError
 from zoo.names import Index
 
-from .query import Keys, QueryError, ServeQuery, text_of
+from .query import AnyQuery, Keys, QueryError, ServeQuery, text_of
 from .space import find, in_region
 
 # Loads and objectives beyond these leave the integers that solvers hold exactly.
@@ -20,12 +20,15 @@ LARGEST_RATE = 10**7  # requests per second
 LARGEST_PRICE = 10**7  # USD/h of one instance
 
 
-def check(query: ServeQuery, catalog: Catalog) -> None:
+def check(query: AnyQuery, catalog: Catalog) -> None:
     """Raises QueryError, one line with the nearest valid name, for the first thing that is not there."""
-    _populations(query, catalog)
+    if isinstance(query, ServeQuery):
+        _populations(query, catalog)
     _quotas(query, catalog)
     _regions(query, catalog)
-    _sizes(query, catalog)
+    if isinstance(query, ServeQuery):
+        _rates(query)
+    _prices(query, catalog)
 
 
 def _populations(query: ServeQuery, catalog: Catalog) -> None:
@@ -41,7 +44,7 @@ def _populations(query: ServeQuery, catalog: Catalog) -> None:
             _place(query, catalog, population.residency, (*at, "residency"))
 
 
-def _quotas(query: ServeQuery, catalog: Catalog) -> None:
+def _quotas(query: AnyQuery, catalog: Catalog) -> None:
     for position, quota in enumerate(query.supply.quota):
         at: Keys = ("supply", "quota", position)
         if quota.chip is not None and not any(fnmatchcase(name, quota.chip.lower()) for name in catalog.chips):
@@ -56,7 +59,7 @@ def _quotas(query: ServeQuery, catalog: Catalog) -> None:
                 raise QueryError(f"{query.locate((*at, 'cloud'))}: {error}") from None
 
 
-def _place(query: ServeQuery, catalog: Catalog, pattern: str, keys: Keys) -> None:
+def _place(query: AnyQuery, catalog: Catalog, pattern: str, keys: Keys) -> None:
     """A region, a pattern, a country or a label that means some region."""
     if not any(in_region(catalog, region, pattern) for region in catalog.regions.values()):
         labels = Index("place", dict.fromkeys((*catalog.residency_labels, *catalog.regions), ()))
@@ -67,7 +70,7 @@ def _place(query: ServeQuery, catalog: Catalog, pattern: str, keys: Keys) -> Non
         raise QueryError(f"{query.locate(keys)}: no region of the zoo lies in {pattern!r}")
 
 
-def _regions(query: ServeQuery, catalog: Catalog) -> None:
+def _regions(query: AnyQuery, catalog: Catalog) -> None:
     """Somebody offers something in each region that is asked for by name."""
     served = {offer.region for offer in catalog.offers.values()}
     for position, pattern in enumerate(query.regions.allow):
@@ -79,8 +82,8 @@ def _regions(query: ServeQuery, catalog: Catalog) -> None:
             )
 
 
-def _sizes(query: ServeQuery, catalog: Catalog) -> None:
-    """Rates and prices stay where the solvers' integers are exact."""
+def _rates(query: ServeQuery) -> None:
+    """Rates stay where the solvers' integers are exact."""
     for position, population in enumerate(query.populations):
         if population.rate.m_as("1/s") > LARGEST_RATE:
             keys: Keys = (
@@ -89,9 +92,13 @@ def _sizes(query: ServeQuery, catalog: Catalog) -> None:
             raise QueryError(
                 f"{query.locate(keys)}: {text_of(population.rate)} is too large, expected at most {LARGEST_RATE:,}/s"
             )
+
+
+def _prices(query: AnyQuery, catalog: Catalog) -> None:
+    """Prices stay where the solvers' integers are exact."""
     dearest = max(catalog.offers.values(), key=lambda offer: offer.price.magnitude, default=None)
     if dearest is not None and dearest.price.m_as("USD/hour") > LARGEST_PRICE:
-        keys = ("prices", "overlays") if query.prices.overlays else ("zoo",)
+        keys: Keys = ("prices", "overlays") if query.prices.overlays else ("zoo",)
         raise QueryError(
             f"{query.locate(keys)}: {dearest.name} costs {dearest.price:~.4g}, expected at most {LARGEST_PRICE:,} USD/h"
         )

@@ -16,7 +16,7 @@ from .evaluate import Decision, Evaluated, evaluate
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
 from .program import Program, quantise
-from .query import Query, ServeQuery
+from .query import ServeQuery
 
 
 def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Plan:
@@ -194,7 +194,7 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
 def reload(saved: Plan) -> tuple[ServeQuery, Catalog, Any, list[Decision]]:
     """What `evaluate` needs, from a plan file alone: the question, the data, the model and the decisions."""
 
-    query = Query.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    query = ServeQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
     catalog = open_catalog(query)
     model = model_of(query, catalog)
     decisions = [

@@ -18,7 +18,7 @@ from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity
 
-from .query import QueryError, ServeQuery
+from .query import AnyQuery, QueryError, ServeQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Runs:
     saturation: np.ndarray  # array: requests per second of one unit with every slot busy or every prefill server busy
 
 
-def offers_of(query: ServeQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
+def offers_of(query: AnyQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
     """The offers that the query allows, and how many each of its clauses drops.
 
     Raises QueryError for a chip, region or residency label that does not exist, and for a chip that nobody offers.
@@ -147,7 +147,7 @@ def in_region(catalog: Catalog, region: Region, pattern: str) -> bool:
     }
 
 
-def find(query: ServeQuery, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
+def find(query: AnyQuery, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
     """The catalog's record, or QueryError naming the file, the line, the key and the nearest valid name."""
     from zoo.errors import UnknownName
 

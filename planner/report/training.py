@@ -1,0 +1,128 @@
+"""A training plan as tables."""
+
+from __future__ import annotations
+
+from ..plan import Plan
+from ..training.plan import Job, Ranked, TrainLayout, TrainPlan
+from .tables import Table, assumption_table, conflict_tables, money, number, removed_table, walls_table
+
+
+def plan_tables(plan: TrainPlan) -> list[Table]:
+    """The whole answer."""
+    if plan.job is None:
+        return [*conflict_tables(plan), removed_table(plan), assumption_table(plan)]
+    tables = [*job_tables(plan.job), layouts_table(plan.layouts), walls_table(plan), certificate_table(plan)]
+    return [table for table in (*tables, removed_table(plan), assumption_table(plan)) if table.rows]
+
+
+def job_tables(job: Job) -> list[Table]:
+    """What to rent and how to lay it out, the step by term, memory by part, and what the job takes."""
+    return [job_table(job), takes_table(job), step_table(job), memory_table(job)]
+
+
+def degrees(layout: TrainLayout) -> str:
+    """A layout on one line: TP8 PP16 VP8 CP1 EP1 DP16."""
+    text = f"TP{layout.tensor_parallel} PP{layout.pipeline_parallel}"
+    text += f" VP{layout.virtual_stages}" if layout.virtual_stages > 1 else ""
+    text += f" CP{layout.context_parallel}" if layout.context_parallel > 1 else ""
+    text += f" EP{layout.expert_parallel}" if layout.expert_parallel > 1 else ""
+    return f"{text} DP{layout.data_parallel}"
+
+
+def _rest(layout: TrainLayout) -> str:
+    words = [layout.sharding if layout.sharding != "none" else "", f"recompute {layout.recompute}"]
+    words += ["sequence parallel"] if layout.sequence_parallel else []
+    words += ["optimizer on the host"] if layout.offload else []
+    return ", ".join(word for word in words if word)
+
+
+def job_table(job: Job) -> Table:
+    layout = job.layout
+    spare = f" ({job.spare_instances} spare)" if job.spare_instances else ""
+    rows = (
+        ("offer", job.offer),
+        ("machines", f"{job.instances} instances{spare}, {job.accelerators:,} x {job.chip} at work"),
+        ("layout", f"{degrees(layout)}, {layout.precision}"),
+        ("microbatches", f"{layout.microbatches} of {layout.microbatch} sequences"),
+        ("options", _rest(layout)),
+        ("step", f"{number(job.step_s)} s (80 %: {number(job.step_low_s)} to {number(job.step_high_s)} s); "
+                 f"{number(job.ranked_step_s)} s counts"),
+        ("utilisation", f"MFU {job.mfu:.1%}; {job.mfu_note}"),
+        ("tokens", f"{job.tokens:.4g} in {job.steps:,} steps, {number(job.tokens_per_s_per_accelerator)} per second and chip"),
+        ("goodput", f"{job.goodput:.1%} ({job.goodput_low:.1%} to {job.goodput_high:.1%}); "
+                    f"{number(job.failures, 3)} interruptions, one every {number(job.job_mtbf_h, 3)} h"),
+        ("checkpoint", f"{number(job.checkpoint_gb)} GB every {number(job.checkpoint_interval_s, 3)} s, "
+                       f"written in {number(job.checkpoint_write_s, 3)} s"),
+        ("time", f"{number(job.days)} days ({number(job.days_low)} to {number(job.days_high)})"
+                 + (f" after {number(job.wait_days)} days in the queue" if job.wait_days else "")),
+        ("from, to", f"{job.start} to {job.finish}"),
+    )  # fmt: skip
+    return Table("Job", ("", ""), rows)
+
+
+def takes_table(job: Job) -> Table:
+    rows = (
+        ("USD", money(job.cost_usd)),
+        ("USD per million tokens", number(job.usd_per_million_tokens)),
+        ("MWh at the meter", number(job.energy_mwh)),
+        ("tCO2e", number(job.carbon_tco2e)),
+        ("water m3", number(job.water_m3)),
+        ("kW at the meter, full load", number(job.power_kw)),
+    )
+    price = f"price {number(job.price_usd_per_h)} USD/h and instance, {job.price_date or 'no date'}"
+    return Table("What it takes", ("total", "value"), rows, frozenset({"value"}), ("; ".join([price, *job.price_flags]),))
+
+
+def step_table(job: Job) -> Table:
+    ordered = sorted(job.step_parts_s.items(), key=lambda item: -item[1])
+    rows = tuple((name.replace("_", " "), number(value), f"{value / job.step_s:.1%}") for name, value in ordered)
+    return Table("Step by term", ("term", "s", "share"), rows, frozenset({"s", "share"}))
+
+
+def memory_table(job: Job) -> Table:
+    rows = [(name, number(value)) for name, value in sorted(job.memory_gib.items(), key=lambda item: -item[1])]
+    rows += [("peak", number(job.memory_peak_gib)), ("there is", number(job.memory_there_gib))]
+    return Table("Memory of the fullest accelerator", ("part", "GiB"), tuple(rows), frozenset({"GiB"}))
+
+
+def layouts_table(layouts: tuple[Ranked, ...]) -> Table:
+    rows = tuple(
+        (
+            str(row.rank),
+            f"{degrees(row.layout)} {row.layout.precision}",
+            f"{row.layout.microbatches}x{row.layout.microbatch}",
+            _rest(row.layout),
+            number(row.step_s),
+            number(row.step_high_s),
+            f"{row.mfu:.1%}",
+            number(row.memory_gib, 3),
+        )
+        for row in layouts
+    )
+    heads = ("#", "layout", "batch", "options", "step s", "high s", "MFU", "GiB")
+    return Table("Best layouts on these machines", heads, rows, frozenset({"#", "step s", "high s", "MFU", "GiB"}))
+
+
+def certificate_table(plan: TrainPlan) -> Table:
+    c = plan.certificate
+    gap = "-" if c.gap is None else f"{c.gap:.2%}"
+    rows = (
+        ("status", {"optimal": "proven optimal", "stopped": "stopped without proof"}.get(c.status, c.status)),
+        ("objective", f"{number(c.objective, 8)} {c.unit}" if c.objective is not None else "-"),
+        ("lower bound", f"{number(c.lower_bound, 8)} {c.unit}" if c.lower_bound is not None else "-"),
+        ("gap", gap),
+        ("strategies", f"{plan.strategies:,}, of which {plan.evaluated:,} had to be evaluated exactly"),
+        ("counts", f"{c.rounds} machines and counts searched; {c.columns} columns, {c.rows} rows in the program"),
+        ("solver", c.solver),
+        ("forward check", c.forward_check),
+        ("cross check", c.cross_check),
+        ("time", f"{plan.seconds:.2f} s"),
+    )
+    return Table("Certificate", ("", "what was proven"), rows)
+
+
+def flat(plan: Plan) -> list[dict[str, object]]:
+    """The best layouts as flat records, for CSV; the clash where there is no job."""
+    from ..plan import rows
+
+    return rows(plan.layouts or plan.conflict) if isinstance(plan, TrainPlan) else rows(plan.fleet)

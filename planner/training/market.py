@@ -1,0 +1,427 @@
+"""What can be bought for a job, as columns: an offer, a number of accelerators, and the best layout there.
+
+Columns are priced lazily. A lower bound of the step time gives every column bounds on all that it takes; the column whose
+bound is least is searched exactly, and so on until no bound is below the best column found. So the answer is exact within
+the stated grid of counts, though most of its columns are never searched.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.dimensions import ImpossibleValue, UnknownValue
+from models.training_constants import RECIPES
+from zoo.specs import Offer
+from zoo.units import Q
+
+from .. import columns
+from ..program import LARGEST_COEFFICIENT, whole
+from ..space import Dropped, Machine
+from .job import (
+    Rates,
+    Service,
+    accelerator_of,
+    bounds_of,
+    host_of,
+    hours_of,
+    longest,
+    objective_of,
+    rates_of,
+    rented,
+    service_of,
+    stands_alone,
+    step_within,
+    totals_of,
+    usable_spot,
+)
+from .question import Question
+from .search import Counted, Found, Host, Task, floor_of, machine_bound, search
+
+MOST = 65_536  # accelerators, where no limit is given
+_PER_DOUBLING = 8  # counts of instances, above as many
+_REFINED = 48  # most counts tried between the neighbours of the best
+_SHOWN = 200  # columns with bounds only that the program carries beside the exact ones
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Offers of one kind of machine that fail alike: whatever the count, they have the same step and the same goodput."""
+
+    machine: Machine
+    task: Task
+    floors: dict[str, float]  # number format -> `search.floor_of`
+    host: Host
+    rates: Rates
+    quotas: NDArray[np.bool_]  # offers x quotas: whether one counts against the other
+    vcpus: int | None
+    spot: Offer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An offer, a count and, where it was searched, its best layout. `totals` and `objective` are integers of `job.UNITS`."""
+
+    name: str
+    family: int
+    offer: Offer
+    accelerators: int
+    instances: int
+    totals: dict[str, int]
+    objective: int
+    found: Found | None  # None: the totals are lower bounds
+    quotas: tuple[bool, ...]
+
+
+@dataclass(slots=True)
+class Market:
+    """All that was found: columns, what was removed, and how much was counted."""
+
+    question: Question
+    families: list[Family]
+    columns: list[Column] = field(default_factory=list)
+    removed: dict[tuple[int | None, str, str], int] = field(default_factory=dict)
+    counted: Counted = field(default_factory=Counted)
+    searched: int = 0
+    pairs: int = 0
+
+    def drop(self, wall: int | None, name: str, count: int, reason: str) -> None:
+        if count:
+            self.removed[wall, name, reason] = self.removed.get((wall, name, reason), 0) + int(count)
+
+    @property
+    def exact(self) -> list[Column]:
+        return [column for column in self.columns if column.found is not None]
+
+    @property
+    def best(self) -> Column | None:
+        """Least objective; then least cost, carbon, and time, and the market's order."""
+        order = ("cost", "carbon", "time", "chips")
+        return min(self.exact, key=lambda c: (c.objective, *(c.totals[name] for name in order)), default=None)
+
+    @property
+    def dropped(self) -> list[Dropped]:
+        return [Dropped(wall, name, count, reason) for (wall, name, reason), count in self.removed.items()]
+
+
+# What searches found, kept between questions that differ in other things only (explanations ask many such questions).
+Memory = dict[tuple[Any, ...], tuple[float, Found | None]]
+
+
+@dataclass(slots=True)
+class _Table:
+    """Bounds of one family over its counts (first axis) and offers (second axis)."""
+
+    counts: Floats
+    instances: Floats
+    service: Service
+    goodput: Floats
+    objective: Floats  # lower bounds; infinite where a limit forbids
+    totals: dict[str, Floats]  # lower bounds
+
+
+_WALLS = {"cost": 17, "carbon": 18, "power": 18, "water": 18, "chips": None, "time": 11}
+
+
+def market_of(
+    question: Question, progress: Progress = lambda _: None, memory: Memory | None = None, first: bool = False
+) -> Market:
+    """Every column of a question that can be the best, searched exactly. first: stop at the first that keeps every limit."""
+    memory = {} if memory is None else memory
+    market = Market(question, [])
+    for dropped in question.dropped:
+        market.drop(dropped.wall, dropped.name, dropped.removed, dropped.reason)
+    market.families = families_of(question, market)
+    grids = [_counts(question, family) for family in market.families]
+    for family, grid in zip(market.families, grids, strict=True):
+        if not len(grid) and stands_alone(family.machine):
+            reason = "parts of a board share its network ports: they train on their own only"
+            market.drop(10, "locality", len(family.rates.offers), reason)
+    _explore(market, grids, progress, memory, first)
+    best = market.best
+    if best is not None and not first:
+        extra = [np.array([]) for _ in market.families]
+        extra[best.family] = _between(grids[best.family], best.accelerators, market.families[best.family])
+        if len(extra[best.family]):
+            _explore(market, extra, progress, memory, refining=True)
+    return market
+
+
+def families_of(question: Question, market: Market) -> list[Family]:
+    means = columns.means_of(question.catalog)
+    sites: dict[str, columns.Site | str] = {}
+    families = []
+    for machine, offers in question.machines:
+        chip = machine.accelerator
+        if chip.tdp is None or chip.host_power_share is None:
+            market.drop(18, "sustainability", len(offers), "the chip's power is unknown")
+            continue
+        task = replace(question.task, precisions=tuple(p for p in question.task.precisions if RECIPES[p][1] in chip.peak))
+        try:
+            floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
+        except UnknownValue as error:
+            market.drop(1, "compute", len(offers), str(error))
+            continue
+        groups: dict[str | None, list[tuple[Offer, columns.Site]]] = {}
+        for offer in offers:
+            if offer.region not in sites:
+                sites[offer.region] = columns.site_of(question.catalog.regions[offer.region], question.query, means)
+            site = sites[offer.region]
+            if isinstance(site, str):
+                market.drop(18, "sustainability", 1, f"no {question.query.carbon.method} carbon intensity")
+            elif not usable_spot(offer):
+                market.drop(15, "fragility", 1, "how often the spot offer is interrupted is unknown")
+            else:
+                groups.setdefault(offer.interruption_band if offer.option == "spot" else None, []).append((offer, site))
+        for band, pairs in groups.items():
+            theirs = [offer for offer, _ in pairs]
+            rates = rates_of(question, theirs, [site for _, site in pairs])
+            quotas = np.array(
+                [[columns.matches(quota, offer, question.catalog) for quota in question.query.supply.quota] for offer in theirs],
+                bool,
+            ).reshape(len(theirs), -1)
+            keep = _undominated(question, rates, quotas)
+            market.drop(None, "dominated", len(theirs) - len(keep), "another offer of the same machine takes no more of anything")
+            vcpus = [offer.vcpus for offer in theirs if offer.vcpus is not None]
+            families.append(
+                Family(
+                    machine, task, floors, host_of(question, machine, theirs), rates.at(keep), quotas[keep],
+                    min(vcpus) if len(vcpus) == len(theirs) else None, theirs[0] if band is not None else None,
+                )
+            )  # fmt: skip
+    return families
+
+
+def _undominated(question: Question, rates: Rates, quotas: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Offers that no other offer of the family replaces: at most as much of the objective, of each limit and of each quota."""
+    needed = ["cost", "term"] + [
+        name
+        for name in ("carbon", "power", "water")
+        if getattr(question.query.limits, name) is not None or name == question.query.minimize
+    ]
+    needed += ["carbon"] if "carbon" in question.query.minimize else ["energy"] if question.query.minimize == "energy" else []
+    table = np.column_stack([*(getattr(rates, name) for name in needed), *quotas.T])
+    order = np.lexsort((rates.carbon, *table.T[::-1]))
+    keep: list[int] = []
+    for i in order:
+        if not any(np.all(table[k] <= table[i]) for k in keep):
+            keep.append(int(i))
+    return np.array(sorted(keep), int)
+
+
+def _counts(question: Question, family: Family) -> Floats:
+    """The grid: multiples of an instance, each up to eight, then eight per doubling, within what the question allows."""
+    size = family.machine.accelerators
+    low, high = question.query.supply.accelerators or (1, MOST)
+    if question.query.limits.chips is not None:
+        high = min(high, question.query.limits.chips)
+    if stands_alone(family.machine):
+        high = min(high, size)
+    low = max(-(-low // size), 1)
+    if low * size > high:
+        return np.array([])
+    grid, step = set(), 1
+    while step * size <= high:
+        grid |= {m * step for m in range(1 if step == 1 else _PER_DOUBLING, 2 * _PER_DOUBLING)}
+        step *= 2
+    grid |= {low, high // size}
+    return np.array(sorted(float(m * size) for m in grid if low <= m <= high // size))
+
+
+def _between(grid: Floats, best: int, family: Family) -> Floats:
+    """Counts between the neighbours of the best one: all multiples of the instance, or an even choice of them."""
+    at = int(np.argmin(np.abs(grid - best)))
+    low, high = grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]
+    size = family.machine.accelerators
+    every = np.arange(low, high + size, size)
+    stride = max(1, -(-len(every) // _REFINED))
+    return np.array([count for count in every[::stride] if count not in set(grid) and low <= count <= high])
+
+
+def _explore(
+    market: Market, grids: list[Floats], progress: Progress, memory: Memory, first: bool = False, refining: bool = False
+) -> None:
+    """Search the columns of these counts, least bound first, until no bound is below the best."""
+    question = market.question
+    bounds = bounds_of(question)
+    tables: list[_Table | None] = []
+    heap: list[tuple[float, int, int]] = []
+    for f, family in enumerate(market.families):
+        table = _table(market, family, grids[f], bounds) if len(grids[f]) else None
+        tables.append(table)
+        if table is not None:
+            least = table.objective.min(axis=1, initial=np.inf)
+            heap += [(float(value), f, i) for i, value in enumerate(least) if np.isfinite(value)]
+            market.pairs += len(least)
+    heapq.heapify(heap)
+    ties = question.query.minimize in ("chips", "power")
+    while heap:
+        least, f, i = heap[0]
+        best = market.best
+        if best is not None and (first or (least > best.objective if ties else least >= best.objective)):
+            break
+        heapq.heappop(heap)
+        family, table = market.families[f], tables[f]
+        assert table is not None
+        count = int(table.counts[i])
+        progress(f"{family.machine.accelerator.name} x {count}")
+        cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None)
+        found = _search(market, family, count, cutoff, memory)
+        if found is None:
+            continue
+        _add(market, f, table, i, found, bounds)
+    market.drop(
+        None, "bound", len(heap), "counts of a machine that cannot be better than the best, by a lower bound of their time"
+    )
+    if not refining and not first:
+        for _, f, i in heapq.nsmallest(_SHOWN, heap):
+            table = tables[f]
+            assert table is not None
+            _add_bound(market, f, table, i)
+
+
+def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int]) -> _Table:
+    question = market.question
+    accelerator = accelerator_of(question, family.machine, 1)
+    service = service_of(question, family.machine, counts, family.spot, family.vcpus)
+    least = machine_bound(family.task, accelerator, counts, min(family.floors.values()))
+    goodput = np.asarray(service.goodput.fraction)
+    hours = hours_of(question, service, least, goodput)
+    instances = rented(question, family.machine, counts)
+    totals = totals_of(family.rates, instances, family.machine.accelerators, hours)
+    objective = np.ceil(objective_of(question, totals) * (1 - 1e-12))
+    good = np.full(objective.shape, True)
+    for name, bound in bounds.items():
+        over = good & (np.ceil(totals[name] * (1 - 1e-9)) > bound)
+        market.drop(
+            _WALLS[name], _clause(name), int(over.sum()), "offers x counts: even the fastest step that there could be breaks it"
+        )
+        good &= ~over
+    for place, quota in enumerate(question.query.supply.quota):
+        used = instances * (family.machine.accelerators if quota.chips is not None else 1)
+        allowed = quota.chips if quota.chips is not None else quota.instances or 0
+        over = good & family.quotas[None, :, place] & (used[:, None] > allowed)
+        market.drop(None, f"supply.quota[{place}]", int(over.sum()), "offers x counts: more than the quota")
+        good &= ~over
+    # out of every solver's range: such a job is never the best
+    for name in totals:
+        good &= totals[name] < LARGEST_COEFFICIENT
+    return _Table(counts, instances, service, goodput, np.where(good, objective, np.inf), totals)
+
+
+def _clause(name: str) -> str:
+    return "deadline" if name == "time" else f"limits.{name}"
+
+
+def _cutoff(question: Question, family: Family, table: _Table, i: int, bounds: dict[str, int], best: int | None) -> float:
+    """The longest ranked step [s] with which some offer keeps every limit and is no worse than the best so far."""
+    rates, n = family.rates, table.instances[i]
+    per_hour = {"cost": rates.cost * 100, "carbon": rates.carbon, "water": rates.water * 10, "energy": rates.energy}
+    hours = np.full(len(rates.offers), longest(question))
+    for name in ("cost", "carbon", "water"):
+        if name in bounds:
+            hours = np.minimum(hours, bounds[name] / (n * np.maximum(per_hour[name], 1e-300)))
+    if best is not None:
+        query = question.query
+        if query.minimize == "time":
+            hours = np.minimum(hours, best / 3600)
+        elif query.minimize in per_hour:
+            hours = np.minimum(hours, best / (n * per_hour[query.minimize]))
+        elif query.minimize not in ("chips", "power"):
+            assert query.carbon.price is not None
+            weighted = per_hour["cost"] + per_hour["carbon"] * float(query.carbon.price.m_as("USD/gCO2e")) * 100
+            hours = np.minimum(hours, np.maximum(rates.term, best / (n * weighted)))
+    most = float(np.max(hours[np.isfinite(table.objective[i])]))
+    return float(step_within(question, table.goodput[i], np.array(most * (1 + 1e-9))))
+
+
+def _search(market: Market, family: Family, count: int, cutoff: float, memory: Memory) -> Found | None:
+    """The best layout on `count` accelerators within the cutoff; remembered with the cutoff it was sought within."""
+    key = (family.machine.name, family.machine.domain, count, family.task.precisions, *what_steps_depend_on(market.question))
+    if key in memory:
+        within, known = memory[key]
+        if known is not None:
+            return known if known.ranked <= cutoff else None
+        if cutoff <= within:
+            return None
+    market.searched += 1
+    try:
+        result = search(
+            family.task,
+            accelerator_of(market.question, family.machine, count),
+            count,
+            family.host,
+            1,
+            cutoff,
+            floors=family.floors,
+        )
+    except (UnknownValue, ImpossibleValue) as error:
+        market.drop(14, "communication", 1, str(error))
+        memory[key] = (np.inf, None)
+        return None
+    market.counted.add(result.counted)
+    found = result.found[0] if result.found else None
+    memory[key] = (cutoff, found)
+    return found
+
+
+def what_steps_depend_on(question: Question) -> tuple[Any, ...]:
+    """Everything in a question that the search of a layout looks at, the machine apart."""
+    query = question.query
+    workload = query.workload
+    return (
+        workload.model, workload.length, workload.sequences, workload.stack, workload.release, workload.optimizer,
+        workload.offload, question.task.slowdown, query.rank, query.parallelism.model_dump_json(),
+        query.fabric.topology, query.fabric.oversubscription,
+    )  # fmt: skip
+
+
+def column_totals(
+    question: Question, family: Family, service: Service, goodput: Floats, count: int, step: float
+) -> tuple[dict[str, list[int]], list[int]]:
+    """(totals by name, objective) of each offer of a family on `count` accelerators at a ranked step time, as integers."""
+    hours = hours_of(question, service, np.array([step]), goodput)
+    instances = rented(question, family.machine, np.array([float(count)]))
+    exact = totals_of(family.rates, instances, family.machine.accelerators, hours)
+    totals = {name: whole(Q(values[0], ""), Q(1.0, ""), "up") for name, values in exact.items()}
+    return totals, whole(Q(objective_of(question, exact)[0], ""), Q(1.0, ""), "up")
+
+
+def _add(market: Market, f: int, table: _Table, i: int, found: Found, bounds: dict[str, int]) -> None:
+    family, count = market.families[f], int(table.counts[i])
+    service = service_of(market.question, family.machine, np.array([float(count)]), family.spot, family.vcpus)
+    totals, objective = column_totals(market.question, family, service, np.asarray(service.goodput.fraction), count, found.ranked)
+    for j in range(len(family.rates.offers)):
+        if not np.isfinite(table.objective[i, j]):
+            continue
+        mine = {name: values[j] for name, values in totals.items()}
+        broken = next((name for name, bound in bounds.items() if mine[name] > bound), None)
+        if broken is not None:
+            market.drop(_WALLS[broken], _clause(broken), 1, "offers x counts: the best layout there breaks it")
+        elif max(mine.values()) < LARGEST_COEFFICIENT:
+            market.columns.append(_column(market, f, j, count, int(table.instances[i]), mine, objective[j], found))
+
+
+def _add_bound(market: Market, f: int, table: _Table, i: int) -> None:
+    """The cheapest offer of a count that was not searched, with lower bounds of what it takes."""
+    j = int(np.argmin(table.objective[i]))
+    least = {name: int(np.floor(values[i, j] * (1 - 1e-9))) for name, values in table.totals.items()}
+    column = _column(market, f, j, int(table.counts[i]), int(table.instances[i]), least, int(table.objective[i, j]), None)
+    market.columns.append(column)
+
+
+def _column(
+    market: Market, f: int, j: int, count: int, instances: int, totals: dict[str, int], objective: int, found: Found | None
+) -> Column:  # fmt: skip
+    family = market.families[f]
+    offer = family.rates.offers[j]
+    name = f"{offer.name} x{count}" + ("" if found is not None else " (bound)")
+    return Column(name, f, offer, count, instances, totals, objective, found, tuple(bool(q) for q in family.quotas[j]))

@@ -1,0 +1,296 @@
+"""A training question with everything it names looked up: model, stack, market, storage, reliability, dates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+
+from models import algorithm, operations
+from models.constants import table
+from models.dimensions import ImpossibleValue, UnknownValue
+from models.training import TrainingJob, shape_of
+from models.training_constants import RECIPES, stack, training_constants
+from models.training_job import published, ways_of
+from zoo.catalog import Catalog
+from zoo.specs import Interruptions, Offer, Transformer
+from zoo.units import Q, Quantity
+
+from .. import space
+from ..prepare import model_of, open_catalog
+from ..query import QueryError, TrainQuery
+from ..space import Dropped, Machine
+from .layouts import choices_of
+from .search import Task
+
+# Tokens per parameter of a compute-optimal run: Hoffmann et al. (2022), as in wall 11.
+OPTIMAL_RATIO = 20.0
+# Without a deadline, jobs longer than this are not considered.
+LONGEST = Q(10.0, "year")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Bandwidths of the storage [byte/s]: of one node (None: no limit per node) and of all together (None: no limit)."""
+
+    name: str
+    read: tuple[Quantity | None, Quantity | None]
+    write: tuple[Quantity | None, Quantity | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, resolved. `mtbf`: (low, typical, high) per accelerator."""
+
+    query: TrainQuery
+    catalog: Catalog
+    task: Task
+    tokens: Quantity
+    steps: int
+    start: date
+    deadline: Quantity | None  # after the start
+    store: Store
+    mtbf: tuple[Quantity, Quantity, Quantity]
+    restart: Quantity
+    noise: float | None  # multiplier of private training
+    offers: tuple[Offer, ...]
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def model(self) -> Transformer:
+        return self.task.model
+
+    @property
+    def machines(self) -> list[tuple[Machine, list[Offer]]]:
+        """Offers by kind of machine."""
+        return space.machines_of(self.offers, self.catalog)
+
+
+def question_of(query: TrainQuery, today: date) -> Question:
+    """Everything that the query names, looked up. Raises QueryError, one line, for what does not exist or fit together."""
+    catalog = open_catalog(query)
+    model = model_of(query, catalog)
+    offers, dropped = space.offers_of(query, catalog)
+    start = date.fromisoformat(query.start) if query.start else today
+    tokens = _tokens(query, model)
+    sequences = query.workload.sequences
+    steps = int(np.ceil(tokens.m_as("token") / (sequences * query.workload.length) - 1e-9))
+    slowdown, noise = _privacy(query, steps)
+    task = _task(query, model, slowdown)
+    _check_degrees(query, model)
+    return Question(
+        query=query,
+        catalog=catalog,
+        task=task,
+        tokens=tokens,
+        steps=steps,
+        start=start,
+        deadline=_deadline(query, start),
+        store=_store(query, catalog),
+        mtbf=_mtbf(query, catalog),
+        restart=query.reliability.restart or Q(published("restart_minutes").typical, "min"),
+        noise=noise,
+        offers=tuple(_of_whole_instances(query, catalog, offers)),
+        dropped=tuple(dropped),
+    )
+
+
+def _task(query: TrainQuery, model: Transformer, slowdown: float) -> Task:
+    workload = query.workload
+    try:
+        software = stack(workload.stack, workload.release or "")
+        ways = ways_of(workload.stack)
+    except UnknownValue as error:
+        names = ", ".join(record["stack"] for record in table("training_stack_layouts"))
+        hint = str(error).partition("(")[2].partition(")")[0]
+        near = f"; {hint}" if hint.startswith("did") else ""
+        raise QueryError(
+            f"{query.locate(('workload', 'stack'))}: {workload.stack!r} is no training stack{near} (known: {names})"
+        ) from None
+    unknown = [name for name in workload.precision if name not in RECIPES]
+    if unknown:
+        raise QueryError(
+            f"{query.locate(('workload', 'precision'))}: {unknown[0]!r} is no training precision (known: {', '.join(RECIPES)})"
+        )
+    try:
+        state = operations.optimizer_bytes(workload.optimizer)
+    except UnknownValue as error:
+        raise QueryError(f"{query.locate(('workload', 'optimizer'))}: {error}") from None
+    length = workload.length
+    try:
+        shape_of(model, Q(float(length), "token"))
+    except UnknownValue as error:
+        raise QueryError(f"{query.locate(('workload', 'model'))}: {error}") from None
+    return Task(
+        model=model,
+        job=TrainingJob(Q(float(length), "token"), float(workload.sequences)),
+        stack=software,
+        precisions=workload.precision,
+        choices=choices_of(model, length, workload.sequences, ways, query.parallelism, workload.offload),
+        constants=training_constants(),
+        optimizer_bytes=state,
+        pessimistic=query.rank == "pessimistic",
+        slowdown=slowdown,
+    )
+
+
+def _tokens(query: TrainQuery, model: Transformer) -> Quantity:
+    """Given, or bought by the compute budget, or compute-optimal (wall 11)."""
+    if query.workload.tokens is not None:
+        return query.workload.tokens.to("token")
+    if query.workload.compute is not None:
+        one = algorithm.training_operations(model.active_parameters, Q(1.0, "token"))
+        return Q(float((query.workload.compute / one).m_as("")), "token")
+    return Q(OPTIMAL_RATIO * model.active_parameters, "token")
+
+
+def _deadline(query: TrainQuery, start: date) -> Quantity | None:
+    if query.deadline is None or isinstance(query.deadline, Quantity):
+        return query.deadline
+    days = (date.fromisoformat(query.deadline) - start).days
+    if days <= 0:
+        raise QueryError(f"{query.locate(('deadline',))}: {query.deadline} is in the past: the job starts on {start.isoformat()}")
+    return Q(float(days), "day")
+
+
+def finish_date(start: date, time: Quantity) -> str:
+    """The day on which a job that takes `time` is done."""
+    return (start + timedelta(days=float(time.m_as("day")))).isoformat()
+
+
+def _check_degrees(query: TrainQuery, model: Transformer) -> None:
+    """Degrees that no layout of this model and stack can have."""
+    narrowed, length = query.parallelism, query.workload.length
+    limits = {
+        "pipeline": (model.layers, f"{model.name} has {model.layers} layers"),
+        "tensor": (model.heads, f"{model.name} has {model.heads} heads"),
+        "expert": (max(model.experts, 1), f"{model.name} has {model.experts} experts"),
+        "context": (max(length // 2, 1), f"a sequence has {length} tokens"),
+    }
+    for name, (most, reason) in limits.items():
+        degrees = getattr(narrowed, name)
+        fewest = None if degrees is None else int(degrees.split("..")[0]) if isinstance(degrees, str) else min(degrees)
+        if fewest is not None and fewest > most:
+            raise QueryError(f"{query.locate(('parallelism', name))}: {fewest} is too many: {reason}")
+    if isinstance(narrowed.tensor, tuple) and all(model.heads % degree for degree in narrowed.tensor):
+        raise QueryError(
+            f"{query.locate(('parallelism', 'tensor'))}: {' and '.join(map(str, narrowed.tensor))} cannot divide the "
+            f"{model.heads} heads of {model.name}"
+        )
+    _check_product(query)
+    ways = ways_of(query.workload.stack)
+    for name in ("tensor", "pipeline", "context", "expert"):
+        degrees = getattr(narrowed, name)
+        if degrees is not None and not getattr(ways, name) and degrees != "1..1" and 1 not in _first(degrees):
+            raise QueryError(
+                f"{query.locate(('parallelism', name))}: the stack {query.workload.stack} has no {name} parallelism; expected 1"
+            )
+    if narrowed.sharding is not None and not set(narrowed.sharding) & set(ways.sharding):
+        raise QueryError(
+            f"{query.locate(('parallelism', 'sharding'))}: the stack {query.workload.stack} has only {', '.join(ways.sharding)}"
+        )
+
+
+def _check_product(query: TrainQuery) -> None:
+    """Degrees that are given as single numbers must divide the number of accelerators, if that is given too."""
+    supply, product = query.supply.accelerators, 1
+    factors: list[str] = []
+    for name in ("tensor", "pipeline", "context", "data"):
+        degrees = getattr(query.parallelism, name)
+        if isinstance(degrees, tuple) and len(degrees) == 1:
+            product, factors = product * degrees[0], [*factors, f"{name} {degrees[0]}"]
+    if supply is not None and supply[0] == supply[1] and (supply[0] % product or (len(factors) == 4 and product != supply[0])):
+        raise QueryError(
+            f"{query.locate(('parallelism',))}: {' x '.join(factors)} = {product} does not make {supply[0]} accelerators"
+        )
+
+
+def _first(degrees: tuple[int, ...] | str) -> tuple[int, ...]:
+    return (int(degrees.split("..")[0]),) if isinstance(degrees, str) else degrees
+
+
+def _privacy(query: TrainQuery, steps: int) -> tuple[float, float | None]:
+    """(slowdown, noise multiplier) of DP-SGD (wall 20); one pass over the tokens."""
+    privacy = query.workload.privacy
+    if privacy is None:
+        return 1.0, None
+    cost = operations.private_overhead(privacy.method)
+    try:
+        noise = operations.noise_multiplier(privacy.epsilon, privacy.delta, 1.0 / steps, steps)
+    except ImpossibleValue as error:
+        raise QueryError(f"{query.locate(('workload', 'privacy'))}: {error}") from None
+    return (cost.high if query.rank == "pessimistic" else cost.typical), float(noise)
+
+
+def _store(query: TrainQuery, catalog: Catalog) -> Store:
+    record = space.find(query, catalog, "storage", query.storage.name, ("storage", "name"))
+    if record.read_bandwidth is None or record.write_bandwidth is None:
+        raise QueryError(f"{query.locate(('storage', 'name'))}: the bandwidth of {record.name} is unknown")
+    if record.unit == "node":
+        return Store(record.name, (record.read_bandwidth, record.max_read), (record.write_bandwidth, record.max_write))
+    if record.unit == "system":
+        units = query.storage.units or 1
+    elif query.storage.units is None:
+        raise QueryError(
+            f"{query.locate(('storage', 'name'))}: {record.name} has its bandwidth per {record.unit}; say how many with units"
+        )
+    else:
+        units = query.storage.units
+
+    def together(each: Quantity, most: Quantity | None) -> Quantity:
+        total = units * each
+        return total if most is None or total <= most else most
+
+    return Store(
+        record.name,
+        (None, together(record.read_bandwidth, record.max_read)),
+        (None, together(record.write_bandwidth, record.max_write)),
+    )
+
+
+def _mtbf(query: TrainQuery, catalog: Catalog) -> tuple[Quantity, Quantity, Quantity]:
+    given = query.reliability.mtbf
+    if given is not None:
+        return (given[0], given[1], given[2]) if len(given) == 3 else (given[0], given[0], given[0])
+    hours = sorted(record.mtbf_accelerator.m_as("hour") for record in whole_jobs(catalog) if record.mtbf_accelerator is not None)
+    return Q(hours[0], "hour"), Q(float(np.median(hours)), "hour"), Q(hours[-1], "hour")
+
+
+def whole_jobs(catalog: Catalog) -> list[Interruptions]:
+    """Of the records of one run, the one that counts most interruptions: the others count one cause each."""
+    runs: dict[tuple[object, ...], Interruptions] = {}
+    for name, record in catalog.reliability.items():
+        if record.mtbf_accelerator is None:
+            continue
+        key: tuple[object, ...] = (record.accelerators, str(record.period)) if record.period is not None else (name,)
+        other = runs.get(key)
+        if other is None or other.mtbf_accelerator is None or record.mtbf_accelerator < other.mtbf_accelerator:
+            runs[key] = record
+    return list(runs.values())
+
+
+def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Offer]) -> list[Offer]:
+    """Offers whose instances can make up the number of accelerators asked for, in a number format that the chip has."""
+    offers = list(offers)
+    if query.supply.accelerators is not None and offers:
+        low, high = query.supply.accelerators
+        whole = [offer for offer in offers if high // offer.accelerators * offer.accelerators >= low]
+        if not whole:
+            sizes = sorted({offer.accelerators for offer in offers})
+            asked = str(low) if low == high else f"{low} to {high}"
+            raise QueryError(
+                f"{query.locate(('supply', 'accelerators'))}: {asked} accelerators are no multiple of an instance "
+                f"(instances have {', '.join(map(str, sizes))})"
+            )
+        offers = whole
+    chips = {offer.accelerator: catalog.chips[offer.accelerator] for offer in offers}
+    able = {name for name, chip in chips.items() if any(RECIPES[p][1] in chip.peak for p in query.workload.precision)}
+    if chips and not able:
+        known = sorted({p for chip in chips.values() for p in RECIPES if RECIPES[p][1] in chip.peak})
+        raise QueryError(
+            f"{query.locate(('workload', 'precision'))}: {' and '.join(chips)} cannot multiply in "
+            f"{' or '.join(query.workload.precision)}, only in {', '.join(known)}"
+        )
+    return [offer for offer in offers if offer.accelerator in able]

@@ -1,0 +1,30 @@
+"""What reports state the objective in."""
+
+from __future__ import annotations
+
+from ..query import TrainQuery
+from .job import UNITS
+
+# Resource -> (unit of reports, integers of the program in one of it).
+_SHOWN = {
+    "cost": ("USD", 1e2),
+    "carbon": ("tCO2e", 1e6),
+    "time": ("days", 86400.0),
+    "chips": ("chips", 1.0),
+    "energy": ("MWh", 1e6),
+    "power": ("kW", 1e3),
+}
+
+
+def in_units(query: TrainQuery, value: float | None) -> float | None:
+    """An integer of the program as the number that reports state."""
+    return None if value is None else value / _SHOWN[_resource(query)][1]
+
+
+def unit_of(query: TrainQuery) -> str:
+    """The unit of that number."""
+    return _SHOWN[_resource(query)][0]
+
+
+def _resource(query: TrainQuery) -> str:
+    return query.minimize if query.minimize in UNITS else "cost"

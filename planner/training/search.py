@@ -1,0 +1,299 @@
+"""The best layouts on N accelerators, proven: bounds first, then memory, then the exact step time of what may still win.
+
+A bound never exceeds the exact time (`bound_of`); strategies are evaluated in its order until it exceeds the worst of the
+best found. What a bound discards cannot win, so the result equals that of full enumeration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import training, training_memory
+from models.training import Layouts, TrainingJob
+from models.training_constants import Constants, Setting, Stack
+from models.training_job import adam_state, fullest_stage, offload_time, stretched, uneven_stretch
+from zoo.architecture import embedding_parameters
+from zoo.specs import Accelerator, Transformer
+from zoo.units import Q, Quantity
+
+from .layouts import Choices, Cores, Strategies, cores_of, count_of, layouts_of, strategies_of
+
+_BATCH = 8192  # strategies evaluated at once: large enough for arrays to pay, small enough that bounds stop early
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained, with what: everything about a step but the machine and the layout."""
+
+    model: Transformer
+    job: TrainingJob
+    stack: Stack
+    precisions: tuple[str, ...]
+    choices: Choices
+    constants: Constants
+    optimizer_bytes: Quantity  # of state per parameter
+    pessimistic: bool
+    slowdown: float = 1.0  # of private training
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What offloaded optimizer state needs of a host, per accelerator; None where it is not known."""
+
+    link: Quantity | None
+    memory_bandwidth: Quantity
+    memory: Quantity | None
+
+
+@dataclass(slots=True)
+class Counted:
+    """How many strategies there were, what removed them, and how many were evaluated."""
+
+    strategies: int = 0
+    memory: int = 0
+    bound: int = 0
+    evaluated: int = 0
+
+    def add(self, other: Counted) -> None:
+        for name in Counted.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Exact figures of strategies; arrays. `ranked` [s] is what the search minimises."""
+
+    total: Floats
+    low: Floats
+    high: Floats
+    parts: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    def ranked(self, pessimistic: bool) -> Floats:
+        return self.high if pessimistic else self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One of the best: a layout (arrays of one), whether optimizer state is offloaded, and its ranked time [s]."""
+
+    layout: Layouts
+    offloaded: bool
+    ranked: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The best layouts, best first, and what became of all others."""
+
+    found: tuple[Found, ...]
+    counted: Counted = field(default_factory=Counted)
+
+
+def search(
+    task: Task,
+    accelerator: Accelerator,
+    accelerators: int,
+    host: Host,
+    top: int = 1,
+    cutoff: float = np.inf,
+    prune: bool = True,
+    floors: Mapping[str, float] | None = None,
+) -> Result:
+    """The `top` fastest layouts on `accelerators` with a ranked step time of at most `cutoff` [s], proven.
+
+    floors: `floor_of` of each number format, where it is known. prune: False evaluates every strategy that fits (the same
+    result; for tests). Raises UnknownValue where the chip's record lacks a figure.
+    Equal times are ordered as they are enumerated.
+    """
+    counted = Counted()
+    best: list[Found] = []
+
+    def worst() -> float:
+        return min(cutoff, best[-1].ranked) if len(best) == top else cutoff
+
+    cores = cores_of(accelerators, task.choices)
+    blocks = []
+    for precision in task.precisions if len(cores) else ():
+        sizes = count_of(cores, task.choices, accelerator.scale_up_domain)
+        counted.strategies += int(sizes.sum())
+        if prune and floors is not None and machine_bound(task, accelerator, accelerators, floors[precision]) > cutoff:
+            counted.bound += int(sizes.sum())
+            continue
+        bound = core_bound(task, accelerator, cores, precision)
+        order = np.argsort(bound, kind="stable")
+        edges = np.searchsorted(np.cumsum(sizes[order]), np.arange(_BATCH, sizes.sum() + _BATCH, _BATCH), side="left") + 1
+        for at in np.split(order, np.unique(np.minimum(edges, len(order)))):
+            if len(at):
+                blocks.append((float(bound[at[0]]), precision, at, bound, sizes))
+    for least, precision, at, bound, sizes in sorted(blocks, key=lambda block: block[0]):
+        if prune:
+            lost = bound[at] > worst()
+            counted.bound += int(sizes[at[lost]].sum())
+            at = at[~lost]
+        if not len(at) or (prune and least > worst()):
+            continue
+        every = strategies_of(cores.at(at), task.choices, precision, accelerator.scale_up_domain)
+        fitting = np.flatnonzero(fits(task, accelerator, every, host)) if len(every) else np.arange(0)
+        counted.memory += len(every) - len(fitting)
+        counted.evaluated += len(fitting)
+        if len(fitting):
+            part = _part(every, fitting)
+            ranked = step_of(task, accelerator, part, host).ranked(task.pessimistic)
+            good = np.flatnonzero(ranked <= worst())
+            good = good[np.argsort(ranked[good], kind="stable")[:top]]
+            best = sorted([*best, *(_found(part, int(i), float(ranked[i])) for i in good)], key=lambda f: f.ranked)[:top]
+    return Result(tuple(best), counted)
+
+
+def _found(part: Strategies, i: int, ranked: float) -> Found:
+    return Found(training.take(part.layouts, np.array([i])), bool(part.offloaded[i]), ranked)
+
+
+def _part(strategies: Strategies, index: NDArray[np.intp]) -> Strategies:
+    return Strategies(training.take(strategies.layouts, index), strategies.offloaded[index], strategies.core[index])
+
+
+# ---------------------------------------------------------------------------------------------------------------- exact
+
+
+def step_of(task: Task, accelerator: Accelerator, strategies: Strategies, host: Host) -> Step:
+    """The exact step time of strategies: the forward model, with uneven stages, offload and private training on top."""
+    step = training.step_time(task.model, accelerator, task.job, strategies.layouts, task.stack, task.constants)
+    layouts = strategies.layouts
+    parts = {name: part.to("s") for name, part in step.parts.items()}
+    parts["uneven_stages"] = stretched(parts, stretch_of(task, layouts))
+    if np.any(strategies.offloaded) and host.link is not None:
+        state = adam_state(training.run_of(task.model, accelerator, task.job, layouts, task.stack))
+        added = offload_time(state, host.link, host.memory_bandwidth)
+        parts["offload"] = np.where(strategies.offloaded, 1.0, 0.0) * added.to("s")
+    if task.slowdown > 1:
+        parts["private"] = (task.slowdown - 1) * _total(parts)
+    total = np.asarray(_total(parts).m_as("s"), float)
+    width = np.asarray((step.high / step.total).m_as(""), float)
+    return Step(total, total / width, total * width, parts, step.notes)
+
+
+def _total(parts: Mapping[str, Quantity]) -> Quantity:
+    total = Q(0.0, "s")
+    for part in parts.values():
+        total = total + part
+    return total
+
+
+def stretch_of(task: Task, layouts: Layouts) -> Any:
+    """How much uneven stages stretch what layers take."""
+    model = task.model
+    per_layer = max(model.active_parameters - embedding_parameters(model), 1.0) / model.layers
+    logits = model.vocab * model.hidden / per_layer
+    return uneven_stretch(model.layers, layouts.pipeline_parallel, layouts.virtual_stages, logits)
+
+
+def memory_of(task: Task, accelerator: Accelerator, strategies: Strategies) -> training_memory.Memory:
+    """Memory on the fullest accelerator: the forward model with the layers of the fullest stage and the optimizer's own state."""
+    layouts = strategies.layouts
+    memory = training_memory.memory(task.model, accelerator, task.job, layouts, task.stack, task.constants)
+    layers = task.model.layers
+    fuller = fullest_stage(layers, layouts.pipeline_parallel, layouts.virtual_stages) * layouts.pipeline_parallel / layers
+    state = adam_state(training.run_of(task.model, accelerator, task.job, layouts, task.stack))
+    share = np.where(strategies.offloaded, 0.0, (task.optimizer_bytes / Q(12.0, "byte")).m_as(""))
+    parts = dict(memory.parts)
+    parts["states"] = (parts["states"] - (1 - share) * state) * fuller
+    parts["activations"] = parts["activations"] * fuller
+    total = Q(0.0, "byte")
+    for part in parts.values():
+        total = total + part
+    return replace(memory, parts=parts, peak=total)
+
+
+def fits(task: Task, accelerator: Accelerator, strategies: Strategies, host: Host) -> NDArray[np.bool_]:
+    """Whether the expected peak stays within the accelerator, and offloaded state within the host."""
+    good = np.asarray(memory_of(task, accelerator, strategies).fits) & np.full(len(strategies), True)
+    if np.any(strategies.offloaded):
+        if host.link is None or host.memory is None:
+            return good & ~strategies.offloaded
+        layouts = strategies.layouts
+        state = adam_state(training.run_of(task.model, accelerator, task.job, layouts, task.stack))
+        good &= ~strategies.offloaded | np.asarray(state.m_as("byte") <= host.memory.m_as("byte"))
+    return good
+
+
+# --------------------------------------------------------------------------------------------------------------- bounds
+
+
+def core_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: str) -> Floats:
+    """A lower bound on the ranked time [s] of every strategy of each core.
+
+    The exact step without what depends on the strategy: nothing recomputed, norms split over tensor ranks, gradients
+    accumulated and states updated on the smallest share, and neither gathers nor a reduction. Each of these only adds time.
+    """
+    n = len(cores)
+    sequence = cores.tensor > 1 if task.choices.ways.sequence_parallel else np.full(n, False)
+    layouts = layouts_of(
+        cores, precision, sequence, np.full(n, training.NONE), np.full(n, 3), np.full(n, False), np.full(n, False)
+    )
+    settings = [Setting(task.stack, accelerator.name, precision, task.model.experts > 0, sharded) for sharded in (False, True)]
+    resolved = [task.constants.resolve([setting]) for setting in settings]
+    widths = [task.constants.half_width(setting, task.model.name) if task.pessimistic else 0.0 for setting in settings]
+    constants = {name: _single(value) for name, value in resolved[0].items()}
+    _, parts = training.evaluate(training.run_of(task.model, accelerator, task.job, layouts, task.stack), constants)
+    lag = training.straggling(layouts.accelerators, Q(1.0, "s"), constants["straggler_growth"]) / Q(1.0, "s")
+    gathers = parts.pop("gathers")
+    parts["bubble"] = parts["bubble"] - lag * gathers
+    parts.pop("reduction")
+    total = _total(parts) + stretched(parts, stretch_of(task, layouts))
+    factor = min(_single(c["time_factor"]) / constants["time_factor"] * np.exp(w) for c, w in zip(resolved, widths, strict=True))
+    return np.asarray(total.m_as("s") * factor * max(task.slowdown, 1.0) * (1 - 1e-9), float)
+
+
+def _single(value: Any) -> Any:
+    """A constant of one setting as a single value."""
+    return Q(float(value.magnitude[0]), value.units) if isinstance(value, Quantity) else float(value[0])
+
+
+def floor_of(task: Task, accelerator: Accelerator, precision: str) -> float:
+    """A lower bound on ranked time x accelerators [s] of every layout, the wait for the slowest apart.
+
+    What no layout divides better than evenly: matrix products and attention at their best efficiency, memory-bound kernels
+    split over all tensor ranks, and logits. No bubble, no communication, nothing recomputed.
+    """
+    model, job = task.model, task.job
+    shape, machine = training.shape_of(model, job.sequence_length), training.machine_of(accelerator, precision, 1.0)
+    hidden, wide, tokens = shape.hidden, shape.ffn_inputs + 1, job.sequence_length.m_as("token")
+    dense = shape.projection_parameters + shape.dense_share * wide * hidden * shape.ffn_hidden
+    dense += shape.expert_share * wide * hidden * shape.shared_hidden
+    experts = shape.expert_share * shape.top_k * wide * hidden * shape.expert_hidden
+    elementwise = shape.dense_share * wide * shape.ffn_hidden + shape.expert_share * 3 * shape.shared_hidden
+    elementwise += shape.query_width + 2 * shape.key_width
+    floors = []
+    for sharded in (False, True):
+        setting = Setting(task.stack, accelerator.name, precision, model.experts > 0, sharded)
+        c = {name: _single(value) for name, value in task.constants.resolve([setting]).items()}
+        rate = machine.peak * c["power_limit"] * c["gemm_efficiency"]
+        flop = Q(2.0 * tokens, "flop")
+        products = flop * shape.work_scale * (dense + experts / max(c["expert_efficiency"], 1.0)) / rate
+        bandwidth = c["bandwidth_efficiency"] * machine.memory_bandwidth
+        kernels = training.memory_bound_time(tokens, hidden, elementwise, 1.0, 1.0, c["elementwise_traffic"], bandwidth)
+        reached = c["flash_efficiency"] if task.stack.fused_attention else c["score_efficiency"] / 2
+        attention = shape.attention_operations / shape.layers / (machine.peak16 * reached)
+        backward = c["flash_backward"] if task.stack.fused_attention else 2.0
+        layer = 3 * (products + kernels * c["unfused_share"]) + (1 + backward) * attention
+        logits = 3 * flop * hidden * shape.vocab / rate + c["logit_traffic"] * tokens * shape.vocab / bandwidth
+        wider = np.exp(task.constants.half_width(setting, model.name)) if task.pessimistic else 1.0
+        factor = c["time_factor"] * wider * max(task.slowdown, 1.0) * task.choices.sequences * (1 - 1e-9)
+        floors.append(factor * (shape.layers * layer + logits).m_as("s"))
+    return float(min(floors))
+
+
+def machine_bound(task: Task, accelerator: Accelerator, accelerators: Any, floor: float) -> Floats:
+    """A lower bound on the ranked time [s] of every layout on each number of accelerators, from `floor_of`."""
+    count = np.asarray(accelerators, float)
+    growth = _single(task.constants.resolve([Setting(task.stack, accelerator.name, task.precisions[0])])["straggler_growth"])
+    return np.asarray(floor / count * (1 + growth * np.log2(np.maximum(count / 8, 1.0))))

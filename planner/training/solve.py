@@ -1,0 +1,220 @@
+"""From a training question to a plan: look up, price columns, prove, check exactly, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+
+from models import training
+
+from .. import cpsat, plan, pyomo_milp
+from ..program import Program, Solution
+from ..query import TrainQuery
+from .check import Decision, Evaluated, evaluate, layout_of, ranked_of
+from .infeasible import why_infeasible
+from .job import accelerator_of
+from .market import MOST, Column, Market, Memory, market_of
+from .plan import TrainPlan
+from .question import Question, question_of
+from .report_units import in_units, unit_of
+from .rows import assemble
+from .search import Result, search
+
+Progress = Callable[[str], None]
+SOLVERS = {"highs": pyomo_milp.solve, "cpsat": cpsat.solve}
+
+
+def solve(query: TrainQuery, progress: Progress = lambda _: None, today: date | None = None) -> TrainPlan:
+    """The best job with its proof, or the reasons why there is none.
+
+    today: the day on which a job starts whose question names no start. Raises QueryError (one line) for names that do not
+    exist and for what cannot go together. Infeasible is a plan whose status says so.
+    """
+    return solve_with_program(query, progress, today)[0]
+
+
+def solve_with_program(
+    query: TrainQuery, progress: Progress = lambda _: None, today: date | None = None
+) -> tuple[TrainPlan, Program]:
+    """`solve`, and the program whose optimum the plan is."""
+    started = time.perf_counter()
+    question = question_of(query, today or date.today())
+    memory: Memory = {}
+    market = market_of(question, progress, memory)
+    program = assemble(market)
+    seconds = float(query.solver.time.m_as("s"))
+    solution, cross, used = prove(program, query.solver.engine, seconds, query.solver.gap)
+    best = _chosen(market, solution)
+    conflict: tuple[plan.Conflict, ...] = ()
+    fixes: tuple[plan.Fix, ...] = ()
+    checked, result = None, Result(())
+    if best is not None:
+        family = market.families[best.family]
+        accelerator = accelerator_of(question, family.machine, best.accelerators)
+        progress("listing the best layouts")
+        result = search(family.task, accelerator, best.accelerators, family.host, query.top)
+        checked = checked_of(question, best)
+    elif solution.status == "infeasible":
+        progress("infeasible: looking for the clash")
+        conflict, fixes = why_infeasible(question, memory, progress)
+    seconds_in_all = time.perf_counter() - started
+    answer = _plan(question, market, program, solution, cross, used, checked, best, result, conflict, fixes, seconds_in_all)
+    return answer, program
+
+
+def prove(program: Program, engine: str, seconds: float, gap: float) -> tuple[Solution, str, float]:
+    """(solution, what the other solver says, seconds)."""
+    started = time.perf_counter()
+    main = "cpsat" if engine == "cpsat" else "highs"
+    solution = SOLVERS[main](program, seconds, gap)
+    cross = "not asked for"
+    if engine == "both":
+        other = cpsat.solve(program, seconds)
+        if other.status != "stopped" and other.objective != solution.objective:
+            raise ArithmeticError(f"the solvers disagree: {solution.objective} and {other.objective} ({other.solver})")
+        verdict = "infeasible" if solution.objective is None else "same optimum"
+        cross = f"{other.solver}: stopped without proof" if other.status == "stopped" else f"{other.solver} agrees: {verdict}"
+    return solution, cross, time.perf_counter() - started
+
+
+def _chosen(market: Market, solution: Solution) -> Column | None:
+    """The column that the solver chose, or its exact equal that is first by the stated order of ties."""
+    if solution.point is None:
+        return None
+    best = market.best
+    if best is None or solution.objective != best.objective:
+        raise ArithmeticError(f"the program's optimum {solution.objective} is not the best column's {best and best.objective}")
+    return best
+
+
+def checked_of(question: Question, best: Column) -> Evaluated:
+    """The chosen column through the forward models alone. Raises ArithmeticError when they contradict the program: a bug."""
+    assert best.found is not None
+    checked = evaluate(question, Decision(best.offer.name, best.accelerators, layout_of(question, best.found)))
+    if checked.violations:
+        raise ArithmeticError(f"the exact check contradicts the program: {checked.violations[0]}")
+    if checked.objective != best.objective:
+        raise ArithmeticError(f"the exact objective {checked.objective} is not the program's {best.objective}")
+    return checked
+
+
+def _plan(
+    question: Question, market: Market, program: Program, solution: Solution, cross: str, used: float, checked: Evaluated | None,
+    best: Column | None, result: Result, conflict: tuple[plan.Conflict, ...], fixes: tuple[plan.Fix, ...], seconds: float,
+) -> TrainPlan:  # fmt: skip
+    query, catalog, counted = question.query, question.catalog, market.counted
+    objective, bound = in_units(query, solution.objective), in_units(query, solution.bound)
+    gap = None
+    if solution.objective is not None and solution.bound is not None:
+        gap = (solution.objective - solution.bound) / max(solution.objective, 1)
+    removed = [plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in market.dropped]
+    if counted.memory:
+        reason = "strategies: their expected peak exceeds the accelerator's memory"
+        removed.append(plan.Removed(wall=2, name="memory", removed=counted.memory, reason=reason))
+    if counted.bound:
+        reason = "strategies: a lower bound of their step time is above the best, or above what the limits leave"
+        removed.append(plan.Removed(wall=14, name="bound", removed=counted.bound, reason=reason))
+    rows = ranked_of(question, market.families[best.family], best.accelerators, result.found) if best is not None else ()
+    return TrainPlan(
+        wallplan=version("wallplan"),
+        name=query.name,
+        kind=query.kind,
+        status=solution.status,  # type: ignore[arg-type]
+        minimize=query.minimize,
+        objective=objective,
+        objective_unit=unit_of(query),
+        query=dated(query, question),
+        query_folder=str(query.folder),
+        totals=checked.totals if checked else {},
+        walls=checked.walls if checked else (),
+        certificate=plan.Certificate(
+            status=solution.status,  # type: ignore[arg-type]
+            objective=objective,
+            lower_bound=bound,
+            gap=gap,
+            unit=unit_of(query),
+            rounds=market.searched,
+            solves=1,
+            solver=solution.solver,
+            cross_check=cross,
+            forward_check="every wall holds" if checked else "no plan to check",
+            columns=len(market.columns),
+            rows=len(program.rows),
+            variables=len(program.variables),
+            seconds=used,
+        ),
+        removed=tuple(removed),
+        assumptions=assumptions_of(question, market, checked),
+        conflict=conflict,
+        fixes=fixes,
+        data={
+            kind: catalog.hash(kind) for kind in ("chips", "models", "offers", "regions", "economics", "storage", "reliability")
+        },
+        candidates=counted.strategies,
+        seconds=seconds,
+        job=checked.job if checked else None,
+        layouts=rows,
+        strategies=counted.strategies,
+        evaluated=counted.evaluated,
+    )
+
+
+def dated(query: TrainQuery, question: Question) -> dict[str, object]:
+    """The question as saved: with the day on which it was asked, so that it means the same tomorrow."""
+    return {**query.to_dict(), "start": question.start.isoformat()}
+
+
+def assumptions_of(question: Question, market: Market, checked: Evaluated | None) -> tuple[plan.Assumption, ...]:
+    """Everything that the answer takes for granted, each with where it comes from."""
+    query = question.query
+    found = [plan.Assumption(text=a.text, source=f"query: {a.path} left out") for a in query.assumptions()]
+    found += [plan.Assumption(text=text, source="models/training.py") for text in training.ASSUMPTIONS]
+    if query.reliability.mtbf is None:
+        low, typical, high = (f"{mtbf.m_as('hour'):,.0f}" for mtbf in question.mtbf)
+        text = (
+            f"one accelerator is interrupted every {typical} h (published runs: {low} to {high} h); days are given for the range"
+        )
+        found.append(plan.Assumption(text=text, source="zoo/data/reliability.csv"))
+    if query.reliability.restart is None:
+        text = f"an interruption costs {question.restart.m_as('min'):g} min besides lost work and reading the checkpoint"
+        found.append(plan.Assumption(text=text, source="models/data/training_job.csv"))
+    if query.workload.tokens is None:
+        how = "the compute budget buys" if query.workload.compute is not None else "20 for each parameter"
+        found.append(
+            plan.Assumption(text=f"tokens: {question.tokens.m_as('token'):.4g}, {how}", source="wall 11, Hoffmann et al. (2022)")
+        )
+    texts = {
+        "a reservation is paid for its whole term": any("reserved" in option for option in query.supply.offers),
+        "storage, data transfer and staff are not counted": True,
+        "as many instances as are chosen can be had; supply.quota limits them": True,
+        "instances that are parts of a board train on their own only: they share its network ports": True,
+        "gradients are sharded (zero2) only where a step has one microbatch; hybrid sharding only without experts": True,
+        "where layers divide unevenly, the step waits for the fullest stage": True,
+        f"counts: whole instances, each up to eight, then eight per doubling (at most {most_of(query):,} accelerators), and up "
+        "to 48 more between the neighbours of the best: the answer is the best of these": query.supply.accelerators is None
+        or query.supply.accelerators[0] != query.supply.accelerators[1],
+    }
+    found += [plan.Assumption(text=text, source="planner/training") for text, holds in texts.items() if holds]
+    draw = question.catalog.economics_value("average draw as fraction of TDP, training")
+    text = f"training accelerators draw {draw.typical:.0%} of their TDP on average, their servers' hosts the nameplate part"
+    found.append(plan.Assumption(text=text, source=draw.source.text))
+    if checked is not None:
+        found += [plan.Assumption(text=text, source="models/data, zoo/data") for text in checked.assumptions]
+    return tuple(found)
+
+
+def most_of(query: TrainQuery) -> int:
+    """The most accelerators of the grid."""
+    bounds = [b for b in (query.limits.chips, query.supply.accelerators[1] if query.supply.accelerators else None) if b]
+    return min([*bounds] or [MOST])
+
+
+def reload(saved: TrainPlan) -> tuple[Question, Decision]:
+    """What `evaluate` needs, from a plan file alone."""
+    query = TrainQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    if saved.job is None:
+        raise ValueError("the plan has no job")
+    question = question_of(query, date.fromisoformat(saved.job.start))
+    return question, Decision(saved.job.offer, saved.job.accelerators, saved.job.layout)

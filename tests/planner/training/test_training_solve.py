@@ -1,0 +1,230 @@
+"""Training questions end to end: plans, monotonicity, evaluation, errors, the command line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from planner.cli import app
+from planner.query import Query, QueryError, TrainQuery, load
+from planner.training.check import evaluate
+from planner.training.plan import TrainPlan
+from planner.training.solve import reload, solve
+
+TODAY = date(2026, 11, 23)
+EXAMPLES = Path(__file__).parents[3] / "examples"
+BASE: dict[str, Any] = {
+    "schema": "wallplan/v1",
+    "kind": "train",
+    "name": "small",
+    "workload": {
+        "model": "llama-3.1-8b", "tokens": "100e9 token", "sequence_length": 4096, "global_batch": 256, "stack": "megatron-core",
+    },
+    "supply": {"chips": ["a100-sxm-80gb", "h100-sxm"], "accelerators": [8, 256]},
+    "regions": {"allow": ["aws/*", "gcp/*"]},
+    "minimize": "cost",
+}  # fmt: skip
+
+
+def question(**changes: Any) -> TrainQuery:
+    data = copy.deepcopy(BASE)
+    for path, value in changes.items():
+        place: Any = data
+        *parents, last = path.split("__")
+        for key in parents:
+            place = place.setdefault(key, {})
+        if value is None:
+            place.pop(last, None)
+        else:
+            place[last] = value
+    query = Query.from_dict(data)
+    assert isinstance(query, TrainQuery)
+    return query
+
+
+def best(**changes: Any) -> TrainPlan:
+    plan = solve(question(**changes), today=TODAY)
+    assert plan.status == "optimal" and plan.job is not None and plan.objective == plan.certificate.lower_bound
+    return plan
+
+
+def test_a_plan_is_evaluated_to_the_same_figures_from_its_file(tmp_path: Path) -> None:
+    plan = best(deadline="30 day")
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    saved = TrainPlan.load(path)
+    assert saved == plan
+    checked = evaluate(*reload(saved))
+    assert checked.job == plan.job and checked.walls == plan.walls and checked.totals == plan.totals
+    assert not checked.violations
+    job = plan.job
+    assert job is not None
+    assert sum(job.step_parts_s.values()) == pytest.approx(job.step_s, rel=1e-9)
+    assert sum(job.memory_gib.values()) == pytest.approx(job.memory_peak_gib, rel=1e-9)
+    assert job.step_low_s < job.step_s < job.step_high_s == job.ranked_step_s
+    # cost by hand: instances x price x hours
+    assert job.cost_usd == pytest.approx(job.instances * job.price_usd_per_h * job.days * 24, rel=1e-9)
+    # time by hand: steps x step / goodput
+    assert job.days == pytest.approx(job.steps * job.ranked_step_s / job.goodput / job.fed / 86400, rel=1e-9)
+    assert job.days_low < job.days < job.days_high
+
+
+def test_a_longer_deadline_is_never_dearer_and_more_money_never_slower() -> None:
+    costs = [best(deadline=f"{days} day").objective for days in (12, 20, 60)]
+    assert costs == sorted(costs, reverse=True)
+    cheapest = costs[-1]
+    assert cheapest is not None
+    times = [best(minimize="time", limits__cost=f"{factor * cheapest} USD").objective for factor in (1.001, 1.3, 3)]
+    assert times == sorted(times, reverse=True)
+
+
+def test_objectives_are_each_best_at_their_own() -> None:
+    plans = {name: best(minimize=name) for name in ("cost", "carbon", "time", "chips", "energy")}
+    keys = {"cost": "cost_usd", "carbon": "carbon_tco2e", "time": "days", "chips": "accelerators", "energy": "energy_mwh"}
+    for name, key in keys.items():
+        least = plans[name].totals[key]
+        assert all(least <= plan.totals[key] * (1 + 1e-6) for plan in plans.values()), name
+
+
+def test_both_solvers_agree() -> None:
+    assert "agrees" in best(solver__engine="both", deadline="30 day", limits__power="200 kW").certificate.cross_check
+    assert best(solver__engine="cpsat").objective == best().objective
+
+
+def test_a_coarse_oracle_over_counts_and_offers_finds_nothing_better() -> None:
+    """Every fixed count of the grid solved on its own: the best of them is the answer."""
+    plan = best(minimize="cost", deadline="20 day", supply__chips=["h100-sxm"], supply__accelerators=[8, 128])
+    singles = []
+    for count in (8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128):
+        one = solve(question(deadline="20 day", supply__chips=["h100-sxm"], supply__accelerators=count), today=TODAY)
+        if one.objective is not None:
+            singles.append(one.objective)
+    assert plan.objective is not None and plan.objective <= min(singles) * (1 + 1e-9)
+
+
+def test_quota_and_spares_and_sharing_count() -> None:
+    assert best(supply__quota=[{"chips": 64}], minimize="time").totals["accelerators"] <= 64
+    spared = best(reliability__spares=0.1, supply__accelerators=64)
+    assert spared.job is not None and spared.job.spare_instances >= 1
+    shared = best(sharing__arrivals="3/year", deadline="60 day")
+    assert shared.job is not None and shared.job.wait_days > 0 and shared.job.days + shared.job.wait_days <= 60
+    private = best(workload__privacy={"epsilon": 8, "delta": 1e-6}, supply__accelerators=64)
+    plain = best(supply__accelerators=64)
+    assert private.totals["days"] > 2 * plain.totals["days"]
+    assert any(wall.number == 20 for wall in private.walls)
+
+
+def test_reservations_are_paid_for_their_term() -> None:
+    plan = best(supply__offers=["reserved-1y"], supply__accelerators=64)
+    assert plan.job is not None
+    assert plan.job.cost_usd == pytest.approx(plan.job.instances * plan.job.price_usd_per_h * 24 * 365.25, rel=0.01)
+
+
+def test_open_tokens_are_compute_optimal() -> None:
+    plan = best(workload__tokens=None, supply__accelerators=64)
+    assert plan.job is not None and plan.job.tokens == pytest.approx(20 * 8.03e9, rel=0.01)
+    bought = best(workload__tokens=None, workload__compute="1e22 FLOP", supply__accelerators=64)
+    assert bought.job is not None and bought.job.tokens == pytest.approx(1e22 / 6 / 8.03e9, rel=0.01)
+
+
+def test_infeasible_names_the_clash_and_the_least_move() -> None:
+    plan = solve(question(deadline="1 day", supply__accelerators=64), today=TODAY)
+    assert plan.status == "infeasible" and plan.job is None
+    assert any(c.clause == "deadline" for c in plan.conflict)
+    fix = next(f for f in plan.fixes if f.clause == "deadline")
+    repaired = solve(question(deadline=fix.value, supply__accelerators=64), today=TODAY)
+    assert repaired.status == "optimal"
+
+
+ERRORS = [
+    ({"workload__global_batch": "1e6 token"}, "workload.global_batch", "no whole number"),
+    ({"parallelism__data": 7}, "parallelism.data", "cannot be divided"),
+    ({"parallelism__microbatch": 7}, "parallelism.microbatch", "cannot be divided"),
+    ({"parallelism__pipeline": 64}, "parallelism.pipeline", "32 layers"),
+    ({"parallelism__tensor": 7}, "parallelism.tensor", "32 heads"),
+    ({"parallelism__tensor": 8, "parallelism__pipeline": 3, "supply__accelerators": 64}, "parallelism", "does not make 64"),
+    ({"deadline": "2020-01-01"}, "deadline", "in the past"),
+    ({"deadline": "soon"}, "deadline", "or a date"),
+    ({"start": "2026-13-01"}, "start", "no date"),
+    ({"workload__precision": ["fp8"], "supply__chips": ["a100-sxm-80gb"]}, "workload.precision", "cannot multiply in fp8"),
+    ({"workload__precision": ["fp64"]}, "workload.precision", "no training precision"),
+    ({"supply__chips": ["h20"]}, "supply.chips[0]", "nobody offers"),
+    ({"supply__chips": ["h101"]}, "supply.chips[0]", "did you mean"),
+    ({"supply__chips": ["trainium2"], "supply__accelerators": 100, "regions": None}, "supply.accelerators", "no multiple"),
+    ({"workload__stack": "nemoo"}, "workload.stack", "did you mean 'nemo'"),
+    ({"workload__optimizer": "adamx"}, "workload.optimizer", "did you mean"),
+    ({"workload__model": "resnet-50"}, "workload.model", "train plans need"),
+    ({"storage__name": "s3-standard/us-east-1"}, "storage.name", "units"),
+    ({"limits__cost": "500 USD/h"}, "limits.cost", "expected money"),
+    ({"limits__chips": 4}, "limits.chips", "contradict"),
+    ({"minimize": "speed"}, "minimize", "no objective"),
+    ({"minimize": "cost + carbon.price * carbon"}, "minimize", "no price"),
+    ({"workload__compute": "1e22 FLOP"}, "workload.compute", "keep one"),
+    ({"workload__stack": "fsdp", "parallelism__tensor": 8}, "parallelism.tensor", "no tensor parallelism"),
+    ({"workload__stack": "fsdp", "parallelism__sharding": ["zero1"]}, "parallelism.sharding", "has only"),
+    ({"parallelism__tenser": 8}, "parallelism.tenser", "did you mean"),
+    ({"workload__privacy": {"epsilon": 0.001, "delta": 1e-6}}, "workload.privacy", "below"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key", "words"), ERRORS, ids=[str(i) for i in range(len(ERRORS))])
+def test_what_cannot_go_together_is_one_line(changes: dict[str, Any], key: str, words: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        solve(question(**changes), today=TODAY)
+    assert len(caught.value.lines) == 1 and "\n" not in str(caught.value)
+    assert f"<python>: {key}: " in str(caught.value) and words in str(caught.value)
+
+
+def test_a_training_question_round_trips() -> None:
+    query = question(
+        deadline="2027-03-01", parallelism={"tensor": [4, 8], "pipeline": "1..8", "microbatch": 1},
+        reliability={"mtbf": ["8000 h", "40000 h", "80000 h"]},
+    )  # fmt: skip
+    for copy_ in (Query.from_dict(query.to_dict()), Query.from_dict(query.to_dict(complete=True))):
+        assert copy_ == query and copy_.digest() == query.digest()
+    assert question(deadline="60 day") == question(deadline="1440 h")
+    assert {c.path for c in query.clauses()} >= {"deadline", "parallelism.tensor", "supply.accelerators", "workload.tokens"}
+
+
+def test_example_of_fixed_chips_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    run = CliRunner()
+    result = run.invoke(app, ["solve", str(EXAMPLES / "train-gpt3-512xa100.yaml"), "-o", str(path), "-f", "json", "-q"])
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan["status"] == "optimal" and len(plan["layouts"]) == 10 and plan["certificate"]["gap"] == 0
+    assert plan["strategies"] > 300_000 and plan["seconds"] < 30
+    for format in ("table", "json", "csv", "md"):
+        assert run.invoke(app, ["evaluate", str(path), "-f", format]).exit_code == 0
+    for format in ("table", "csv", "md"):
+        assert run.invoke(app, ["solve", str(EXAMPLES / "train-gpt3-512xa100.yaml"), "-f", format, "-q"]).exit_code == 0
+
+
+def test_exit_codes_on_the_command_line() -> None:
+    run, file = CliRunner(), str(EXAMPLES / "train-gpt3-512xa100.yaml")
+    assert run.invoke(app, ["check", file]).exit_code == 0
+    wrong = run.invoke(app, ["solve", file, "--set", "parallelism.pipeline=128"])
+    assert wrong.exit_code == 2 and "96 layers" in wrong.stderr and wrong.stderr.count("\n") == 1
+    assert run.invoke(app, ["solve", file, "-q", "--set", "deadline=2 day", "--set", "regions.allow=[aws/*]"]).exit_code == 3
+
+
+def test_example_of_open_counts() -> None:
+    plan = solve(load(EXAMPLES / "train-llama405b.yaml"), today=TODAY)  # type: ignore[arg-type]
+    assert plan.status == "optimal" and plan.job is not None and plan.job.days <= 120 and plan.job.power_kw <= 40_000
+
+
+def test_every_example_of_a_key_is_valid() -> None:
+    from planner.query import query_schema
+
+    for name, key in query_schema()["$defs"]["TrainQuery"]["properties"].items():
+        for example in key["examples"]:
+            if name not in ("zoo", "uncertain", "kind", "schema"):
+                with_price = {"price": "1 USD/tCO2e"} | example if name == "carbon" else example
+                query = question(carbon={"price": "1 USD/tCO2e"}).set(name, with_price)
+                assert Query.from_dict(query.to_dict()) == query
