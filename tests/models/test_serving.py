@@ -222,8 +222,8 @@ def test_unknown_engine_is_one_line() -> None:
 def test_pool_against_simulation(slots, replicas, prompt, output, share, variability) -> None:  # type: ignore[no-untyped-def]
     """Percentiles of TTFT and TPOT of the pool model against continuous batching simulated event by event.
 
-    Found: TPOT is an upper bound, 20 to 75 % above p50 below saturation; TTFT p50 within 35 %; p99 from 25 % below (bursts, cv^2 = 4) to 130 %
-    above (exponential prefill is harsher than the prompts of one length that are simulated).
+    Found: TPOT is an upper bound, 20 to 75 % above p50 below saturation; TTFT p50 within 35 %; p99 from 25 % below
+    (bursts, cv^2 = 4) to 130 % above (exponential prefill is harsher than the prompts of one length that are simulated).
     """
     each = replica(np.arange(1.0, slots + 1), prompt, output)
     r = replica([float(slots)], prompt, output)
@@ -232,7 +232,8 @@ def test_pool_against_simulation(slots, replicas, prompt, output, share, variabi
     increment = float((r.tpot - r.decode_step).m_as("s")[0]) * output / (slots - 1)
     network = float((r.first_token_delay - serving_constants(H100).step_wait * r.decode_step).m_as("s")[0])
     seen = simulate(
-        rate, replicas, slots, prompt, output, lambda k: float(decode[k - 1]), increment, network, 8 * slots * replicas, variability
+        rate, replicas, slots, prompt, output, lambda k: float(decode[k - 1]), increment, network,
+        8 * slots * replicas, variability,
     )  # fmt: skip
     pool = (r.prefill_time, r.first_token_delay, np.array([replicas * 1.0]), np.array([replicas * slots * 1.0]), r.residence)
     for percentile, low, high in ((0.5, 0.65, 1.35), (0.99, 0.65, 2.5)):
