@@ -105,7 +105,7 @@ def _row(record: Any) -> dict[str, str]:
         "read GB/s": _in(record.read_bandwidth, "GB/s"),
         "write GB/s": _in(record.write_bandwidth, "GB/s"),
         "per": record.unit,
-        "USD/GB/month": _in(record.price, "USD/GB"),
+        "USD/GB/month": _in(record.price, "USD/GB/month"),
     }
 
 
