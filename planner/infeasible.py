@@ -173,16 +173,21 @@ def _fix(move: Move, clause: str, change: str, asker: Asker) -> plan.Fix:
 def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
     """The least move of one clause that makes the question feasible while `relaxed` are taken out; None when none does.
 
-    Exact: one step less (`_step`) is still infeasible. What has no size (a list of chips, of regions) is dropped whole.
+    Exact: one step less (`_step`) is still infeasible. What has no size (a list of chips, of regions) is dropped whole, and so
+    is a latency that no finite move repairs (a pool at saturation has no finite TTFT).
     """
     if clause.path.startswith("limits."):
         return _least_limit(query, clause, asker, relaxed)
     value = _value(query, parse_path(clause.path))
     if clause.path.startswith("supply.quota"):
         return _least_count(query, clause, asker, relaxed)
+
+    def dropped() -> Move | None:
+        rest = without(query, [clause])
+        return Move(rest, "dropped") if asker.feasible(without(rest, relaxed)) else None
+
     if not (clause.path.startswith(("sla.ttft", "sla.tpot")) or clause.path.endswith("rate")):
-        dropped = without(query, [clause])
-        return Move(dropped, "dropped") if asker.feasible(without(dropped, relaxed)) else None
+        return dropped()
     size, unit = _step(clause, value)
     at = round((value / unit).m_as("dimensionless") / size)
 
@@ -190,7 +195,7 @@ def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[C
         return query.set(clause.path, _text(steps * size, unit))
 
     found = _first(lambda steps: asker.feasible(without(moved(steps), relaxed)), at, down=clause.path.endswith("rate"))
-    return None if found is None else Move(moved(found), _text(found * size, unit))
+    return dropped() if found is None else Move(moved(found), _text(found * size, unit))
 
 
 def _step(clause: Clause, value: Quantity) -> tuple[float, Quantity]:
