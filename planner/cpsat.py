@@ -7,8 +7,11 @@ from typing import Any
 
 from .program import Program, Solution
 
-# CP-SAT needs finite domains; nothing that Wallplan counts reaches this.
+# CP-SAT needs finite domains, and sums that stay within 64-bit integers at the end of every domain. What has no bound of
+# its own ends at the first of these, or where a sum would leave the integers; fewer than the second would cut off plans.
 _LARGEST_VALUE = 10**9
+_SMALLEST_LARGEST = 10**6
+_LARGEST_SUM = 2**61
 
 
 def model(program: Program) -> tuple[Any, list[Any]]:
@@ -16,7 +19,8 @@ def model(program: Program) -> tuple[Any, list[Any]]:
     from ortools.sat.python import cp_model
 
     m = cp_model.CpModel()
-    x = [m.new_int_var(0, _LARGEST_VALUE if v.upper is None else v.upper, v.name) for v in program.variables]
+    largest = _largest_value(program)
+    x = [m.new_int_var(0, largest if v.upper is None else v.upper, v.name) for v in program.variables]
     for row in program.rows:
         expression = cp_model.LinearExpr.weighted_sum([x[i] for i, _ in row.terms], [c for _, c in row.terms])
         if row.sense == "<=":
@@ -27,6 +31,18 @@ def model(program: Program) -> tuple[Any, list[Any]]:
             m.add(expression == row.bound).with_name(row.name)
     m.minimize(cp_model.LinearExpr.weighted_sum([x[i] for i, _ in program.objective], [c for _, c in program.objective]))
     return m, x
+
+
+def _largest_value(program: Program) -> int:
+    """The end of the domain of variables without a bound. Raises ArithmeticError when no end suits CP-SAT's integers."""
+    largest = _LARGEST_VALUE
+    for terms in (program.objective, *(row.terms for row in program.rows)):
+        bounded = sum(abs(c) * (program.variables[i].upper or 0) for i, c in terms)
+        free = sum(abs(c) for i, c in terms if program.variables[i].upper is None)
+        largest = min(largest, (_LARGEST_SUM - bounded) // free if free else largest)
+    if largest < _SMALLEST_LARGEST:
+        raise ArithmeticError("the program's coefficients are too large for CP-SAT: use solver.engine: highs")
+    return largest
 
 
 def solve(program: Program, seconds: float, gap: float = 0.0) -> Solution:

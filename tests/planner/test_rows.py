@@ -144,6 +144,18 @@ def test_a_coefficient_that_solvers_would_drop_is_refused() -> None:
         Program((Variable("x", 1),), (row,), ())
 
 
+def test_cpsat_stays_within_its_integers() -> None:
+    """Coefficients at the end of what a row may carry, on variables without a bound: as in the order of ties."""
+    variables = tuple(Variable(f"x{i}", None) for i in range(30))
+    need = Row("need", None, "load", tuple((i, 1) for i in range(30)), ">=", 900_000)
+    program = Program(variables, (need,), tuple((i, 10**9 + i) for i in range(30)))
+    solution = cpsat.solve(program, 10.0)
+    assert solution.status == "optimal" and solution.objective == 900_000 * 10**9
+    assert pyomo_milp.solve(program, 10.0).objective == solution.objective
+    with pytest.raises(ArithmeticError, match="highs"):
+        cpsat.solve(Program(variables, (need,), tuple((i, 10**12) for i in range(30))), 10.0)
+
+
 def test_violated_rows_are_named() -> None:
     _, program, _ = assembled(limits=LIMITS)
     nothing = [0] * len(program.variables)
