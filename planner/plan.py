@@ -264,7 +264,7 @@ class Plan(Record):
             raise PlanError(f"not JSON: {error}") from None
         if not isinstance(data, dict) or "schema_version" not in data:
             raise PlanError('not a Wallplan plan: "schema_version" is missing')
-        if data.get("kind", "serve") != "serve":
+        if cls is Plan and data.get("kind", "serve") != "serve":
             raise PlanError(f"a plan of kind {data['kind']!r}, expected one of a serve question")
         if data["schema_version"] != SCHEMA:
             raise PlanError(f"plan of version {data['schema_version']!r}, expected {SCHEMA!r}")

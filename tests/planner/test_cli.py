@@ -254,7 +254,7 @@ BAD: list[tuple[str, str, str, int | None, str, str]] = [
     ("missing key", "  rate: 5/s\n", "", 4, "workload", "no demand"),
     ("missing zoo file", "minimize: cost", "zoo: [none.yaml]", 16, "zoo[0]", "no such file"),
     ("missing config", "llama-3.1-8b", "none/config.json", 5, "workload.model", "no such file"),
-    ("kind of question", "kind: serve", "kind: train", 2, "kind", "not supported yet"),
+    ("kind of question", "kind: serve", "kind: place", 2, "kind", "not supported yet"),
     ("price that hits nothing", "minimize: cost", "prices: {overlays: [{match: {chip: h200-smx}, adjust: -7%}]}", 16,
      "prices.overlays[0]", "did you mean 'h200-sxm'"),
     ("unknown city", "  rate: 5/s", "  populations: [{name: a, rate: 5/s, near: [Franckfurt]}]", 6,
