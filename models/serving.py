@@ -12,7 +12,7 @@ What it leaves out is stated by `ASSUMPTIONS`, which every plan carries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -230,6 +230,28 @@ def take(record: Any, at: Array) -> Any:
         return value[at] if np.ndim(value.magnitude if isinstance(value, Quantity) else value) else value
 
     return type(record)(**{field.name: part(getattr(record, field.name)) for field in fields(record)})
+
+
+def gather(records: Sequence[Any], at: Array) -> Any:
+    """One record of arrays from several records of the same kind: element i is `records[at[i]]`.
+
+    What all of them have in common stays one value; mappings, which have no arrays, are left empty.
+    """
+
+    def part(values: list[Any]) -> Any:
+        first = values[0]
+        if is_dataclass(first) and not isinstance(first, type):
+            return gather(values, at)
+        if isinstance(first, Mapping):
+            return {}
+        if isinstance(first, Quantity):
+            unit = first.units
+            sizes = [value.m_as(unit) for value in values]
+            return first if min(sizes) == max(sizes) else Q(np.array(sizes)[at], str(unit))
+        return first if all(value == first for value in values) else np.array(values)[at]
+
+    kind = type(records[0])
+    return kind(**{field.name: part([getattr(record, field.name) for record in records]) for field in fields(kind)})
 
 
 # ------------------------------------------------------------------------------------------- models, traffic, chips
@@ -775,7 +797,27 @@ def replica(
     `calibration` gives the intervals (the stored one by default).
     """
     d = Deployment(work_of(model, traffic, layouts.kv_bytes), layouts, device_of(accelerator), links, constants)
-    w, c, stages = d.work, constants, layouts.pipeline_parallel
+    known = calibration or stored_calibration()
+    inherited = known.inherited(model.name, accelerator, str(constants.engine))
+    return replicas(d, *slowness(model, accelerator, constants, known), inherited)
+
+
+def slowness(
+    model: Transformer, accelerator: Accelerator, constants: Constants, calibration: Calibration | None = None
+) -> tuple[float, float]:
+    """(of TPOT, of TTFT): the pessimistic end of the 80 % interval over the prediction, for this model on this chip."""
+    known = calibration or stored_calibration()
+    names = (model.name, accelerator.name, str(constants.engine))
+    token, first = (float(np.exp(known.half_width(regime, *names))) for regime in ("closed_tpot", "closed_ttft"))
+    return token, first
+
+
+def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: tuple[str, ...] = ()) -> Replica:
+    """`replica` of a deployment, which may be on many kinds of chip at once: device, links and constants as arrays.
+
+    slow_token, slow_first: see `slowness`; numbers, or arrays of them.
+    """
+    w, c, layouts, stages = d.work, d.constants, d.layouts, d.layouts.pipeline_parallel
     in_flight = np.maximum(layouts.batch / stages, 1.0)  # pipelined decode: each stage works on its own part of the batch
     weights, share, kept = weights_per_chip(d), cache_share(d), reserve(d)
     cache = w.cache_live * share
@@ -789,14 +831,10 @@ def replica(
     delay = c.first_token_fixed + stages * fixed_time(d) + c.step_wait * decode_step
     first = delay + prefill_time
     residence = first + w.output * tpot
-    known = calibration or stored_calibration()
-    names = (model.name, accelerator.name, str(constants.engine))
-    slow_token, slow_first = (float(np.exp(known.half_width(regime, *names))) for regime in ("closed_tpot", "closed_ttft"))
     return Replica(
-        layouts, weights, cache, kept, needed, accelerator.memory, largest_batch(d), step.decode_pass, prefill, decode_step,
+        layouts, weights, cache, kept, needed, d.device.memory, largest_batch(d), step.decode_pass, prefill, decode_step,
         prefill_time, delay, first, tpot, residence, prefill_time * slow_first, delay * slow_first, first * slow_first,
-        tpot * slow_token, first * slow_first + w.output * tpot * slow_token,
-        known.inherited(model.name, accelerator, str(constants.engine)),
+        tpot * slow_token, first * slow_first + w.output * tpot * slow_token, inherited,
     )  # fmt: skip
 
 

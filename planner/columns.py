@@ -20,7 +20,7 @@ from zoo.units import Q, Quantity, ureg
 from .market import Column, Limit, Market
 from .program import SCALES, quantise
 from .query import AnyQuery, ServeQuery
-from .space import Dropped, Runs, in_region
+from .space import Dropped, Runs, Survey, in_region
 
 # Parsed once: taking thousands of magnitudes by a unit's text is slow.
 _SECOND, _PER_SECOND = ureg.Unit("s"), ureg.Unit("1/s")
@@ -47,7 +47,7 @@ class Curve:
         runs = self.runs
         self.saturation = runs.saturation
         idle = np.exp(
-            [-np.maximum((target.m_as(_SECOND) - runs.delay_s) / runs.prefill_s, 0.0) for _, target in self.targets]
+            [-np.maximum((target.m_as(_SECOND) - runs.times.delay_s) / runs.times.prefill_s, 0.0) for _, target in self.targets]
             or np.full((1, len(self.saturation)), -np.inf)
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
@@ -82,14 +82,13 @@ _PROMISING = 16
 
 def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variability: float) -> np.ndarray:
     """Rate [1/s] that `units` units carry within the targets, for the layouts at the positions `at`."""
-    replicas = runs.replicas[at] * units
-    layouts = runs.replica.layouts
+    replicas, times = runs.replicas[at] * units, runs.times
     rate = serving.pool_rate(
-        runs.replica.prefill_time[at],
-        runs.replica.first_token_delay[at],
-        replicas * layouts.pipeline_parallel[at],
-        replicas * layouts.batch[at],
-        runs.replica.residence[at],
+        ureg.Quantity(times.prefill_s[at], _SECOND),
+        ureg.Quantity(times.delay_s[at], _SECOND),
+        replicas * times.pipeline_parallel[at],
+        replicas * times.batch[at],
+        ureg.Quantity(times.residence_s[at], _SECOND),
         targets,
         variability,
     )
@@ -100,10 +99,11 @@ def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variabi
 class Memory:
     """What questions that differ little have in common, so that asking many of them is cheap (explanations do).
 
-    `runs`: what each kind of machine can run; `curves`: what pools of it carry; `priced`: integer amounts of offers;
-    `catalogs`: the zoo with the user's files. Nothing in it depends on anything but its key.
+    `surveys`: the layouts of each kind of machine, whatever TPOT; `runs`: those that keep TPOT; `curves`: what pools of them
+    carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files. Nothing in it depends on anything but its key.
     """
 
+    surveys: dict[tuple[Hashable, ...], Survey] = field(default_factory=dict)
     runs: dict[tuple[Hashable, ...], tuple[list[Runs], list[Dropped]]] = field(default_factory=dict)
     curves: dict[tuple[Hashable, ...], Curve] = field(default_factory=dict)
     priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)

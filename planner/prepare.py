@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from models.calibration import serving_constants
 from zoo.catalog import Catalog, apply_price_overlays, load
 from zoo.errors import ZooError
 from zoo.specs import Offer, Transformer
@@ -88,17 +87,12 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
     catalog = memory.catalogs[files]
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
+    machines = space.machines_of(offers, catalog)
+    progress(f"{len(machines)} kinds of machine")
     grouped: list[tuple[list[space.Runs], list[Offer]]] = []
     candidates = 0
     removed: dict[tuple[int | None, str, str], int] = {}
-    machines = space.machines_of(offers, catalog)
-    for position, (machine, theirs) in enumerate(machines):
-        progress(f"{machine.name}: {position + 1} of {len(machines)} kinds of machine")
-        key = (machine.accelerator.name, machine.accelerators, machine.domain, *space.what_runs_depend_on(query))
-        if key not in memory.runs:
-            constants = serving_constants(machine.accelerator)
-            memory.runs[key] = space.runs_of(machine, model, query, constants, space.links_of(machine))
-        runs, gone = memory.runs[key]
+    for (runs, gone), (_, theirs) in zip(_runs([m for m, _ in machines], model, query, memory), machines, strict=True):
         candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)
         for d in gone:
             step = (d.wall, d.name, d.reason)
@@ -112,6 +106,25 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
         reason = "another offer of the same machine needs no more of anything that counts"
         dropped.append(space.Dropped(None, "dominance", len(choices.columns) - len(market.columns), reason))
     return Prepared(query, catalog, model, market, choices, dropped, candidates)
+
+
+def _runs(
+    machines: list[space.Machine], model: Transformer, query: ServeQuery, memory: Memory
+) -> list[tuple[list[space.Runs], list[space.Dropped]]]:
+    """What each kind of machine can run: from memory where it is there, else all at once through the forward model."""
+    depends = space.what_surveys_depend_on(query)
+    limit = space.tpot_limit(query)
+    tpot = None if limit is None else limit.m_as("s")
+    keys = [(m.accelerator.name, m.accelerators, m.domain, *depends) for m in machines]
+    new = [(key, machine) for key, machine in zip(keys, machines, strict=True) if key not in memory.surveys]
+    if new:
+        found = space.surveys_of([machine for _, machine in new], model, query)
+        memory.surveys |= {key: survey for (key, _), survey in zip(new, found, strict=True)}
+    missing = [key for key in keys if (tpot, *key) not in memory.runs]
+    if missing:
+        kept = space.runs_of([memory.surveys[key] for key in missing], model, query)
+        memory.runs |= {(tpot, *key): runs for key, runs in zip(missing, kept, strict=True)}
+    return [memory.runs[(tpot, *key)] for key in keys]
 
 
 def restricted(prepared: Prepared, wanted: Callable[[Column], bool]) -> Prepared:

@@ -5,14 +5,14 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from models import algorithm, serving
-from models.calibration import Constants
+from models.calibration import serving_constants
 from models.dimensions import UnknownValue
 from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
@@ -86,11 +86,42 @@ class Runs:
     machine: Machine
     instances: int
     replicas: np.ndarray  # per unit, array
-    replica: serving.Replica  # arrays
     choices: tuple[Choice, ...]
-    prefill_s: np.ndarray  # array; these three are taken from the replica once, because every region's curve needs them
-    delay_s: np.ndarray  # array
+    times: Times
     saturation: np.ndarray  # array: requests per second of one unit with every slot busy or every prefill server busy
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What pools need to know of replicas, taken from the forward model once: arrays over (layout, batch), seconds."""
+
+    shape: np.ndarray  # position of the layout among the shapes of its machine
+    pipeline_parallel: np.ndarray
+    batch: np.ndarray
+    tpot_s: np.ndarray
+    prefill_s: np.ndarray
+    delay_s: np.ndarray  # before prefill starts
+    residence_s: np.ndarray
+
+    def at(self, positions: np.ndarray) -> Times:
+        """The same for some of them."""
+        return Times(*(getattr(self, field.name)[positions] for field in fields(self)))
+
+    def and_also(self, more: Times) -> Times:
+        """These and more of the same machine, ordered by layout and batch."""
+        both = Times(*(np.append(getattr(self, field.name), getattr(more, field.name)) for field in fields(self)))
+        return both.at(np.lexsort((both.batch, both.shape)))
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Every layout of a kind of machine that memory allows, at a dense grid of batches: all that does not depend on TPOT."""
+
+    machine: Machine
+    shapes: list[Shape]
+    fits: np.ndarray  # largest batch that fits, by shape
+    tried: Times
+    dropped: tuple[Dropped, ...]
 
 
 def offers_of(query: AnyQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
@@ -191,9 +222,9 @@ def _known_link(bandwidth: Quantity | None) -> Quantity | None:
     return bandwidth if bandwidth is not None and bandwidth.magnitude > 0 else None
 
 
-def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
-    """Everything in a question that `runs_of` looks at."""
-    workload, limit, quality = query.workload, tpot_limit(query), query.sla.quality
+def what_surveys_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
+    """Everything in a question that `surveys_of` looks at."""
+    workload, quality = query.workload, query.sla.quality
     return (
         workload.model,
         workload.tokens.input,
@@ -203,7 +234,6 @@ def what_runs_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         workload.kv_precision,
         workload.parallelism,
         query.rank,
-        None if limit is None else limit.m_as("s"),
         None if quality is None else quality.loss,
     )
 
@@ -215,69 +245,77 @@ _BATCHES_PER_DOUBLING = 8
 _LARGEST_SPAN = 8
 
 
-def runs_of(
-    machine: Machine, model: Transformer, query: ServeQuery, constants: Constants, links: serving.Links
-) -> tuple[list[Runs], list[Dropped]]:
-    """Every layout of a replica on a kind of machine that fits in memory and keeps TPOT, grouped by the machines it spans.
+def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuery) -> list[Survey]:
+    """Every layout of a replica on each kind of machine, at every batch of a dense grid up to the largest that fits in memory.
 
     Tensor parallelism divides the heads and stays within the scale-up domain of the machine; pipeline stages and wide
-    expert parallelism may span machines; the batch is any of a dense grid up to the largest that memory and TPOT allow.
+    expert parallelism may span machines. All machines go through the forward model at once.
     """
-    dropped: list[Dropped] = []
-    shapes = shapes_of(machine, model, query, dropped)
-    if not shapes:
-        return [], dropped
-    base = _layouts(shapes, constants)
+    dropped: list[list[Dropped]] = [[] for _ in machines]
+    shapes = [shapes_of(machine, model, query, gone) for machine, gone in zip(machines, dropped, strict=True)]
+    fits = _largest_batches(machines, shapes, model, query)
+    grids = [[_batches(int(top)) for top in tops] for tops in fits]
+    tried = _times(machines, shapes, grids, model, query)
+    for gone, tops in zip(dropped, fits, strict=True):
+        _count(gone, 2, "memory", tops < 1, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
+    return [
+        Survey(machine, mine, tops, times, tuple(gone))
+        for machine, mine, tops, times, gone in zip(machines, shapes, fits, tried, dropped, strict=True)
+    ]
 
-    def run(layouts: serving.Layouts) -> serving.Replica:
-        return ranked(query, serving.replica(model, machine.accelerator, layouts, links, traffic(query), constants))
 
-    fits = np.minimum(run(base).largest_batch, constants.largest_batch)
-    in_memory = fits >= 1
-    _count(dropped, 2, "memory", ~in_memory, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
+def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) -> list[tuple[list[Runs], list[Dropped]]]:
+    """For each survey: every layout that keeps TPOT, grouped by the machines it spans, and what TPOT and memory removed.
+
+    The batch is any of the grid that keeps TPOT, and the largest integer that does.
+    """
     limit = tpot_limit(query)
-
-    def tried(grids: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(shape, batch, whether TPOT is kept) of every batch of every shape."""
-        shape = np.repeat(np.arange(len(shapes)), [len(grid) for grid in grids])
-        batch = np.array([float(b) for grid in grids for b in grid])
-        good = np.full(len(shape), True)
-        if len(shape) and limit is not None:
-            good = np.asarray(run(replace(serving.take(base, shape), batch=batch)).tpot <= limit)
-        return shape, batch, good
-
-    coarse = [_batches(int(top)) if ok else [] for top, ok in zip(fits, in_memory, strict=True)]
-    shape, batch, good = tried(coarse)
-    fine = [_between(grid, good[shape == i]) for i, grid in enumerate(coarse)]
-    more_shape, more_batch, more_good = tried(fine)
+    tightest = np.inf if limit is None else float(limit.m_as("s"))
+    kept = [survey.tried.at(np.flatnonzero(survey.tried.tpot_s <= tightest)) for survey in surveys]
     # of the integers between the last batch that keeps TPOT and the next one tried, only the largest is of interest
-    last = [max(more_batch[(more_shape == i) & more_good], default=0.0) for i in range(len(shapes))]
-    top = np.flatnonzero(last)
-    shape, batch = np.append(shape[good], top), np.append(batch[good], np.array(last)[top])
-    too_slow = in_memory & ~np.isin(np.arange(len(shapes)), shape)
+    between = [_between(survey, good) for survey, good in zip(surveys, kept, strict=True)]
+    machines, shapes = [survey.machine for survey in surveys], [survey.shapes for survey in surveys]
+    finer = _times(machines, shapes, between, model, query)
+    return [_grouped(*one, tightest) for one in zip(surveys, kept, finer, strict=True)]
+
+
+def _between(survey: Survey, good: Times) -> list[list[int]]:
+    """By shape: the integers between the last batch of the grid that keeps TPOT and the first that does not.
+
+    TPOT never falls with the batch, so those that keep it come first.
+    """
+    count = len(survey.shapes)
+    last, kept = np.zeros(count, int), np.bincount(good.shape, minlength=count)
+    np.maximum.at(last, good.shape, good.batch.astype(int))
+    first = np.full(count, np.iinfo(int).max)
+    slow = survey.tried.batch > last[survey.tried.shape]
+    np.minimum.at(first, survey.tried.shape[slow], survey.tried.batch[slow].astype(int))
+    ends = first < np.iinfo(int).max
+    return [list(range(last[i] + 1, first[i])) if kept[i] and ends[i] else [] for i in range(count)]
+
+
+def _grouped(survey: Survey, kept: Times, finer: Times, tightest: float) -> tuple[list[Runs], list[Dropped]]:
+    """The layouts of one kind of machine that keep TPOT, by the machines they span, without those that others beat."""
+    machine, shapes, dropped = survey.machine, survey.shapes, list(survey.dropped)
+    good = np.flatnonzero(finer.tpot_s <= tightest)
+    last = good[np.append(finer.shape[good][1:] != finer.shape[good][:-1], True)] if len(good) else good
+    times = kept.and_also(finer.at(last))
+    too_slow = (survey.fits >= 1) & ~np.isin(np.arange(len(shapes)), times.shape)
     _count(dropped, 4, "serving", too_slow, "TPOT at batch 1 is above its limit")
-    if not len(shape):
+    if not len(times.shape):
         return [], dropped
-    order = np.lexsort((batch, shape))
-    shape, batch = shape[order], batch[order]
-    replicas = run(replace(serving.take(base, shape), batch=batch))
-    chips = replicas.layouts.chips
+    chips = np.array([shape.chips for shape in shapes])[times.shape]
     spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
     per_unit = np.floor(spans * machine.accelerators / chips)
     result = []
     for span in sorted(set(spans.tolist())):
         at = np.flatnonzero(spans == span)
-        at = at[_undominated(replicas, per_unit, at)]
-        choices = tuple(_choice(shapes[shape[i]], int(replicas.layouts.batch[i]), int(chips[i])) for i in at)
-        result.append(_runs(machine, span, per_unit[at], serving.take(replicas, at), choices))
+        at = at[_undominated(times, per_unit, at)]
+        mine, replicas = times.at(at), per_unit[at]
+        choices = tuple(_choice(shapes[i], int(batch)) for i, batch in zip(mine.shape, mine.batch, strict=True))
+        saturation = replicas * np.minimum(mine.pipeline_parallel / mine.prefill_s, mine.batch / mine.residence_s)
+        result.append(Runs(machine, span, replicas, choices, mine, saturation))
     return result, dropped
-
-
-def _runs(machine: Machine, span: int, per_unit: np.ndarray, replica: serving.Replica, choices: tuple[Choice, ...]) -> Runs:
-    prefill = np.asarray(replica.prefill_time.m_as("s"))
-    one = np.minimum(replica.layouts.pipeline_parallel / prefill, np.asarray(replica.request_rate.m_as("1/s")))
-    delay = np.broadcast_to(np.asarray(replica.first_token_delay.m_as("s")), prefill.shape)
-    return Runs(machine, span, per_unit, replica, choices, prefill, delay, per_unit * one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +328,11 @@ class Shape:
     tensor_parallel: int
     pipeline_parallel: int
     expert_parallel: int
+
+    @property
+    def chips(self) -> int:
+        """Accelerators of one replica."""
+        return max(self.tensor_parallel, self.expert_parallel) * self.pipeline_parallel
 
 
 def shapes_of(machine: Machine, model: Transformer, query: ServeQuery, dropped: list[Dropped]) -> list[Shape]:
@@ -351,27 +394,82 @@ def _too_lossy(query: ServeQuery, weights: Format, cache: Format) -> bool:
     return any(loss is None for loss in losses) or sum(loss or 0.0 for loss in losses) > query.sla.quality.loss
 
 
-def _layouts(shapes: list[Shape], constants: Constants) -> serving.Layouts:
-    """The shapes as arrays, at batch 1."""
+def _deployment(
+    machines: Sequence[Machine], shapes: Sequence[Sequence[Shape]], at: np.ndarray, model: Transformer, query: ServeQuery
+) -> tuple[serving.Deployment, tuple[np.ndarray, np.ndarray]]:
+    """(the layouts at batch 1, on all their kinds of machine; how slow they may be, of TPOT and TTFT) as arrays.
+
+    `at` picks shapes, counted over all machines.
+    """
+    where = np.repeat(np.arange(len(machines)), [len(mine) for mine in shapes])[at]
+    chips = [machine.accelerator for machine in machines]
+    constants = [serving_constants(chip) for chip in chips]
     numbers = np.array(
         [
             (
                 s.weights.bytes_per_element.magnitude,
                 s.cache.bytes_per_element.magnitude,
                 s.peak.magnitude,
-                constants.compute_efficiency[s.weights.computes_in],
+                c.compute_efficiency[s.weights.computes_in],
                 s.tensor_parallel,
                 s.pipeline_parallel,
                 s.expert_parallel,
             )
-            for s in shapes
+            for mine, c in zip(shapes, constants, strict=True)
+            for s in mine
         ],
         float,
-    )
+    )[at]
     weights, cache, peak, efficiency, tensor, pipeline, expert = numbers.T
-    return serving.Layouts(
-        Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, np.ones(len(shapes))
+    layouts = serving.Layouts(
+        Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, np.ones(len(at))
     )
+    deployment = serving.Deployment(
+        serving.work_of(model, traffic(query), layouts.kv_bytes),
+        layouts,
+        serving.gather([serving.device_of(chip) for chip in chips], where),
+        serving.gather([links_of(machine) for machine in machines], where),
+        serving.gather(constants, where),
+    )
+    slow = np.array([serving.slowness(model, chip, c) for chip, c in zip(chips, constants, strict=True)])[where]
+    return deployment, (slow[:, 0], slow[:, 1])
+
+
+def _largest_batches(
+    machines: Sequence[Machine], shapes: Sequence[Sequence[Shape]], model: Transformer, query: ServeQuery
+) -> list[np.ndarray]:
+    """By machine and shape, the most sequences that fit in memory and that the engine schedules; zero where none fits."""
+    ends = np.cumsum([len(mine) for mine in shapes])
+    if not len(ends) or not ends[-1]:
+        return [np.zeros(0) for _ in shapes]
+    deployment, _ = _deployment(machines, shapes, np.arange(ends[-1]), model, query)
+    return np.split(np.minimum(serving.largest_batch(deployment), deployment.constants.largest_batch), ends[:-1])
+
+
+def _times(
+    machines: Sequence[Machine],
+    shapes: Sequence[Sequence[Shape]],
+    grids: Sequence[Sequence[Sequence[int]]],
+    model: Transformer,
+    query: ServeQuery,
+) -> list[Times]:
+    """By machine: what the forward model says of each shape at each batch of its grid."""
+    counts = [len(grid) for mine in grids for grid in mine]
+    at = np.repeat(np.arange(len(counts)), counts)
+    batch = np.array([float(size) for mine in grids for grid in mine for size in grid])
+    if not len(at):
+        return [Times(np.zeros(0, int), *(np.zeros(0) for _ in range(6))) for _ in machines]
+    deployment, slow = _deployment(machines, shapes, at, model, query)
+    deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch))
+    replica = ranked(query, serving.replicas(deployment, *slow))
+    shape = np.concatenate([np.arange(len(mine)) for mine in shapes])[at]
+    seconds = (
+        np.broadcast_to(np.asarray(time.m_as("s")), batch.shape)
+        for time in (replica.tpot, replica.prefill_time, replica.first_token_delay, replica.residence)
+    )
+    whole = Times(shape, deployment.layouts.pipeline_parallel, batch, *seconds)
+    ends = np.cumsum([sum(map(len, mine)) for mine in grids])
+    return [whole.at(positions) for positions in np.split(np.arange(len(at)), ends[:-1])]
 
 
 def traffic(query: ServeQuery) -> serving.Traffic:
@@ -390,14 +488,6 @@ def tpot_limit(query: ServeQuery) -> Quantity | None:
     return min(limits) if limits else None
 
 
-def _between(grid: list[int], good: np.ndarray) -> list[int]:
-    """The integers between the last batch of a grid that keeps TPOT and the first that does not (TPOT never falls with it)."""
-    kept = int(np.sum(good))
-    if kept in (0, len(grid)):
-        return []
-    return list(range(grid[kept - 1] + 1, grid[kept]))
-
-
 def _batches(largest: int) -> list[int]:
     """The batches tried up to and with `largest`."""
     if largest < 1:
@@ -411,25 +501,23 @@ def _batches(largest: int) -> list[int]:
     return sorted(grid)
 
 
-def _undominated(replica: serving.Replica, replicas: np.ndarray, at: np.ndarray) -> np.ndarray:
+def _undominated(times: Times, replicas: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Positions in `at` of layouts that no other layout with as many replicas and stages beats in all that a pool needs: prefill
     time, delay before it, requests per second, slots. A pool of the better one carries at least as much at any size."""
-    prefill, delay = replica.prefill_time.m_as("s")[at], replica.first_token_delay.m_as("s")[at]
-    rate, slots = replica.request_rate.m_as("1/s")[at], replica.layouts.batch[at]
-    kind = replicas[at] * 1000 + replica.layouts.pipeline_parallel[at]
+    prefill, delay, slots = times.prefill_s[at], times.delay_s[at], times.batch[at]
+    rate = slots / times.residence_s[at]
+    kind = replicas[at] * 1000 + times.pipeline_parallel[at]
     keep = []
     for value in np.unique(kind):
         mine = np.flatnonzero(kind == value)
         order = mine[np.lexsort((-slots[mine], -rate[mine], delay[mine], prefill[mine]))]
-        front: list[int] = []
-        for i in order:
-            if not any(delay[j] <= delay[i] and rate[j] >= rate[i] and slots[j] >= slots[i] for j in front):
-                front.append(int(i))
-        keep += front
-    return np.sort(np.array(keep, int))
+        d, r, s = delay[order], rate[order], slots[order]
+        beats = (d[:, None] <= d) & (r[:, None] >= r) & (s[:, None] >= s)
+        keep.append(order[~np.triu(beats, 1).any(axis=0)])  # prefill: whoever stands earlier is no slower
+    return np.sort(np.concatenate(keep))
 
 
-def _choice(shape: Shape, batch: int, chips: int) -> Choice:
+def _choice(shape: Shape, batch: int) -> Choice:
     return Choice(
         shape.weights.name,
         shape.cache.name,
@@ -437,7 +525,7 @@ def _choice(shape: Shape, batch: int, chips: int) -> Choice:
         shape.pipeline_parallel,
         shape.expert_parallel,
         batch,
-        chips,
+        shape.chips,
     )
 
 
