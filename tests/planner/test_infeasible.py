@@ -22,6 +22,7 @@ from planner.plan import Fix
 from planner.query import Query, ServeQuery
 from planner.solve import solve
 from zoo.catalog import Catalog
+from zoo.units import Q
 
 NO_DEMAND = "0.001/s"
 HOURLY = {"cost": "USD/h", "power": "kW", "carbon": "kgCO2e/h", "water": "L/h"}
@@ -89,16 +90,15 @@ def planted(seed: int) -> Case:
     """A world with a feasible question into which clauses are put that it cannot keep."""
     draw = Random(seed)
     chips = [
-        tiny.chip(name, memory_bandwidth=tiny.Q(draw.choice([0.5, 1.0, 2.0]), "TB/s"), memory=tiny.Q(draw.choice([3, 4, 6]), "GiB"))
+        tiny.chip(name, memory_bandwidth=Q(draw.choice([0.5, 1.0, 2.0]), "TB/s"), memory=Q(float(draw.choice([3, 4, 6])), "GiB"))
         for name in ("red", "blue")[: draw.randint(1, 2)]
     ]
     regions = [tiny.region("here/one", 100.0), tiny.region("there/two", draw.choice([20.0, 500.0]), country="DE")]
     offers = {}
     for _ in range(draw.randint(2, 4)):
         each = draw.choice([1, 2, 4])
-        one = tiny.offer(
-            draw.choice(regions).name, draw.choice(chips).name, each * draw.choice([0.7, 1.0, 1.9]), each, draw.choice(["on-demand", "spot"])
-        )  # fmt: skip
+        price, option = each * draw.choice([0.7, 1.0, 1.9]), draw.choice(["on-demand", "spot"])
+        one = tiny.offer(draw.choice(regions).name, draw.choice(chips).name, price, each, option)
         offers[one.name] = one
     catalog = tiny.world(chips, [tiny.model()], regions, offers.values())
     clauses: dict[str, Any] = {
