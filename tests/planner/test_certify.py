@@ -32,11 +32,11 @@ def pooled(rate: int) -> Callable[[int], int]:
 
 @st.composite
 def markets(draw: st.DrawFn) -> tuple[Market, list[Callable[[int], int]]]:
-    populations = draw(st.integers(1, 2))
+    populations = draw(st.integers(1, 3))
     rates = tuple(draw(st.integers(1, 400)) for _ in range(populations))
     columns, curves, objective = [], [], []
     for j in range(draw(st.integers(1, 4))):
-        served = draw(st.sampled_from([s for s in ((0,), (1,), (0, 1)) if max(s) < populations]))
+        served = draw(st.sampled_from([s for s in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)) if max(s) < populations]))
         cost, carbon = draw(st.integers(1, 60)), draw(st.integers(0, 30))
         amounts = {"cost": cost, "carbon": carbon, "power": 7 * carbon, "water": 0, "chips": 8, "instances": 1}
         columns.append(Column(f"c{j}", offer(f"c{j}"), j, served, 1, amounts, f"m{j % 2}"))
