@@ -100,7 +100,7 @@ class Memory:
     """What questions that differ little have in common, so that asking many of them is cheap (explanations do).
 
     `surveys`: the layouts of each kind of machine, whatever TPOT; `runs`: those that keep TPOT; `curves`: what pools of them
-    carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files. Nothing in it depends on anything but its key.
+    carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files. All depend on their keys alone.
     """
 
     surveys: dict[tuple[Hashable, ...], Survey] = field(default_factory=dict)
