@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +40,9 @@ def evaluate_replica(
     """
     unknown = sorted(set(mapping) - set(KEYS))
     if unknown:
-        raise ReplicaError(f"unknown key {unknown[0]!r}, expected some of {', '.join(KEYS)}")
+        near = difflib.get_close_matches(str(unknown[0]), KEYS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ReplicaError(f"unknown key {unknown[0]!r}{hint}; expected some of {', '.join(KEYS)}")
     if mapping.get("kind", "replica") != "replica":
         raise ReplicaError(f"kind is {mapping['kind']!r}, expected 'replica'")
     loads = [key for key in _LOADS if mapping.get(key) is not None]
@@ -84,7 +87,9 @@ def _positive(value: Any, key: str, whole: bool = False) -> float:
 def _deployment(
     mapping: Mapping[str, Any], model: Transformer, chip: Accelerator, constants: Any, asked: float
 ) -> serving.Deployment:  # fmt: skip
-    degrees = {key: _positive(mapping.get(key) or 1, key, whole=True) for key in ("tp", "pp", "ep")}
+    degrees = {key: _positive(1 if mapping.get(key) is None else mapping[key], key, whole=True) for key in ("tp", "pp", "ep")}
+    if model.heads % degrees["tp"]:
+        raise ReplicaError(f"tp is {degrees['tp']:g}, which does not divide the {model.heads} heads of {model.name}")
     if degrees["ep"] > 1 and not model.experts:
         raise ReplicaError(f"ep is {degrees['ep']:g}, but {model.name} has no experts")
     if degrees["pp"] > model.layers:
@@ -174,9 +179,9 @@ def _report(
         "batch": batch,
         "largest_batch": fits,
         "overloaded": overloaded,
-        "ttft_ms": None if overloaded else interval(ttft * 1e3, ttft_regime),
-        "tpot_ms": interval(tpot * 1e3, tpot_regime),
-        "output_tokens_per_s": interval(rate, rate_regime),
+        "ttft_ms": None if overloaded or fits < 1 else interval(ttft * 1e3, ttft_regime),
+        "tpot_ms": None if fits < 1 else interval(tpot * 1e3, tpot_regime),
+        "output_tokens_per_s": None if fits < 1 else interval(rate, rate_regime),
         "memory_gib": {
             "weights": float(weights.m_as("GiB")[0]),
             "cache": float(cache.m_as("GiB")[0]),

@@ -23,6 +23,9 @@ from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
 from .space import Machine, format_of, links_of, ranked, tpot_limit, traffic
 
+# A latency wall binds when its limit times this would be broken.
+_STEP = 0.99
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -57,7 +60,7 @@ class _Checked:
     late: tuple[tuple[str, float, float], ...]  # (label, share late, share allowed)
     ttft: tuple[tuple[str, Quantity, Quantity], ...]  # (label, value with network, limit)
     fewer: bool  # one unit fewer would still carry the load within the SLA
-    fewer_late: bool  # one unit fewer would still carry the load, were TTFT no matter
+    tight: bool  # with TTFT limits 1 % tighter the pool would no longer carry the load
     more: bool  # one more sequence per batch would still fit and keep TPOT
     quality: float | None
     operations: Quantity  # [FLOP/s] used
@@ -252,7 +255,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         ),
         tuple((label, value, limit) for label, value, limit in values if value is not None),
         carried(units - 1, targets) >= load,
-        carried(units - 1, ()) >= load,
+        targets is not None and carried(units, tuple((p, t * _STEP) for p, t in targets)) < load,
         fits and (limit is None or bool(larger.tpot[0] <= limit)),
         _loss(weights.loss, cache.loss),
         per_request * dequantise(load, "load"),
@@ -301,7 +304,8 @@ def _row(
 
 
 def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
-    """The walls of one pool. A wall binds when the smallest step against it breaks it: one sequence more, one unit fewer."""
+    """The walls of one pool. A wall binds when a small step against it breaks it: a latency limit 1 % tighter, one sequence
+    more, one unit fewer."""
     where, replica = c.pool.offer, c.replica
     used = float((c.operations / c.peak).m_as("dimensionless"))
     efficiency = float(replica.layouts.compute_efficiency[0])
@@ -316,13 +320,13 @@ def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
         _row(2, "memory", "bytes per accelerator", needed, there, "GiB", memory_full, "physics", where),
         _row(3, "software", "utilisation", used, efficiency, "of peak", False, "physics", where),
         _row(4, "serving", "TPOT", c.pool.tpot_ms, None if limit is None else float(limit.m_as("ms")), "ms",
-             limit is not None and full and not memory_full, "query" if limit is not None else "none", where),
+             limit is not None and c.pool.tpot_ms > _STEP * float(limit.m_as("ms")), "query" if limit is not None else "none", where),
         _row(5, "batching", "sequences", c.pool.layout.batch, float(replica.largest_batch[0]), "sequences", memory_full,
              "physics", where),
     ]  # fmt: skip
     rows += [
         _row(7, "tail latency", f"TTFT {label}", float(value.m_as("ms")), float(limit.m_as("ms")), "ms",
-             not c.fewer and c.fewer_late, "query", where)
+             c.tight, "query", where)
         for label, value, limit in c.ttft
     ]  # fmt: skip
     rows.append(

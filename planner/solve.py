@@ -186,6 +186,9 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
             source=draw.source.text,
         )
     )
+    if checked is not None and any(pool.option == "spot" for pool in checked.pools):
+        text = "spot machines may be taken away at short notice; the plan is made as if they stayed (no spare, no restart)"
+        found.append(plan.Assumption(text=text, source="query: supply.offers"))
     if checked is not None:
         found += [plan.Assumption(text=text, source="zoo/data/economics.csv") for text in checked.assumptions]
     return tuple(found)

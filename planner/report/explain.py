@@ -125,5 +125,5 @@ def wall_tables(plan: Plan, number_of_wall: int) -> list[Table]:
         )
     )
     tables.append(Table("Its arguments", ("", ""), pools))
-    tables.append(Table("Assumptions", ("", ""), tuple((text, "") for text in (*wall.assumptions, *wall.leaves_out))))
+    tables.append(Table("Assumptions", ("", ""), (("assumes", wall.assumptions), ("leaves out", wall.leaves_out))))
     return tables

@@ -7,18 +7,20 @@ from typing import Any
 
 from .tables import Table, number
 
+# Groups of which there are too many for a table; json has them.
+_LONG = ("model", "source")
+
 
 def report_tables(kind: str, report: Mapping[str, Any]) -> list[Table]:
-    """The whole report: summary, groups, skipped rows, then every row."""
+    """Summary, groups and skipped rows. Every row is in `--format csv` and json: a table of a thousand rows helps nobody."""
     tables = [_summary(report)]
     if kind == "serving":
         tables.append(_errors("Regimes", report["regimes"]))
     for name, groups in report["groups"].items():
-        if isinstance(groups, Mapping):
+        if isinstance(groups, Mapping) and name not in _LONG:
             tables.append(_errors(f"By {name}", groups))
     skipped = tuple((str(row.get("id", "")), str(row.get("reason", ""))) for row in report["skipped"])
     tables.append(Table("Not predicted", ("row", "reason"), skipped))
-    tables.append(_rows(report["predictions"]))
     return [table for table in tables if table.rows]
 
 
@@ -33,19 +35,17 @@ def _errors(title: str, groups: Mapping[str, Any]) -> Table:
     for name, values in groups.items():
         nested = isinstance(values, Mapping) and values and all(isinstance(v, Mapping) for v in values.values())
         flat += [(f"{name}, {inner}", errors) for inner, errors in values.items()] if nested else [(str(name), values)]
-    keys = list(dict.fromkeys(key for _, errors in flat for key in errors))
+    keys = [key for key in dict.fromkeys(key for _, errors in flat for key in errors) if key in _SHOWN]
     rows = tuple((name, *(_cell(errors.get(key)) for key in keys)) for name, errors in flat)
-    return Table(title, ("group", *keys), rows, frozenset(keys))
+    heads = [_SHOWN[key] for key in keys]
+    return Table(title, ("group", *heads), rows, frozenset(heads))
 
 
-def _rows(predictions: list[Mapping[str, Any]]) -> Table:
-    keys = [
-        k for k in dict.fromkeys(key for row in predictions for key in row) if not isinstance(predictions[0].get(k), (list, dict))
-    ]
-    rows = tuple(tuple(_cell(row.get(key)) for key in keys) for row in predictions)
-    return Table(
-        "Rows", tuple(keys), rows, frozenset(key for key in keys if predictions and isinstance(predictions[0][key], float))
-    )
+# What a table shows of a group's errors, and how it heads it.
+_SHOWN = {
+    "n": "n", "count": "n", "mape": "MAPE", "median_ape": "median", "bias": "bias", "interval_coverage": "inside",
+    "coverage": "predicted",
+}  # fmt: skip
 
 
 def _cell(value: Any) -> str:

@@ -157,7 +157,11 @@ def walls_table(plan: Plan) -> Table:
         for wall in plan.walls
     ]
     heads = ("#", "wall", "what", "demand", "limit", "headroom", "")
-    return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}))
+    notes = (
+        "binds: with a latency limit 1 % tighter, one sequence more, one machine fewer, or a limit one machine lower, it breaks",
+        "the other walls of the 22 have no part in a serve question; see `wallplan evaluate` of a scenario",
+    )
+    return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}), notes)
 
 
 def robustness_table(plan: Plan) -> Table:
