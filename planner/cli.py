@@ -31,13 +31,25 @@ app = typer.Typer(
     help=(
         "Plans AI clusters: the cheapest or cleanest fleet that meets an SLA, proven optimal and checked exactly.\n\n"
         "Start with:  wallplan solve examples/serve-llama70b.yaml\n\n"
-        "Exit codes: 0 solved, 2 invalid input, 3 proven infeasible, 5 stopped without proof."
+        "Exit codes: 0 solved, 2 invalid input, 3 proven infeasible, 4 a check failed, 5 stopped without proof."
     ),
 )
 zoo_app = typer.Typer(
     no_args_is_help=True, help="What exists: chips, models, regions, offers, fabrics, storage.", rich_markup_mode=None
 )
 app.add_typer(zoo_app, name="zoo")
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"wallplan {installed('wallplan')}")
+        raise typer.Exit(OK)
+
 
 QueryFile = Annotated[Path, typer.Argument(help="The question: a YAML file (see examples/ and `wallplan schema query`).")]
 Overrides = Annotated[
@@ -299,11 +311,29 @@ def evaluate(
             typer.echo(render.markdown(parts), nl=False)
         else:
             render.terminal(parts)
-    for violation in result.violations:
+    told = list(result.violations)
+    if not changed:  # the same data must give the same figures: another is an edited file
+        told += _edited(saved, result, objective)
+    for violation in told:
         typer.echo(violation, err=True)
     for kind in changed:
         typer.echo(f"note: {kind} have changed since the plan was made", err=True)
-    raise typer.Exit(OK if not result.violations else FAILED)
+    raise typer.Exit(OK if not told else FAILED)
+
+
+def _edited(saved: Plan, result: Any, objective: float | None) -> list[str]:
+    """Figures of a saved plan that the forward models do not give from the same data."""
+    found = []
+    if saved.objective != objective:
+        found.append(f"objective: the file says {saved.objective}, the forward models {objective}")
+    for i, (old, new) in enumerate(zip(saved.fleet, result.pools, strict=True)):
+        before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+        found += [
+            f"fleet[{i}].{key}: the file says {before[key]}, the forward models {after[key]}"
+            for key in before
+            if before[key] != after[key]
+        ]
+    return found
 
 
 def _kind_of(path: Path) -> str:
@@ -530,8 +560,8 @@ def alternatives(
         tolerance = float(quantity(within, "fraction").m_as("dimensionless"))
     except UnitError as error:
         raise _fail(f"--within: {error}") from None
-    if not 0 <= tolerance <= 100:
-        raise _fail(f"--within {within}: expected a share of at least 0, such as 5%")
+    if not 0 <= tolerance <= (100 if "%" in within else 1):
+        raise _fail(f"--within {within}: expected a share such as 5% or 0.05")
     saved, query = _plan_and_query(plan)
     progress = _Progress(not quiet)
     try:

@@ -61,7 +61,6 @@ class _Checked:
     ttft: tuple[tuple[str, Quantity, Quantity], ...]  # (label, value with network, limit)
     fewer: bool  # one unit fewer would still carry the load within the SLA
     tight: bool  # with TTFT limits 1 % tighter the pool would no longer carry the load
-    more: bool  # one more sequence per batch would still fit and keep TPOT
     quality: float | None
     operations: Quantity  # [FLOP/s] used
     peak: Quantity
@@ -138,7 +137,6 @@ def _may_serve(query: ServeQuery, catalog: Catalog, checked: _Checked) -> bool:
 def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision) -> _Checked:
     offer: Offer = catalog.find("offers", decision.offer)
     chip, region = catalog.chips[offer.accelerator], catalog.regions[offer.region]
-    constants = serving_constants(chip)
     layout = decision.layout
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
 
@@ -212,9 +210,6 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     p50, p99 = ttft(0.5), ttft(0.99)
     output = dequantise(load, "load") * Q(float(query.workload.tokens.output), "token")
     cost = dequantise(total["cost"], "cost")
-    limit = tpot_limit(query)
-    larger = run(layout.batch + 1)
-    fits = bool(larger.memory_needed[0] <= larger.memory_there) and layout.batch < float(np.max(constants.largest_batch))
     per_request = node.prefill_operations(
         model, traffic(query).input * (1 - traffic(query).prefix_hit), traffic(query).input * traffic(query).prefix_hit
     ) + node.decode_operations(model, 1.0, traffic(query).input + traffic(query).output / 2) * traffic(query).output.m_as("token")
@@ -256,7 +251,6 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         tuple((label, value, limit) for label, value, limit in values if value is not None),
         carried(units - 1, targets) >= load,
         targets is not None and carried(units, tuple((p, t * _STEP) for p, t in targets)) < load,
-        fits and (limit is None or bool(larger.tpot[0] <= limit)),
         _loss(weights.loss, cache.loss),
         per_request * dequantise(load, "load"),
         row.accelerators * chip.peak[weights.computes_in],
@@ -311,7 +305,6 @@ def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
     efficiency = float(replica.layouts.compute_efficiency[0])
     needed, there = float(replica.memory_needed[0].m_as("GiB")), float(replica.memory_there.m_as("GiB"))
     limit = tpot_limit(query)
-    full = not c.more
     memory_full = c.pool.layout.batch + 1 > float(replica.largest_batch[0])
     step = replica.decode_step[0]
     communication = float((replica.decode.communication[0] * c.pool.layout.pipeline_parallel / step).m_as("dimensionless"))
@@ -320,7 +313,8 @@ def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
         _row(2, "memory", "bytes per accelerator", needed, there, "GiB", memory_full, "physics", where),
         _row(3, "software", "utilisation", used, efficiency, "of peak", False, "physics", where),
         _row(4, "serving", "TPOT", c.pool.tpot_ms, None if limit is None else float(limit.m_as("ms")), "ms",
-             limit is not None and c.pool.tpot_ms > _STEP * float(limit.m_as("ms")), "query" if limit is not None else "none", where),
+             limit is not None and c.pool.tpot_ms > _STEP * float(limit.m_as("ms")),
+             "query" if limit is not None else "none", where),
         _row(5, "batching", "sequences", c.pool.layout.batch, float(replica.largest_batch[0]), "sequences", memory_full,
              "physics", where),
     ]  # fmt: skip
