@@ -105,11 +105,13 @@ def certify(
     gap: float = 0.0,
     seconds: float = 60.0,
     progress: Callable[[str], None] = lambda _: None,
+    tie_break: bool = True,
 ) -> Certificate:
     """Solve `market` to a proof. `engine` is highs, cpsat or both (both: highs solves, cpsat confirms the last program).
 
     `curve(column, units)` is the exact load that a pool carries; `slope(column)` is at least `curve(column, u) / u` for
     every u. `gap` is (objective - bound) / objective. A time limit gives status "stopped" with the bound that was proven.
+    `tie_break` picks, among plans of the optimal objective, the one that a stated order prefers; it costs a solve.
     """
     started = time.perf_counter()
     main = "cpsat" if engine == "cpsat" else "highs"
@@ -164,7 +166,7 @@ def certify(
         return finish("stopped", program)
     cross = _cross_check(engine, program, solution.objective, left())
     # Optimal. Among plans of this objective, the stated order picks one; if time runs out, the plan in hand is as good.
-    while gap == 0 and left() > 0:
+    while tie_break and gap == 0 and left() > 0:
         tied = SOLVERS[main](_tie_break(program, market, index, best[0]), left(), 0.0)
         solves += 1
         if tied.point is None:
@@ -199,7 +201,7 @@ def _check(
 
 
 def _tie_break(program: Program, market: Market, index: Index, objective: int) -> Program:
-    """Among the plans of this objective: least carbon, then fewest chips, then the offers' stated order.
+    """Among the plans of this objective: least carbon and chips together, then the offers' stated order.
 
     One weighted sum: carbon counts first, chips break its ties, and the position in the market breaks the rest.
     """

@@ -58,30 +58,38 @@ class Curve:
     def best(self, units: int) -> tuple[int, int]:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
         if units not in self.known:
-            self.known[units] = self._best(units)
+            # a solver that asks for one number of units asks for its neighbours next, and one call for all is as fast
+            self._learn([near for near in (units, units - 1, units + 1, 2 * units) if near not in self.known])
         return self.known[units]
 
-    def _best(self, units: int) -> tuple[int, int]:
-        if not len(self.usable) or units < 1:
-            return 0, -1
+    def _learn(self, counts: list[int]) -> None:
+        self.known |= {units: (0, -1) for units in counts if units < 1 or not len(self.usable)}
+        asked = np.array([units for units in counts if units not in self.known], int)
+        if not len(asked):
+            return
         # nothing carries more than its saturation: a few promising layouts first, then only those that could still win
         order = self.usable[np.argsort(-self.saturation[self.usable], kind="stable")]
-        first, rest = order[:_PROMISING], order[_PROMISING:]
-        rates = pool_rates(self.runs, first, units, self.targets, self.variability)
-        rest = rest[self.saturation[rest] * units > rates.max()]
+        at, rates = order[:_PROMISING], self._rates(order[:_PROMISING], asked)
+        rest = order[_PROMISING:]
+        rest = rest[(self.saturation[rest, None] * asked > rates.max(axis=0)).any(axis=1)]
         if len(rest):
-            rates = np.append(rates, pool_rates(self.runs, rest, units, self.targets, self.variability))
-        at = np.append(first, rest)
-        top = int(at[rates == rates.max()].min())  # the first of equals, whatever the order they were tried in
-        return quantise(Q(float(rates.max()), "1/s"), "load", "down"), top
+            at, rates = np.append(at, rest), np.vstack([rates, self._rates(rest, asked)])
+        loads = quantise(Q(rates.max(axis=0), "1/s"), "load", "down")
+        for units, load, mine in zip(asked.tolist(), loads, rates.T, strict=True):
+            self.known[units] = (load, int(at[mine == mine.max()].min()))  # the first of equals, whatever order they stand in
+
+    def _rates(self, at: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """What each of the layouts `at` carries [1/s], by row, at each number of units, by column."""
+        rates = pool_rates(self.runs, np.repeat(at, len(units)), np.tile(units, len(at)), self.targets, self.variability)
+        return rates.reshape(len(at), len(units))
 
 
 # How many layouts are looked at before the others are held against the best of them.
 _PROMISING = 16
 
 
-def pool_rates(runs: Runs, at: np.ndarray, units: int, targets: Targets, variability: float) -> np.ndarray:
-    """Rate [1/s] that `units` units carry within the targets, for the layouts at the positions `at`."""
+def pool_rates(runs: Runs, at: np.ndarray, units: np.ndarray | int, targets: Targets, variability: float) -> np.ndarray:
+    """Rate [1/s] that `units` units (one number, or one for each) carry within the targets, for the layouts at `at`."""
     replicas, times = runs.replicas[at] * units, runs.times
     rate = serving.pool_rate(
         ureg.Quantity(times.prefill_s[at], _SECOND),
@@ -100,7 +108,8 @@ class Memory:
     """What questions that differ little have in common, so that asking many of them is cheap (explanations do).
 
     `surveys`: the layouts of each kind of machine, whatever TPOT; `runs`: those that keep TPOT; `curves`: what pools of them
-    carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files. All depend on their keys alone.
+    carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files; `choices`: columns before dominance.
+    All depend on their keys alone.
     """
 
     surveys: dict[tuple[Hashable, ...], Survey] = field(default_factory=dict)
@@ -108,6 +117,7 @@ class Memory:
     curves: dict[tuple[Hashable, ...], Curve] = field(default_factory=dict)
     priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
+    choices: dict[str, tuple[Choices, list[Dropped], int]] = field(default_factory=dict)
 
     def curve(self, runs: Runs, targets: Targets, variability: float) -> Curve:
         key = (id(runs), tuple((percentile, target.magnitude) for percentile, target in targets), variability)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -86,6 +87,32 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
         memory.catalogs[files] = open_catalog(query)
     catalog = memory.catalogs[files]
     model = model_of(query, catalog)
+    key = _what_choices_depend_on(query)
+    if key not in memory.choices:
+        memory.choices[key] = _choices(query, catalog, model, progress, memory)
+    choices, dropped, candidates = memory.choices[key]
+    dropped = list(dropped)
+    market = columns.market_of(query, catalog, choices)
+    if len(market.columns) < len(choices.columns):
+        reason = "another offer of the same machine needs no more of anything that counts"
+        dropped.append(space.Dropped(None, "dominance", len(choices.columns) - len(market.columns), reason))
+    return Prepared(query, catalog, model, market, choices, dropped, candidates)
+
+
+def _what_choices_depend_on(query: ServeQuery) -> str:
+    """Everything in a question but its demand, limits, quotas and solver, which columns do not depend on before dominance."""
+    data = query.to_dict()
+    data = {part: value for part, value in data.items() if part not in ("limits", "solver", "uncertain", "name", "horizon")}
+    data["supply"] = {key: value for key, value in data.get("supply", {}).items() if key not in ("quota", "mixed")}
+    populations = [{k: v for k, v in one.items() if k != "rate"} for one in data["workload"].get("populations", ())]
+    data["workload"] = {**data["workload"], "rate": None, "populations": populations}
+    return json.dumps([str(query.folder), data], sort_keys=True)
+
+
+def _choices(
+    query: ServeQuery, catalog: Catalog, model: Transformer, progress: Progress, memory: Memory
+) -> tuple[columns.Choices, list[space.Dropped], int]:
+    """(every column, what was dropped on the way and why, how many candidates there were)."""
     offers, dropped = space.offers_of(query, catalog)
     machines = space.machines_of(offers, catalog)
     progress(f"{len(machines)} kinds of machine")
@@ -100,12 +127,7 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
         if runs:
             grouped.append((runs, theirs))
     dropped += [space.Dropped(wall, name, count, reason) for (wall, name, reason), count in removed.items()]
-    choices = columns.choices_of(query, catalog, grouped, dropped, memory)
-    market = columns.market_of(query, catalog, choices)
-    if len(market.columns) < len(choices.columns):
-        reason = "another offer of the same machine needs no more of anything that counts"
-        dropped.append(space.Dropped(None, "dominance", len(choices.columns) - len(market.columns), reason))
-    return Prepared(query, catalog, model, market, choices, dropped, candidates)
+    return columns.choices_of(query, catalog, grouped, dropped, memory), dropped, candidates
 
 
 def _runs(
@@ -133,8 +155,8 @@ def restricted(prepared: Prepared, wanted: Callable[[Column], bool]) -> Prepared
     return replace(prepared, choices=choices, market=columns.market_of(prepared.query, prepared.catalog, choices))
 
 
-def prove(prepared: Prepared, progress: Progress = lambda _: None) -> Certificate:
-    """The certified best purchases of a market."""
+def prove(prepared: Prepared, progress: Progress = lambda _: None, tie_break: bool = True) -> Certificate:
+    """The certified best purchases of a market. Without `tie_break` any plan of the optimal objective will do."""
     query, market, curves = prepared.query, prepared.market, prepared.choices.curves
     return certify(
         market,
@@ -144,6 +166,7 @@ def prove(prepared: Prepared, progress: Progress = lambda _: None) -> Certificat
         query.solver.gap,
         float(query.solver.time.m_as("s")),
         progress,
+        tie_break,
     )
 
 
