@@ -203,7 +203,7 @@ def _check(
 def _tie_break(program: Program, market: Market, index: Index, objective: int) -> Program:
     """Among the plans of this objective: least carbon and chips together, then the offers' stated order.
 
-    One weighted sum: carbon counts first, chips break its ties, and the position in the market breaks the rest.
+    One weighted sum: a chip counts as much as 0.1 gCO2e/h, and the position in the market breaks the rest.
     """
     terms = []
     for j, column in enumerate(market.columns):

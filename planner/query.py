@@ -1134,7 +1134,7 @@ class ServeQuery(Query):
         for place, quota in enumerate(supply.quota):
             found.append(self._clause(("supply", "quota", place), _quota_text(quota)))
         if not supply.mixed:
-            found.append(self._clause(("supply", "mixed"), "one configuration everywhere"))
+            found.append(self._clause(("supply", "mixed"), "one kind of machine, and one pool for each population"))
         return found + super().clauses()
 
     def assumptions(self) -> list[Assumption]:

@@ -132,7 +132,7 @@ def _plan(
         objective=objective,
         objective_unit=unit,
         query=query.to_dict(),
-        query_folder=str(query.folder),
+        query_folder=str(query.folder.resolve()),
         fleet=checked.pools if checked else (),
         totals=checked.totals if checked else {},
         walls=checked.walls if checked else (),

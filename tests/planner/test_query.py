@@ -477,7 +477,7 @@ def test_clauses_are_what_the_user_set_with_its_line(tmp_path: Path) -> None:
         ("supply.chips", "chips: h100-sxm, l40s", 24),
         ("supply.offers", "purchase: on-demand, spot", 25),
         ("supply.quota[0]", "at most 64 chips of h100-sxm in aws/us-east-1", 27),
-        ("supply.mixed", "one configuration everywhere", 28),
+        ("supply.mixed", "one kind of machine, and one pool for each population", 28),
         ("limits.cost", "cost <= 500 USD/h", 39),
         ("limits.power", "power <= 2 MW", None),
         ("limits.chips", "chips <= 512", 40),
