@@ -64,7 +64,7 @@ def model_of(query: AnyQuery, catalog: Catalog) -> Transformer:
         from zoo.importers.huggingface import transformer_from_config
 
         try:
-            return transformer_from_config(query.model_file)
+            return _within_context(query, transformer_from_config(query.model_file))
         except (ZooError, ValueError, OSError) as error:
             raise QueryError(f"{query.locate(('workload', 'model'))}: {error}") from None
     record = space.find(query, catalog, "models", query.workload.model, ("workload", "model"))
@@ -73,7 +73,19 @@ def model_of(query: AnyQuery, catalog: Catalog) -> Transformer:
             f"{query.locate(('workload', 'model'))}: {record.name} is a {record.kind} workload; {query.kind} plans need a "
             "decoder transformer, which generates tokens"
         )
-    return record
+    return _within_context(query, record)
+
+
+def _within_context(query: AnyQuery, model: Transformer) -> Transformer:
+    """`model`, or QueryError where a request is longer than the context that the model was made for."""
+    if isinstance(query, ServeQuery) and model.max_context is not None:
+        tokens = query.workload.tokens
+        if tokens.input + tokens.output > model.max_context:
+            raise QueryError(
+                f"{query.locate(('workload', 'tokens'))}: {tokens.input} + {tokens.output} tokens exceed the context of "
+                f"{model.name}, expected at most {model.max_context} together"
+            )
+    return model
 
 
 def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Prepared:
