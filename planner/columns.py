@@ -375,7 +375,7 @@ def choices_of(
             else:
                 entries.append((offer, site, runs_list))
     for reason, count in reasons.items():
-        dropped.append(Dropped(18, "sustainability", count, reason))
+        dropped.append(Dropped(18, "sustainability", count, reason, missing=True))
     return _columns(query, catalog, entries, dropped, memory)
 
 

@@ -8,14 +8,18 @@ candidates exist.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.units import Q, Quantity
 
-from . import plan
+from . import in_parallel, plan
+from .certify import Certificate, certify
 from .columns import Memory
+from .market import Column, Market
 from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare, prove
 from .program import dequantise
 from .query import Clause, Keys, QueryError, ServeQuery, parse_path
@@ -28,6 +32,7 @@ _EVERYTHING: dict[str, object] = {
     "regions.allow": ["*"],
     "regions.deny": [],
 }
+_LIMIT_UNITS = {"cost": "USD/h", "power": "kW", "carbon": "kgCO2e/h", "water": "L/h"}
 # A demand cannot be taken out, only made negligible.
 _NO_DEMAND = "0.001/s"
 
@@ -78,6 +83,12 @@ class Asker:
 
     memory: Memory = field(default_factory=Memory)
     answers: dict[str, bool] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def slow(self) -> bool:
+        """Whether an answer takes so long that asking in other processes pays."""
+        return self.seconds > 0.05 * len(self.answers)
 
     def prepared(self, query: ServeQuery) -> Prepared:
         return prepare(query, memory=self.memory)
@@ -86,10 +97,12 @@ class Asker:
         """Whether any plan exists: the whole enumeration, and where anything is limited a solver that stops at its first plan."""
         digest = query.digest()
         if digest not in self.answers:
+            started = time.perf_counter()
             try:
                 self.answers[digest] = has_plan(self.prepared(query))
             except QueryError:
                 self.answers[digest] = False
+            self.seconds += time.perf_counter() - started
         return self.answers[digest]
 
 
@@ -101,37 +114,146 @@ def has_plan(prepared: Prepared) -> bool:
     return prove(replace(prepared, query=prepared.query.set("solver.gap", "99 %"))).status != "infeasible"
 
 
-def why_infeasible(
-    prepared: Prepared, progress: Progress = lambda _: None
-) -> tuple[tuple[plan.Conflict, ...], tuple[plan.Fix, ...]]:
-    """(the clash, the repairs) of an infeasible question. An empty clash: no clause is to blame, physics is."""
-    query, asker = prepared.query, Asker()
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why there is no plan. `innocent` clauses are in neither clash nor repair; `nearest` is the best repaired question."""
+
+    conflict: tuple[plan.Conflict, ...] = ()
+    fixes: tuple[plan.Fix, ...] = ()
+    innocent: tuple[plan.Conflict, ...] = ()
+    nearest: ServeQuery | None = None
+
+
+def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memory: Memory | None = None) -> Explanation:
+    """The clash and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is."""
+    query, asker = prepared.query, Asker(memory or Memory())
     clauses = relaxable(query)
     if not asker.feasible(without(query, clauses)):
-        return (), ()
+        return Explanation()
     core = list(clauses)
     for clause in clauses:
         progress(f"is {clause.path} to blame?")
         rest = [other for other in core if other is not clause]
         if not asker.feasible(without(query, [c for c in clauses if c not in rest])):
             core = rest
-    conflict = tuple(plan.Conflict(clause=c.path, text=c.text, file=c.file, line=c.line, walls=_walls_of(c)) for c in core)
-    fixes = _fixes(query, core, asker, progress) or _joint_fix(query, clauses, asker, progress)
-    return conflict, fixes
+    repairs = _fixes(query, core, asker, progress) or _joint_fix(query, clauses, asker, progress)
+    cheapest = min((r for r in repairs if r[0].objective is not None), key=lambda r: r[0].objective or 0.0, default=None)
+    return Explanation(
+        tuple(_blamed(c) for c in core),
+        tuple(fix for fix, _ in repairs),
+        tuple(_blamed(c) for c in clauses if c not in core and not any(c.path in fix.clause.split(" + ") for fix, _ in repairs)),
+        None if cheapest is None else cheapest[1],
+    )
 
 
-def _fixes(query: ServeQuery, core: list[Clause], asker: Asker, progress: Progress) -> tuple[plan.Fix, ...]:
-    """For each clause of the clash: the least move that alone makes the question feasible, and the best plan then."""
-    result = []
-    for clause in core:
-        progress(f"how far must {clause.path} move?")
+def _blamed(clause: Clause) -> plan.Conflict:
+    return plan.Conflict(clause=clause.path, text=clause.text, file=clause.file, line=clause.line, walls=_walls_of(clause))
+
+
+Repair = tuple[plan.Fix, ServeQuery]
+
+
+def _fixes(query: ServeQuery, core: list[Clause], asker: Asker, progress: Progress) -> list[Repair]:
+    """For each clause of the clash: the least move that alone makes the question feasible, and the best plan then.
+
+    Last, the cheapest joint move, where one is less than any single one.
+    """
+    alone: list[Clause | None] = [clause for clause in core if asker.feasible(without(query, [clause]))]
+    progress(f"how far must {', '.join(clause.path for clause in core)} move?")
+
+    def repair(clause: Clause | None) -> Repair | None:
+        if clause is None:
+            return _cheapest_joint_move(query, asker)
         move = _least_move(query, clause, asker, [])
-        if move is not None:
-            result.append(_fix(move, clause.path, clause.text, asker))
-    return tuple(result)
+        return None if move is None else (_fix(move, clause.path, clause.text, asker), move.query)
+
+    found = in_parallel.each(repair, [*alone, None]) if asker.slow else [repair(clause) for clause in (*alone, None)]
+    return [one for one in found if one is not None]
 
 
-def _joint_fix(query: ServeQuery, clauses: list[Clause], asker: Asker, progress: Progress) -> tuple[plan.Fix, ...]:
+def _has_size(clause: Clause) -> bool:
+    return clause.path.startswith(("sla.ttft", "sla.tpot", "limits.", "supply.quota")) or clause.path.endswith("rate")
+
+
+# Relative moves are summed in thousand-millionths of what the question says.
+_WHOLE = 10**9
+
+
+def _cheapest_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
+    """The moves of demand, limits and quotas with the least sum of relative moves that together make the question feasible.
+
+    One optimisation: what cannot be served, and what is taken beyond a limit, is bought at its share of what was asked.
+    None where a single clause does it, where none of them is at fault, and for fleets that may not mix.
+    """
+    prepared = asker.prepared(query)
+    market = prepared.market
+    if not market.columns or not market.mixed:
+        return None
+    nothing = dict.fromkeys(market.columns[0].amounts, 0)
+    slack = [
+        (f"not served {name}", (k,), nothing, rate)
+        for k, (name, rate) in enumerate(zip(market.populations, market.rates, strict=True))
+    ]
+    slack += [(f"beyond {limit.name}", (), {**nothing, limit.resource: -1}, limit.bound) for limit in market.limits]
+    first = len(market.columns)
+    extra = [Column(name, market.columns[0].offer, -1, k, 1, amounts, "nothing") for name, k, amounts, _ in slack]
+    certificate = _certified(
+        prepared,
+        replace(
+            market,
+            columns=(*market.columns, *extra),
+            objective=(*(0 for _ in market.columns), *(-(-_WHOLE // max(asked, 1)) for *_, asked in slack)),
+            limits=tuple(
+                replace(limit, columns=frozenset(range(first) if limit.columns is None else limit.columns) | {at})
+                for at, limit in enumerate(market.limits, first + len(market.rates))
+            ),
+        ),
+    )
+    if certificate.status != "optimal":
+        return None
+    bought = {p.column - first: p.units for p in certificate.purchases if p.column >= first}
+    if len(bought) < 2:
+        return None
+    moved, clauses, values = query, [], []
+    words: object
+    for position, units in sorted(bought.items()):
+        if position < len(market.rates):
+            path = "workload.rate" if query.workload.rate is not None else f"workload.populations[{position}].rate"
+            at, words = path, f"{(market.rates[position] - units) / 1000:.10g}/s"
+        else:
+            limit = market.limits[position - len(market.rates)]
+            path, (at, words) = limit.clause, _bounded(limit.clause, limit.resource, limit.bound + units)
+        moved = moved.set(at, words)
+        clauses.append(next(c for c in query.clauses() if c.path == path))
+        values.append(str(words))
+    move = Move(moved, "; ".join(values))
+    return _fix(move, " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses), asker), moved
+
+
+def _bounded(clause: str, resource: str, bound: int) -> tuple[str, object]:
+    """(path, value) that give a limit or a quota this bound, which is in the program's units."""
+    if clause.startswith("supply.quota"):
+        return f"{clause}.{resource}", bound
+    if resource == "chips":
+        return clause, bound
+    unit = _LIMIT_UNITS[resource]
+    return clause, f"{float(dequantise(bound, resource).m_as(unit)):.10g} {unit}"
+
+
+def _certified(prepared: Prepared, market: Market) -> Certificate:
+    """The proof of a market that has more columns than the question's own: each unit of those carries one unit of load."""
+    curves, own = prepared.choices.curves, len(prepared.market.columns)
+    return certify(
+        market,
+        lambda j, units: units if j >= own else curves[market.columns[j].curve].best(units)[0],
+        lambda j: 1 if j >= own else curves[market.columns[j].curve].slope,
+        "cpsat" if prepared.query.solver.engine == "cpsat" else "highs",
+        seconds=float(prepared.query.solver.time.m_as("s")),
+        tie_break=False,
+    )
+
+
+def _joint_fix(query: ServeQuery, clauses: list[Clause], asker: Asker, progress: Progress) -> list[Repair]:
     """A smallest set of clauses that must all give way, where no single one suffices: found by putting clauses back.
 
     Minimal: putting any further clause back makes the question infeasible again. Each is moved as little as the others,
@@ -149,10 +271,10 @@ def _joint_fix(query: ServeQuery, clauses: list[Clause], asker: Asker, progress:
         progress(f"how far must {clause.path} move?")
         move = _least_move(moved, clause, asker, dropped[position + 1 :])
         if move is None:
-            return ()
+            return []
         moved, values = move.query, [*values, move.value]
     last = Move(moved, "; ".join(values))
-    return (_fix(last, " + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), asker),)
+    return [(_fix(last, " + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), asker), moved)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +287,7 @@ class Move:
 
 def _fix(move: Move, clause: str, change: str, asker: Asker) -> plan.Fix:
     """A repair with the best plan that it allows."""
-    certificate = prove(asker.prepared(move.query))
+    certificate = prove(asker.prepared(move.query), tie_break=False)
     objective, unit = in_objective_units(move.query, certificate.objective), objective_units(move.query)[1]
     return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit)
 
@@ -182,27 +304,70 @@ def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[C
     if clause.path.startswith("supply.quota"):
         return _least_count(query, clause, asker, relaxed)
 
-    def dropped() -> Move | None:
-        rest = without(query, [clause])
-        return Move(rest, "dropped") if asker.feasible(without(rest, relaxed)) else None
-
-    if not (clause.path.startswith(("sla.ttft", "sla.tpot")) or clause.path.endswith("rate")):
-        return dropped()
-    size, unit = _step(clause, value)
+    dropped = without(query, [clause])
+    if not asker.feasible(without(dropped, relaxed)):
+        return None
+    if not _has_size(clause):
+        return Move(dropped, "dropped")
+    if clause.path.endswith("rate"):
+        return _most_demand(query, clause, asker, relaxed) or Move(dropped, "dropped")
+    size, unit = _step(value), Q(1.0, "ms")
     at = round((value / unit).m_as("dimensionless") / size)
 
     def moved(steps: int) -> ServeQuery:
         return query.set(clause.path, _text(steps * size, unit))
 
-    found = _first(lambda steps: asker.feasible(without(moved(steps), relaxed)), at, down=clause.path.endswith("rate"))
-    return dropped() if found is None else Move(moved(found), _text(found * size, unit))
+    floor = math.floor(_least_latency(asker.prepared(without(dropped, relaxed)), clause) / size * (1 - 1e-9)) - 1
+    found = _first(lambda steps: asker.feasible(without(moved(steps), relaxed)), max(at, floor), down=False)
+    return Move(dropped, "dropped") if found is None else Move(moved(found), _text(found * size, unit))
 
 
-def _step(clause: Clause, value: Quantity) -> tuple[float, Quantity]:
-    """The step in which a clause is moved: 1 ms for latencies (0.1 ms below 10 ms), a thousandth of a rate."""
-    if clause.path.endswith("rate"):
-        return float(f"{value.m_as('1/s') / 1000:.0e}"), Q(1.0, "1/s")
-    return (1.0 if value.m_as("ms") >= 10 else 0.1), Q(1.0, "ms")
+def _step(value: Quantity) -> float:
+    """The step [ms] in which a latency is moved: 1 ms, or 0.1 ms below 10 ms."""
+    return 1.0 if value.m_as("ms") >= 10 else 0.1
+
+
+def _least_latency(prepared: Prepared, clause: Clause) -> float:
+    """A latency [ms] below which a clause cannot be met, whatever else gives way: of an idle replica without a network.
+
+    `prepared` is the question without the clause. It only tells where to begin to look.
+    """
+    statistic = clause.path.split(".", 2)[2]
+    times = [curve.runs.times for curve in prepared.choices.curves if len(curve.usable)]
+    if not times:
+        return 0.0
+    if clause.path.startswith("sla.tpot"):
+        return 1000 * min(float(t.tpot_s.min()) for t in times)
+    service = -math.log1p(-float(statistic[1:]) / 100)
+    return 1000 * min(float((t.delay_s + t.prefill_s * service).min()) for t in times)
+
+
+def _most_demand(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
+    """The largest rate of a population that can be served, to the program's unit; one optimisation.
+
+    What cannot be served goes to a column of its own, which needs nothing and of which as little as possible is bought.
+    """
+    prepared = asker.prepared(without(query, relaxed))
+    market = prepared.market
+    keys = parse_path(clause.path)
+    k = keys[2] if len(keys) > 2 else 0
+    if not market.columns or not isinstance(k, int):
+        return None
+    if not market.mixed:  # a fleet that may not mix has no room for that column
+
+        def kept(load: int) -> ServeQuery:
+            return without(query.set(clause.path, f"{load / 1000:.10g}/s"), relaxed)
+
+        load = _first(lambda load: asker.feasible(kept(load)), market.rates[k], down=True)
+        text = None if load is None else f"{load / 1000:.10g}/s"
+        return None if text is None else Move(query.set(clause.path, text), text)
+    nowhere = Column("not served", market.columns[0].offer, -1, (k,), 1, dict.fromkeys(market.columns[0].amounts, 0), "nothing")
+    zero = (0,) * len(market.columns)
+    certificate = _certified(prepared, replace(market, columns=(*market.columns, nowhere), objective=(*zero, 1)))
+    if certificate.status != "optimal" or certificate.objective is None or certificate.objective >= market.rates[k]:
+        return None
+    served = f"{(market.rates[k] - certificate.objective) / 1000:.10g}/s"
+    return Move(query.set(clause.path, served), served)
 
 
 def _text(size: float, unit: Quantity) -> str:
@@ -239,12 +404,12 @@ def _least_limit(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
         limits=tuple(limit for limit in market.limits if limit.clause != clause.path),
         objective=tuple(column.amounts[resource] for column in market.columns),
     )
-    least = prove(replace(prepared, market=cheapest)).objective
+    least = prove(replace(prepared, market=cheapest), tie_break=False).objective
     if least is None:
         return None
     if resource == "chips":
         return Move(query.set(clause.path, least), str(least))
-    unit = {"cost": "USD/h", "power": "kW", "carbon": "kgCO2e/h", "water": "L/h"}[resource]
+    unit = _LIMIT_UNITS[resource]
     text = f"{float(dequantise(least, resource).m_as(unit)):.10g} {unit}"
     return Move(query.set(clause.path, text), text)
 
@@ -260,7 +425,7 @@ def _least_count(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
         limits=tuple(limit for limit in market.limits if limit is not mine),
         objective=tuple(column.amounts[mine.resource] if j in counted else 0 for j, column in enumerate(market.columns)),
     )
-    least = prove(replace(prepared, market=fewest)).objective
+    least = prove(replace(prepared, market=fewest), tie_break=False).objective
     if least is None:
         return None
     return Move(query.set(f"{clause.path}.{mine.resource}", least), f"{least} {mine.resource}")

@@ -133,6 +133,24 @@ class Fix(Record):
     unit: str = ""
 
 
+class Missing(Record):
+    """Data that is not there: `count` things, named where they are few, of which `text` says what they lack."""
+
+    count: int
+    text: str
+    names: tuple[str, ...] = ()
+
+
+class Nearest(Record):
+    """The best plan of the cheapest repair of an infeasible question: the best that is possible anyway."""
+
+    change: str
+    objective: float
+    unit: str
+    fleet: tuple[Pool, ...]
+    totals: dict[str, float]
+
+
 class WhyNot(Record):
     """The best plan that uses X everywhere, beside the best plan of all; or what forbids it."""
 
@@ -227,6 +245,9 @@ class Plan(Record):
     assumptions: tuple[Assumption, ...]
     conflict: tuple[Conflict, ...] = ()
     fixes: tuple[Fix, ...] = ()
+    innocent: tuple[Conflict, ...] = ()
+    nearest: Nearest | None = None
+    missing: tuple[Missing, ...] = ()
     robustness: tuple[Robustness, ...] = ()
     data: dict[str, str]
     candidates: int

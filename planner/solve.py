@@ -13,6 +13,7 @@ from . import infeasible, plan, uncertainty
 from .certify import Certificate
 from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
+from .missing import missing_data
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
 from .program import Program, quantise
@@ -33,23 +34,35 @@ def solve_with_program(
 ) -> tuple[Plan, Program | None]:
     """`solve`, with the last program that was solved: what the certificate is about."""
     started = time.perf_counter()
+    memory = memory or Memory()
     prepared = prepare(uncertainty.guarded_query(query), progress, memory)
     certificate = prove(prepared, progress)
-    conflict: tuple[plan.Conflict, ...] = ()
-    fixes: tuple[plan.Fix, ...] = ()
+    found = answer(prepared, certificate, asked=query)
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        conflict, fixes = infeasible.why_infeasible(prepared, progress)
-    plan = answer(prepared, certificate, conflict, fixes, time.perf_counter() - started, query)
-    return plan, certificate.program
+        found = found.model_copy(update=_explained(prepared, memory, progress))
+    return found.model_copy(update={"seconds": time.perf_counter() - started}), certificate.program
+
+
+def _explained(prepared: Prepared, memory: Memory, progress: Progress) -> dict[str, Any]:
+    """What an infeasible plan says: the clash, the repairs, who is not to blame, and the best plan that is possible anyway."""
+    why = infeasible.why_infeasible(prepared, progress, memory)
+    said: dict[str, Any] = {"conflict": why.conflict, "fixes": why.fixes, "innocent": why.innocent}
+    if why.nearest is not None:
+        repaired = prepare(why.nearest, memory=memory)
+        best = answer(repaired, prove(repaired))
+        if best.objective is not None:
+            fix = min((f for f in why.fixes if f.objective is not None), key=lambda f: f.objective or 0.0)
+            said["nearest"] = plan.Nearest(
+                change=f"{fix.change}: {fix.value}", objective=best.objective, unit=best.objective_unit, fleet=best.fleet,
+                totals=best.totals,
+            )  # fmt: skip
+    return said
 
 
 def answer(
     prepared: Prepared,
     certificate: Certificate,
-    conflict: tuple[plan.Conflict, ...] = (),
-    fixes: tuple[plan.Fix, ...] = (),
-    seconds: float = 0.0,
     asked: ServeQuery | None = None,
 ) -> Plan:
     """The plan of a certificate, checked by the forward models alone.
@@ -66,7 +79,7 @@ def answer(
         raise ArithmeticError(f"the exact check contradicts the program: {checked.violations[0]}")
     if checked is not None and checked.objective != certificate.objective:
         raise ArithmeticError(f"the exact objective {checked.objective} is not the program's {certificate.objective}")
-    found = _plan(prepared, certificate, checked, conflict, fixes, seconds)
+    found = _plan(prepared, certificate, checked)
     if found.fleet and uncertainty.any_of(prepared.query):
         rows = uncertainty.robustness(found, prepared.query, prepared.catalog, prepared.model)
         found = found.model_copy(update={"robustness": rows})
@@ -112,9 +125,6 @@ def _plan(
     prepared: Prepared,
     certificate: Certificate,
     checked: Evaluated | None,
-    conflict: tuple[plan.Conflict, ...],
-    fixes: tuple[plan.Fix, ...],
-    seconds: float,
 ) -> Plan:
     query, catalog = prepared.query, prepared.catalog
     _, unit = objective_units(query)
@@ -154,12 +164,10 @@ def _plan(
         ),
         removed=tuple(plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in prepared.dropped),
         assumptions=assumptions_of(query, catalog, checked),
-        conflict=conflict,
-        fixes=fixes,
-        robustness=(),
+        missing=missing_data(query, catalog, prepared.dropped),
         data={kind: catalog.hash(kind) for kind in ("chips", "models", "offers", "regions", "round_trips", "economics")},
         candidates=prepared.candidates,
-        seconds=seconds,
+        seconds=certificate.seconds,
     )
 
 

@@ -23,12 +23,13 @@ from .query import AnyQuery, QueryError, ServeQuery
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many candidates a wall (or, with wall None, the market or the query) removed, and why."""
+    """How many candidates a wall (or, with wall None, the market or the query) removed, and why; `missing`: for lack of data."""
 
     wall: int | None
     name: str
     removed: int
     reason: str
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

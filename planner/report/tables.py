@@ -38,10 +38,12 @@ def money(value: float) -> str:
 def plan_tables(plan: Plan) -> list[Table]:
     """The whole answer."""
     if plan.status == "infeasible":
-        return [*conflict_tables(plan), removed_table(plan), assumption_table(plan)]
+        shown = [*conflict_tables(plan), missing_table(plan), removed_table(plan), assumption_table(plan)]
+        return [table for table in shown if table.rows]
     rank = str(plan.query.get("rank", "pessimistic"))
     tables = [fleet_table(plan.fleet), service_table(plan.fleet, rank), cost_table(plan.fleet), totals_table(plan)]
-    tables += [walls_table(plan), robustness_table(plan), certificate_table(plan), removed_table(plan), assumption_table(plan)]
+    tables += [walls_table(plan), robustness_table(plan), certificate_table(plan), removed_table(plan)]
+    tables += [missing_table(plan), assumption_table(plan)]
     return [table for table in tables if table.rows]
 
 
@@ -218,10 +220,22 @@ def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
 
 
 def conflict_tables(plan: Plan) -> list[Table]:
-    """Why there is no plan, and what would make one."""
-    joint = any(" + " in fix.clause for fix in plan.fixes)
-    title = "Together these would make it feasible" if joint else "Each of these alone would make it feasible"
-    return [
-        Table("These cannot hold together", ("clause", "where", "key", "walls"), conflict_rows(plan.conflict)),
-        Table(title, ("change", "to", "the best plan is then"), fix_rows(plan.fixes)),
+    """Why there is no plan, what would make one, the best that is possible anyway, and who is not to blame."""
+    heads = ("clause", "where", "key", "walls")
+    tables = [
+        Table("These cannot hold together", heads, conflict_rows(plan.conflict)),
+        Table("Each of these rows alone would make it feasible", ("change", "to", "the best plan is then"), fix_rows(plan.fixes)),
     ]
+    if plan.nearest is not None:
+        near = plan.nearest
+        fleet = fleet_table(near.fleet)
+        title = f"Best possible anyway: {near.change} ({number(near.objective)} {near.unit})"
+        tables.append(Table(title, fleet.heads, fleet.rows, fleet.numeric, fleet.notes))
+    tables.append(Table("Not to blame", heads, conflict_rows(plan.innocent)))
+    return [table for table in tables if table.rows]
+
+
+def missing_table(plan: Plan) -> Table:
+    """Data that is not there, which is another thing than infeasible."""
+    rows = tuple((f"{m.count:,} {m.text}", ", ".join(m.names[:8]) + (", ..." if len(m.names) > 8 else "")) for m in plan.missing)
+    return Table("Data missing", ("what", "names"), rows)

@@ -150,8 +150,7 @@ def check_fix(case: Case, fix: Fix) -> None:
         assert unit == HOURLY[path.removeprefix("limits.")]
         repaired, less = moved(case, path, value), moved(case, path, f"{float(size) - step:.10g} {unit}")
     elif path == "workload.rate":
-        size, step = float(value.removesuffix("/s")), float(f"{float(case.clauses[path].removesuffix('/s')) / 1000:.0e}")
-        repaired, less = moved(case, path, value), moved(case, path, f"{size + step:.10g}/s")
+        repaired, less = moved(case, path, value), moved(case, path, f"{float(value.removesuffix('/s')) + 0.001:.10g}/s")
     else:
         size = float(value.removesuffix(" ms"))
         step = 1.0 if float(case.clauses[path].removesuffix(" ms")) >= 10 else 0.1
@@ -173,8 +172,10 @@ def test_the_clash_is_minimal_and_the_repairs_are_exact(seed: int, put: Callable
     if best(case.question) is not None:
         assert solve(case.question).conflict == ()
         return
-    conflict, fixes = why_infeasible(preparing.prepare(case.question))
-    core = [clause.clause for clause in conflict]
+    why = why_infeasible(preparing.prepare(case.question))
+    core, fixes = [clause.clause for clause in why.conflict], why.fixes
+    named = {path for fix in fixes for path in fix.clause.split(" + ")}
+    assert {clause.clause for clause in why.innocent if clause.clause in case.clauses} == set(case.clauses) - set(core) - named
     assert core and set(core) <= set(case.clauses)
     assert best(case.ask({path: case.clauses[path] for path in core})) is None, "the core alone does not clash"
     for path in core:

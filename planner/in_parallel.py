@@ -1,0 +1,35 @@
+"""Independent re-solves on all cores. Workers are forks: what the process knows already need not be computed or sent again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# What workers are to do: set before they are forked, because functions that close over data cannot be sent.
+_job: tuple[Callable[[Any], Any], Sequence[Any]] | None = None
+
+
+def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`function` of every item, in order; in this process where forks cannot be had or would not pay."""
+    global _job
+    workers = min(os.cpu_count() or 1, len(items))
+    if workers < 2 or _job is not None or "fork" not in multiprocessing.get_all_start_methods():
+        return [function(item) for item in items]
+    _job = function, items
+    try:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+            return list(pool.map(_run, range(len(items))))
+    finally:
+        _job = None
+
+
+def _run(position: int) -> Any:
+    assert _job is not None
+    function, items = _job
+    return function(items[position])
