@@ -379,6 +379,29 @@ def choices_of(
     return _columns(query, catalog, entries, dropped, memory)
 
 
+def served(query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], memory: Memory) -> set[int]:
+    """The populations that some offer could serve within the SLA, were nothing limited; what `choices_of` finds columns for."""
+    means = means_of(catalog)
+    found: set[int] = set()
+    reach: dict[str, list[tuple[set[int], Targets]]] = {}
+    for runs_list, offers in grouped:
+        for region in dict.fromkeys(offer.region for offer in offers):
+            if region not in reach:
+                near = tiers(query, catalog, catalog.regions[region])
+                known = not isinstance(site_of(catalog.regions[region], query, means), str)
+                there = [(set(populations), budgets(query, trip)) for populations, trip in near]
+                reach[region] = [(populations, targets) for populations, targets in there if targets is not None and known]
+            if all(populations <= found for populations, _ in reach[region]):
+                continue
+            chips = (catalog.chips[offer.accelerator] for offer in offers if offer.region == region)
+            if not any(chip.tdp is not None and chip.host_power_share is not None for chip in chips):
+                continue
+            for populations, targets in reach[region]:
+                if any(len(memory.curve(runs, targets, query.workload.arrivals.cv**2).usable) for runs in runs_list):
+                    found |= populations
+    return found
+
+
 def market_of(query: ServeQuery, catalog: Catalog, choices: Choices) -> Market:
     """The program's data: the columns that survive dominance, the rates and the limits."""
     keep = undominated(choices.columns, choices.objective, choices.curves, query, catalog)

@@ -20,7 +20,7 @@ from . import in_parallel, plan
 from .certify import Certificate, certify
 from .columns import Memory
 from .market import Column, Market
-from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare, prove
+from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare, prove, serves_everybody
 from .program import dequantise
 from .query import Clause, Keys, QueryError, ServeQuery, parse_path
 
@@ -99,50 +99,52 @@ class Asker:
         if digest not in self.answers:
             started = time.perf_counter()
             try:
-                self.answers[digest] = has_plan(self.prepared(query))
+                self.answers[digest] = self._answer(query)
             except QueryError:
                 self.answers[digest] = False
             self.seconds += time.perf_counter() - started
         return self.answers[digest]
 
-
-def has_plan(prepared: Prepared) -> bool:
-    """Whether a market has any plan. Where nothing is limited, it has one as soon as every population has a column."""
-    market = prepared.market
-    if market.mixed and not market.limits:
-        return set(range(len(market.rates))) == {k for column in market.columns for k in column.populations}
-    return prove(replace(prepared, query=prepared.query.set("solver.gap", "99 %"))).status != "infeasible"
+    def _answer(self, query: ServeQuery) -> bool:
+        if not serves_everybody(query, self.memory):
+            return False
+        if query.supply.mixed and not query.supply.quota and all(bound is None for _, bound in query.limits):
+            return True
+        return prove(self.prepared(query.set("solver.gap", "99 %"))).status != "infeasible"
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why there is no plan. `innocent` clauses are in neither clash nor repair; `nearest` is the best repaired question."""
+    """Why there is no plan. `innocent` clauses are in neither clash nor repair; `nearest` is the question repaired by the
+    smallest relative move, and `by` that repair."""
 
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
     innocent: tuple[plan.Conflict, ...] = ()
     nearest: ServeQuery | None = None
+    by: plan.Fix | None = None
 
 
 def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memory: Memory | None = None) -> Explanation:
     """The clash and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is."""
     query, asker = prepared.query, Asker(memory or Memory())
     clauses = relaxable(query)
-    if not asker.feasible(without(query, clauses)):
-        return Explanation()
     core = list(clauses)
     for clause in clauses:
         progress(f"is {clause.path} to blame?")
         rest = [other for other in core if other is not clause]
         if not asker.feasible(without(query, [c for c in clauses if c not in rest])):
             core = rest
+    if not core:
+        return Explanation()
     repairs = _fixes(query, core, asker, progress) or _joint_fix(query, clauses, asker, progress)
-    cheapest = min((r for r in repairs if r[0].objective is not None), key=lambda r: r[0].objective or 0.0, default=None)
+    nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
     return Explanation(
         tuple(_blamed(c) for c in core),
         tuple(fix for fix, _ in repairs),
         tuple(_blamed(c) for c in clauses if c not in core and not any(c.path in fix.clause.split(" + ") for fix, _ in repairs)),
-        None if cheapest is None else cheapest[1],
+        None if nearest is None else nearest[1],
+        None if nearest is None else nearest[0],
     )
 
 
@@ -151,6 +153,26 @@ def _blamed(clause: Clause) -> plan.Conflict:
 
 
 Repair = tuple[plan.Fix, ServeQuery]
+
+
+def _distance(query: ServeQuery, fix: plan.Fix, repaired: ServeQuery) -> tuple[float, float]:
+    """(sum of the relative moves of a repair, endless for what is dropped; its objective)."""
+    moves = 0.0
+    for path in fix.clause.split(" + "):
+        keys = parse_path(path)
+        try:
+            old, new = _size(_value(query, keys)), _size(_value(repaired, keys))
+        except (LookupError, TypeError, AttributeError, ValueError):
+            old, new = 0.0, math.inf
+        moves += abs(new - old) / old if old else math.inf
+    return moves, fix.objective or 0.0
+
+
+def _size(value: Any) -> float:
+    """A clause's value as a number; a quota's is its count."""
+    if hasattr(value, "instances"):
+        value = value.chips if value.chips is not None else value.instances
+    return float(value.to_base_units().magnitude) if isinstance(value, Quantity) else float(value)
 
 
 def _fixes(query: ServeQuery, core: list[Clause], asker: Asker, progress: Progress) -> list[Repair]:
@@ -190,11 +212,11 @@ def _cheapest_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     if not market.columns or not market.mixed:
         return None
     nothing = dict.fromkeys(market.columns[0].amounts, 0)
-    slack = [
-        (f"not served {name}", (k,), nothing, rate)
-        for k, (name, rate) in enumerate(zip(market.populations, market.rates, strict=True))
-    ]
-    slack += [(f"beyond {limit.name}", (), {**nothing, limit.resource: -1}, limit.bound) for limit in market.limits]
+    slack: list[tuple[str, tuple[int, ...], dict[str, int], int]] = []
+    for k, (name, rate) in enumerate(zip(market.populations, market.rates, strict=True)):
+        slack.append((f"not served {name}", (k,), nothing, rate))
+    for limit in market.limits:
+        slack.append((f"beyond {limit.name}", (), {**nothing, limit.resource: -1}, limit.bound))
     first = len(market.columns)
     extra = [Column(name, market.columns[0].offer, -1, k, 1, amounts, "nothing") for name, k, amounts, _ in slack]
     certificate = _certified(
@@ -279,16 +301,17 @@ def _joint_fix(query: ServeQuery, clauses: list[Clause], asker: Asker, progress:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A question with one clause moved, and the clause's new value in words."""
+    """A question with one clause moved, and the clause's new value in words; its optimum, where that is the value itself."""
 
     query: ServeQuery
     value: str
+    optimum: int | None = None
 
 
 def _fix(move: Move, clause: str, change: str, asker: Asker) -> plan.Fix:
     """A repair with the best plan that it allows."""
-    certificate = prove(asker.prepared(move.query), tie_break=False)
-    objective, unit = in_objective_units(move.query, certificate.objective), objective_units(move.query)[1]
+    optimum = move.optimum or prove(asker.prepared(move.query), tie_break=False).objective
+    objective, unit = in_objective_units(move.query, optimum), objective_units(move.query)[1]
     return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit)
 
 
@@ -407,11 +430,8 @@ def _least_limit(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
     least = prove(replace(prepared, market=cheapest), tie_break=False).objective
     if least is None:
         return None
-    if resource == "chips":
-        return Move(query.set(clause.path, least), str(least))
-    unit = _LIMIT_UNITS[resource]
-    text = f"{float(dequantise(least, resource).m_as(unit)):.10g} {unit}"
-    return Move(query.set(clause.path, text), text)
+    path, value = _bounded(clause.path, resource, least)
+    return Move(query.set(path, value), str(value), least if resource == query.minimize and not relaxed else None)
 
 
 def _least_count(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:

@@ -142,7 +142,7 @@ class Missing(Record):
 
 
 class Nearest(Record):
-    """The best plan of the cheapest repair of an infeasible question: the best that is possible anyway."""
+    """The best plan of the repair that moves an infeasible question least: the best that is possible anyway."""
 
     change: str
     objective: float

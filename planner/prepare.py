@@ -94,10 +94,7 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
     `memory` is read and filled: what an earlier, similar question has computed is not computed again.
     """
     memory = Memory() if memory is None else memory
-    files = (query.folder, query.zoo, query.prices)
-    if files not in memory.catalogs:
-        memory.catalogs[files] = open_catalog(query)
-    catalog = memory.catalogs[files]
+    catalog = _catalog(query, memory)
     model = model_of(query, catalog)
     key = _what_choices_depend_on(query)
     if key not in memory.choices:
@@ -109,6 +106,13 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
         reason = "another offer of the same machine needs no more of anything that counts"
         dropped.append(space.Dropped(None, "dominance", len(choices.columns) - len(market.columns), reason))
     return Prepared(query, catalog, model, market, choices, dropped, candidates)
+
+
+def _catalog(query: ServeQuery, memory: Memory) -> Catalog:
+    files = (query.folder, query.zoo, query.prices)
+    if files not in memory.catalogs:
+        memory.catalogs[files] = open_catalog(query)
+    return memory.catalogs[files]
 
 
 def _what_choices_depend_on(query: ServeQuery) -> str:
@@ -125,14 +129,12 @@ def _choices(
     query: ServeQuery, catalog: Catalog, model: Transformer, progress: Progress, memory: Memory
 ) -> tuple[columns.Choices, list[space.Dropped], int]:
     """(every column, what was dropped on the way and why, how many candidates there were)."""
-    offers, dropped = space.offers_of(query, catalog)
-    machines = space.machines_of(offers, catalog)
-    progress(f"{len(machines)} kinds of machine")
+    machines, dropped = _machines(query, catalog, model, progress, memory)
     grouped: list[tuple[list[space.Runs], list[Offer]]] = []
     candidates = 0
     removed: dict[tuple[int | None, str, str], int] = {}
-    for (runs, gone), (_, theirs) in zip(_runs([m for m, _ in machines], model, query, memory), machines, strict=True):
-        candidates += sum(len(r.choices) for r in runs) + sum(d.removed for d in gone)
+    for runs, gone, theirs in machines:
+        candidates += sum(map(len, runs)) + sum(d.removed for d in gone)
         for d in gone:
             step = (d.wall, d.name, d.reason)
             removed[step] = removed.get(step, 0) + d.removed
@@ -140,6 +142,26 @@ def _choices(
             grouped.append((runs, theirs))
     dropped += [space.Dropped(wall, name, count, reason) for (wall, name, reason), count in removed.items()]
     return columns.choices_of(query, catalog, grouped, dropped, memory), dropped, candidates
+
+
+def _machines(
+    query: ServeQuery, catalog: Catalog, model: Transformer, progress: Progress, memory: Memory
+) -> tuple[list[tuple[list[space.Runs], list[space.Dropped], list[Offer]]], list[space.Dropped]]:
+    """(what each kind of machine can run, what it cannot, and its offers; what the question's clauses drop)."""
+    offers, dropped = space.offers_of(query, catalog)
+    machines = space.machines_of(offers, catalog)
+    progress(f"{len(machines)} kinds of machine")
+    found = _runs([machine for machine, _ in machines], model, query, memory)
+    return [(runs, gone, theirs) for (runs, gone), (_, theirs) in zip(found, machines, strict=True)], dropped
+
+
+def serves_everybody(query: ServeQuery, memory: Memory) -> bool:
+    """Whether every population can be served by something, were nothing limited and anything mixed. Raises QueryError."""
+    catalog = _catalog(query, memory)
+    machines, _ = _machines(query, catalog, model_of(query, catalog), lambda _: None, memory)
+    return columns.served(query, catalog, [(runs, theirs) for runs, _, theirs in machines], memory) == set(
+        range(len(query.populations))
+    )
 
 
 def _runs(

@@ -48,13 +48,12 @@ def _explained(prepared: Prepared, memory: Memory, progress: Progress) -> dict[s
     """What an infeasible plan says: the clash, the repairs, who is not to blame, and the best plan that is possible anyway."""
     why = infeasible.why_infeasible(prepared, progress, memory)
     said: dict[str, Any] = {"conflict": why.conflict, "fixes": why.fixes, "innocent": why.innocent}
-    if why.nearest is not None:
+    if why.nearest is not None and why.by is not None:
         repaired = prepare(why.nearest, memory=memory)
         best = answer(repaired, prove(repaired))
         if best.objective is not None:
-            fix = min((f for f in why.fixes if f.objective is not None), key=lambda f: f.objective or 0.0)
             said["nearest"] = plan.Nearest(
-                change=f"{fix.change}: {fix.value}", objective=best.objective, unit=best.objective_unit, fleet=best.fleet,
+                change=f"{why.by.change}: {why.by.value}", objective=best.objective, unit=best.objective_unit, fleet=best.fleet,
                 totals=best.totals,
             )  # fmt: skip
     return said
@@ -107,7 +106,7 @@ def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]
     for purchase in certificate.purchases:
         column = prepared.market.columns[purchase.column]
         curve = prepared.choices.curves[column.curve]
-        choice = curve.runs.choices[curve.best(purchase.units)[1]]
+        choice = curve.runs.choice(curve.best(purchase.units)[1])
         layout = plan.Layout(
             precision=choice.precision,
             kv_precision=choice.kv_precision,

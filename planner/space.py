@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from models import algorithm, serving
-from models.calibration import serving_constants
+from models.calibration import Constants, serving_constants
 from models.dimensions import UnknownValue
 from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
@@ -87,9 +87,25 @@ class Runs:
     machine: Machine
     instances: int
     replicas: np.ndarray  # per unit, array
-    choices: tuple[Choice, ...]
+    shapes: Sequence[Shape]  # of the machine; `times.shape` points here
     times: Times
     saturation: np.ndarray  # array: requests per second of one unit with every slot busy or every prefill server busy
+
+    def __len__(self) -> int:
+        return len(self.saturation)
+
+    def choice(self, position: int) -> Choice:
+        """The layout at a position of the arrays."""
+        shape = self.shapes[self.times.shape[position]]
+        return Choice(
+            shape.weights.name,
+            shape.cache.name,
+            shape.tensor_parallel,
+            shape.pipeline_parallel,
+            shape.expert_parallel,
+            int(self.times.batch[position]),
+            shape.chips,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +136,7 @@ class Survey:
 
     machine: Machine
     shapes: list[Shape]
+    constants: Constants
     fits: np.ndarray  # largest batch that fits, by shape
     tried: Times
     dropped: tuple[Dropped, ...]
@@ -254,14 +271,15 @@ def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuer
     """
     dropped: list[list[Dropped]] = [[] for _ in machines]
     shapes = [shapes_of(machine, model, query, gone) for machine, gone in zip(machines, dropped, strict=True)]
-    fits = _largest_batches(machines, shapes, model, query)
+    constants = [serving_constants(machine.accelerator) for machine in machines]
+    fits = _largest_batches(machines, shapes, constants, model, query)
     grids = [[_batches(int(top)) for top in tops] for tops in fits]
-    tried = _times(machines, shapes, grids, model, query)
+    tried = _times(machines, shapes, constants, grids, model, query)
     for gone, tops in zip(dropped, fits, strict=True):
         _count(gone, 2, "memory", tops < 1, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     return [
-        Survey(machine, mine, tops, times, tuple(gone))
-        for machine, mine, tops, times, gone in zip(machines, shapes, fits, tried, dropped, strict=True)
+        Survey(machine, mine, fitted, tops, times, tuple(gone))
+        for machine, mine, fitted, tops, times, gone in zip(machines, shapes, constants, fits, tried, dropped, strict=True)
     ]
 
 
@@ -276,7 +294,7 @@ def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) ->
     # of the integers between the last batch that keeps TPOT and the next one tried, only the largest is of interest
     between = [_between(survey, good) for survey, good in zip(surveys, kept, strict=True)]
     machines, shapes = [survey.machine for survey in surveys], [survey.shapes for survey in surveys]
-    finer = _times(machines, shapes, between, model, query)
+    finer = _times(machines, shapes, [survey.constants for survey in surveys], between, model, query)
     return [_grouped(*one, tightest) for one in zip(surveys, kept, finer, strict=True)]
 
 
@@ -313,9 +331,8 @@ def _grouped(survey: Survey, kept: Times, finer: Times, tightest: float) -> tupl
         at = np.flatnonzero(spans == span)
         at = at[_undominated(times, per_unit, at)]
         mine, replicas = times.at(at), per_unit[at]
-        choices = tuple(_choice(shapes[i], int(batch)) for i, batch in zip(mine.shape, mine.batch, strict=True))
         saturation = replicas * np.minimum(mine.pipeline_parallel / mine.prefill_s, mine.batch / mine.residence_s)
-        result.append(Runs(machine, span, replicas, choices, mine, saturation))
+        result.append(Runs(machine, span, replicas, shapes, mine, saturation))
     return result, dropped
 
 
@@ -396,7 +413,12 @@ def _too_lossy(query: ServeQuery, weights: Format, cache: Format) -> bool:
 
 
 def _deployment(
-    machines: Sequence[Machine], shapes: Sequence[Sequence[Shape]], at: np.ndarray, model: Transformer, query: ServeQuery
+    machines: Sequence[Machine],
+    shapes: Sequence[Sequence[Shape]],
+    constants: Sequence[Constants],
+    at: np.ndarray,
+    model: Transformer,
+    query: ServeQuery,
 ) -> tuple[serving.Deployment, tuple[np.ndarray, np.ndarray]]:
     """(the layouts at batch 1, on all their kinds of machine; how slow they may be, of TPOT and TTFT) as arrays.
 
@@ -404,7 +426,6 @@ def _deployment(
     """
     where = np.repeat(np.arange(len(machines)), [len(mine) for mine in shapes])[at]
     chips = [machine.accelerator for machine in machines]
-    constants = [serving_constants(chip) for chip in chips]
     numbers = np.array(
         [
             (
@@ -437,19 +458,24 @@ def _deployment(
 
 
 def _largest_batches(
-    machines: Sequence[Machine], shapes: Sequence[Sequence[Shape]], model: Transformer, query: ServeQuery
+    machines: Sequence[Machine],
+    shapes: Sequence[Sequence[Shape]],
+    constants: Sequence[Constants],
+    model: Transformer,
+    query: ServeQuery,
 ) -> list[np.ndarray]:
     """By machine and shape, the most sequences that fit in memory and that the engine schedules; zero where none fits."""
     ends = np.cumsum([len(mine) for mine in shapes])
     if not len(ends) or not ends[-1]:
         return [np.zeros(0) for _ in shapes]
-    deployment, _ = _deployment(machines, shapes, np.arange(ends[-1]), model, query)
+    deployment, _ = _deployment(machines, shapes, constants, np.arange(ends[-1]), model, query)
     return np.split(np.minimum(serving.largest_batch(deployment), deployment.constants.largest_batch), ends[:-1])
 
 
 def _times(
     machines: Sequence[Machine],
     shapes: Sequence[Sequence[Shape]],
+    constants: Sequence[Constants],
     grids: Sequence[Sequence[Sequence[int]]],
     model: Transformer,
     query: ServeQuery,
@@ -460,7 +486,7 @@ def _times(
     batch = np.array([float(size) for mine in grids for grid in mine for size in grid])
     if not len(at):
         return [Times(np.zeros(0, int), *(np.zeros(0) for _ in range(6))) for _ in machines]
-    deployment, slow = _deployment(machines, shapes, at, model, query)
+    deployment, slow = _deployment(machines, shapes, constants, at, model, query)
     deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch))
     replica = ranked(query, serving.replicas(deployment, *slow))
     shape = np.concatenate([np.arange(len(mine)) for mine in shapes])[at]
@@ -516,18 +542,6 @@ def _undominated(times: Times, replicas: np.ndarray, at: np.ndarray) -> np.ndarr
         beats = (d[:, None] <= d) & (r[:, None] >= r) & (s[:, None] >= s)
         keep.append(order[~np.triu(beats, 1).any(axis=0)])  # prefill: whoever stands earlier is no slower
     return np.sort(np.concatenate(keep))
-
-
-def _choice(shape: Shape, batch: int) -> Choice:
-    return Choice(
-        shape.weights.name,
-        shape.cache.name,
-        shape.tensor_parallel,
-        shape.pipeline_parallel,
-        shape.expert_parallel,
-        batch,
-        shape.chips,
-    )
 
 
 def _count(dropped: list[Dropped], wall: int, name: str, removed: np.ndarray, reason: str) -> None:
