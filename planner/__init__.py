@@ -44,12 +44,15 @@ def _solve(self: ServeQuery, progress: Any = lambda _: None) -> Plan:
     return solve(self, progress)
 
 
-def _evaluate(self: Plan) -> Any:
-    """The plan through the forward models alone: an `Evaluated`, whose `violations` is empty when every wall holds."""
+def _evaluate(self: Plan, changes: Any = ()) -> Any:
+    """The plan through the forward models alone: an `Evaluated`, whose `violations` is empty when every wall holds.
+
+    `changes` moves the question under the plan: `plan.evaluate({"prices.scale": 1.1})`.
+    """
     from .evaluate import evaluate
     from .solve import reload
 
-    return evaluate(*reload(self))
+    return evaluate(*reload(self, dict(changes)))
 
 
 def _question(self: Plan) -> ServeQuery:

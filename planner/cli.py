@@ -94,17 +94,25 @@ def _query(path: Path, overrides: list[str] | None) -> AnyQuery:
 
     try:
         query = load(path)
-        changes = {}
-        for override in overrides or []:
-            key, equals, value = override.partition("=")
-            if not equals:
-                raise QueryError(f'--set {override}: expected PATH=VALUE, such as --set sla.ttft.p99="300 ms"')
-            changes[key.strip()] = value
+        changes = _changes(overrides)
         if changes:
             query = query.override(changes)
     except QueryError as error:
         raise _fail(str(error)) from None
     return query
+
+
+def _changes(overrides: list[str] | None) -> dict[str, object]:
+    """What `--set` asks for, by path. Raises QueryError."""
+    from .query import QueryError
+
+    changes: dict[str, object] = {}
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise QueryError(f'--set {override}: expected PATH=VALUE, such as --set sla.ttft.p99="300 ms"')
+        changes[key.strip()] = value
+    return changes
 
 
 def _check_format(format: str, *known: str) -> None:
@@ -251,9 +259,13 @@ def check(
 @app.command()
 def evaluate(
     plan: Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`, or a scenario in YAML.")],
+    overrides: Overrides = None,
     format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
 ) -> None:
     """Judge a saved plan, or a scenario of your own, with the forward equations alone: no solver.
+
+    With --set the same machines answer a changed question, such as --set prices.scale=1.1: what they then cost, and which
+    promises they then break.
 
     A scenario (`kind: scenario`) is read against all 22 walls on three levels; exit code 3 when it does not fit.
 
@@ -261,12 +273,14 @@ def evaluate(
     """
     from .evaluate import evaluate as forward
     from .plan import Plan, PlanError, rows
-    from .prepare import in_objective_units
+    from .prepare import in_objective_units, objective_units
     from .query import QueryError
     from .report import render, tables
     from .solve import reload
 
     _check_format(format, "table", "json", "md", "csv")
+    if overrides and (_kind_of(plan) != "serve"):
+        raise _fail(f"--set: {plan} is no saved plan of a serve question; only the question of such a plan can be changed")
     if (document := _yaml(plan)) is not None:
         _evaluate_file(document, format)
     if _kind_of(plan) == "train":
@@ -275,12 +289,12 @@ def evaluate(
         saved = Plan.load(plan)
         if not saved.fleet:
             raise _fail(f"{plan}: the plan has no fleet ({saved.status}); there is nothing to evaluate")
-        query, catalog, model, decisions = reload(saved)
+        query, catalog, model, decisions = reload(saved, _changes(overrides))
         result = forward(query, catalog, model, decisions)
     except (PlanError, QueryError, ValueError) as error:
         raise _fail(str(error)) from None
-    objective = in_objective_units(query, result.objective)
-    changed = [kind for kind, digest in saved.data.items() if catalog.hash(kind) != digest]
+    objective, unit = in_objective_units(query, result.objective), objective_units(query)[1]
+    changed = [] if overrides else [kind for kind, digest in saved.data.items() if catalog.hash(kind) != digest]
     verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
     if format == "json":
         typer.echo(
@@ -290,7 +304,8 @@ def evaluate(
                     "violations": list(result.violations),
                     "objective": objective,
                     "saved_objective": saved.objective,
-                    "unit": saved.objective_unit,
+                    "unit": unit,
+                    "saved_unit": saved.objective_unit,
                     "data_changed": changed,
                     "fleet": [pool.model_dump(mode="json") for pool in result.pools],
                     "walls": [wall.model_dump(mode="json") for wall in result.walls],
@@ -303,16 +318,17 @@ def evaluate(
         typer.echo(render.comma_separated(rows(result.pools)), nl=False)
     else:
         shown = saved.model_copy(update={"walls": result.walls, "fleet": result.pools, "totals": result.totals})
-        rank = str(saved.query.get("rank", "pessimistic"))
+        rank = query.rank
         parts = [tables.fleet_table(shown.fleet), tables.service_table(shown.fleet, rank), tables.cost_table(shown.fleet)]
         parts += [tables.totals_table(shown), tables.walls_table(shown)]
-        typer.echo(f"{saved.name}: {objective:,.2f} {saved.objective_unit}, {verdict} (saved: {saved.objective:,.2f})")
+        before = f"saved: {saved.objective:,.2f}" + (f" {saved.objective_unit}" if unit != saved.objective_unit else "")
+        typer.echo(f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})")
         if format == "md":
             typer.echo(render.markdown(parts), nl=False)
         else:
             render.terminal(parts)
     told = list(result.violations)
-    if not changed:  # the same data must give the same figures: another is an edited file
+    if not changed and not overrides:  # the same data must give the same figures: another is an edited file
         told += _edited(saved, result, objective)
     for violation in told:
         typer.echo(violation, err=True)

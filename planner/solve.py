@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from zoo.catalog import Catalog
@@ -17,20 +19,21 @@ from .missing import missing_data
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
 from .program import Program, quantise
-from .query import ServeQuery
+from .query import QueryError, ServeQuery
 
 
-def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Plan:
+def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, nearest: bool = True) -> Plan:
     """The best plan with its proof, or the reasons why there is none.
 
     Raises QueryError (one line) for names that do not exist and data that is missing. Infeasible is a plan whose status
-    says so, with the clash and the fixes; "stopped" is a plan without proof, when the time ran out.
+    says so, with the clash and the fixes, and (`nearest`) the nearest plan that is possible; "stopped" is a plan without
+    proof, when the time ran out.
     """
-    return solve_with_program(query, progress, memory)[0]
+    return solve_with_program(query, progress, memory, nearest)[0]
 
 
 def solve_with_program(
-    query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None
+    query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, nearest: bool = True
 ) -> tuple[Plan, Program | None]:
     """`solve`, with the last program that was solved: what the certificate is about."""
     started = time.perf_counter()
@@ -40,15 +43,15 @@ def solve_with_program(
     found = answer(prepared, certificate, asked=query)
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        found = found.model_copy(update=_explained(prepared, memory, progress))
+        found = found.model_copy(update=_explained(prepared, memory, progress, nearest))
     return found.model_copy(update={"seconds": time.perf_counter() - started}), certificate.program
 
 
-def _explained(prepared: Prepared, memory: Memory, progress: Progress) -> dict[str, Any]:
+def _explained(prepared: Prepared, memory: Memory, progress: Progress, nearest: bool) -> dict[str, Any]:
     """What an infeasible plan says: the clash, the repairs, who is not to blame, and the best plan that is possible anyway."""
     why = infeasible.why_infeasible(prepared, progress, memory)
     said: dict[str, Any] = {"conflict": why.conflict, "fixes": why.fixes, "innocent": why.innocent}
-    if why.nearest is not None and why.by is not None:
+    if nearest and why.nearest is not None and why.by is not None:
         repaired = prepare(why.nearest, memory=memory)
         best = answer(repaired, prove(repaired))
         if best.objective is not None:
@@ -201,10 +204,21 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
     return tuple(found)
 
 
-def reload(saved: Plan) -> tuple[ServeQuery, Catalog, Any, list[Decision]]:
-    """What `evaluate` needs, from a plan file alone: the question, the data, the model and the decisions."""
+def reload(saved: Plan, changes: Mapping[str, object] = MappingProxyType({})) -> tuple[ServeQuery, Catalog, Any, list[Decision]]:
+    """What `evaluate` needs, from a plan file alone: the question, the data, the model and the decisions.
 
+    `changes` are made to the question, as `Query.override` makes them: the decisions stay, loads follow the new rates.
+    Raises QueryError for changes that make no sense, or of who is served.
+    """
     query = ServeQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    names = [population.name for population in query.populations]
+    if changes:
+        changed = query.override(changes)
+        if not isinstance(changed, ServeQuery) or [population.name for population in changed.populations] != names:
+            raise QueryError(
+                f"--set {', '.join(changes)}: the plan serves {', '.join(names)}; solve the changed question instead"
+            )
+        query = changed
     catalog = open_catalog(query)
     model = model_of(query, catalog)
     decisions = [
@@ -216,4 +230,4 @@ def reload(saved: Plan) -> tuple[ServeQuery, Catalog, Any, list[Decision]]:
         )
         for pool in saved.fleet
     ]
-    return query, catalog, model, decisions
+    return query, catalog, model, _at_rates(query, decisions) if changes else decisions

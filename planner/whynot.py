@@ -58,7 +58,7 @@ def why_not(
     what = ", ".join(f"{key}={value}" for key, value in forces.items())
     for key, value in forces.items():
         parse(f"{key}={value}")
-    best = solve(forced(query, forces), progress, memory or Memory())
+    best = solve(forced(query, forces), progress, memory or Memory(), nearest=False)
     if best.objective is None or plan.objective is None:
         return WhyNot(
             what=what, status=best.status, objective=None, unit=plan.objective_unit, dearer_by=None, ratio=None, wins_at=None,
