@@ -144,6 +144,18 @@ def totals_table(plan: Plan) -> Table:
     return Table("Totals", ("total", "value"), rows, frozenset({"value"}))
 
 
+# What "binds" says, and why a wall has no row, by kind of question.
+_BINDS = {
+    "serve": "binds: with a latency limit 1 % tighter, one sequence more, one machine fewer, or a limit one machine lower, it breaks",
+    "train": "binds: the largest share of the step, data that come too late, or a limit or memory of which less than 1 % is left",
+}
+_APART = {
+    "serve": "have no part in a serve question; see `wallplan evaluate` of a scenario",
+    "train": "have no part in this question: serving, batching, tails and reasoning are not training; 16 comes with `sharing`, 20 "
+    "with `workload.privacy`, 9 where an offer's processors are known, 21 and 22 with the explanation of a plan",
+}
+
+
 def walls_table(plan: Plan) -> Table:
     """Every wall: demand, limit, headroom, and whether one more step would break it."""
     rows = [
@@ -159,10 +171,8 @@ def walls_table(plan: Plan) -> Table:
         for wall in plan.walls
     ]
     heads = ("#", "wall", "what", "demand", "limit", "headroom", "")
-    notes = (
-        "binds: with a latency limit 1 % tighter, one sequence more, one machine fewer, or a limit one machine lower, it breaks",
-        "the other walls of the 22 have no part in a serve question; see `wallplan evaluate` of a scenario",
-    )
+    others = ", ".join(str(n) for n in range(1, 23) if n not in {wall.number for wall in plan.walls})
+    notes = (_BINDS[plan.kind], f"walls {others} {_APART[plan.kind]}")
     return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}), notes)
 
 
