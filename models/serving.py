@@ -34,7 +34,7 @@ ASSUMPTIONS = (
     "prompts vary: prefill service is exponential with the mean prefill time, which makes M/M/c exact",
     "replicas of one pool share one queue (a load balancer that never sends work to a busy replica while another is free)",
     "the KV cache of a batch takes its mean live length (input and half of the output), as paged engines allocate it",
-    "the serving engine is vLLM, 0.15 or later, with constants fitted to published measurements",
+    "the serving engine is vLLM, 0.15 or later",
 )
 
 _NO_TIME = Q(0.0, "s")

@@ -20,7 +20,7 @@ from .dimensions import UnknownValue
 
 KEYS = (
     "schema", "kind", "name", "model", "chip", "tp", "pp", "ep", "precision", "kv_precision", "engine", "tokens", "prefix_hit",
-    "concurrency", "rate", "batch",
+    "concurrency", "rate", "batch", "calibration",
 )  # fmt: skip
 _LOADS = {"concurrency": "closed", "rate": "open", "batch": "static"}
 
@@ -37,6 +37,7 @@ def evaluate_replica(
     Keys of `mapping`: model, chip, precision, tokens {input, output}, and one of concurrency (requests kept in flight),
     rate (requests per second, Poisson) or batch (all prompts at once); optional tp, pp, ep (1), kv_precision (16 bits),
     engine (vLLM), prefix_hit (0). Every prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
+    `calibration` replaces the stored constants; who reads a file reads what its key `calibration` names, and gives it here.
     """
     unknown = sorted(set(mapping) - set(KEYS))
     if unknown:
@@ -45,6 +46,10 @@ def evaluate_replica(
         raise ReplicaError(f"unknown key {unknown[0]!r}{hint}; expected some of {', '.join(KEYS)}")
     if mapping.get("kind", "replica") != "replica":
         raise ReplicaError(f"kind is {mapping['kind']!r}, expected 'replica'")
+    if mapping.get("calibration") is not None and calibration is None:
+        raise ReplicaError(
+            f"calibration is {mapping['calibration']!r}, expected the path of a file that `wallplan calibrate` wrote"
+        )
     loads = [key for key in _LOADS if mapping.get(key) is not None]
     if len(loads) != 1:
         raise ReplicaError(f"give exactly one of concurrency, rate and batch, not {' and '.join(loads) or 'none'}")

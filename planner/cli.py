@@ -271,6 +271,7 @@ def evaluate(
 
     Example:  wallplan evaluate examples/scenario-serve.yaml
     """
+    from .calibrated import data_changed
     from .evaluate import evaluate as forward
     from .plan import Plan, PlanError, rows
     from .prepare import in_objective_units, objective_units
@@ -294,7 +295,7 @@ def evaluate(
     except (PlanError, QueryError, ValueError) as error:
         raise _fail(str(error)) from None
     objective, unit = in_objective_units(query, result.objective), objective_units(query)[1]
-    changed = [] if overrides else [kind for kind, digest in saved.data.items() if catalog.hash(kind) != digest]
+    changed = [] if overrides else data_changed(query, catalog, saved.data)
     verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
     if format == "json":
         typer.echo(
@@ -363,6 +364,7 @@ def _kind_of(path: Path) -> str:
 
 def _evaluate_training(path: Path, format: str) -> None:
     """A saved training plan through the forward models alone."""
+    from .calibrated import data_changed
     from .plan import PlanError, rows
     from .query import QueryError
     from .report import render, tables, training
@@ -380,7 +382,7 @@ def _evaluate_training(path: Path, format: str) -> None:
     except (PlanError, QueryError, ValueError) as error:
         raise _fail(str(error)) from None
     objective = in_units(question.query, result.objective)
-    changed = [kind for kind, digest in saved.data.items() if question.catalog.hash(kind) != digest]
+    changed = data_changed(question.query, question.catalog, saved.data)
     verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
     if format == "json":
         facts = {
@@ -475,10 +477,16 @@ def _evaluate_replica(document: Document, format: str) -> None:
     from models.serving_replica import ReplicaError, evaluate_replica
     from zoo.catalog import load
 
+    from . import measurements
     from .report import measurements as pages
 
+    named, own = document.data.get("calibration"), None
     try:
-        result = evaluate_replica(document.data, load())
+        if isinstance(named, str):
+            own = measurements.read("serving", Path(document.path).parent / named)
+        result = evaluate_replica(document.data, load(), own)
+    except measurements.MeasurementsError as error:
+        raise _fail(f"{document.path}:{document.line(('calibration',))}: calibration: {error}") from None
     except ReplicaError as error:
         key = next((word for word in str(error).replace("'", " ").split() if word in document.data), "kind")
         raise _fail(f"{document.path}:{document.line((key,))}: {key}: {error}") from None

@@ -16,7 +16,7 @@ from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
 from zoo.units import Q, Quantity
 
-from . import columns, permitted
+from . import calibrated, columns, permitted
 from .columns import Site
 from .plan import Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
@@ -262,7 +262,8 @@ def replica_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: s
     """One replica of a layout on an offer's machine, through the forward model: arrays of one element."""
     record: Offer = catalog.find("offers", offer)
     chip = catalog.chips[record.accelerator]
-    constants = serving_constants(chip)
+    known = calibrated.constants_of(query)
+    constants = serving_constants(chip, calibration=known)
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
     layouts = serving.Layouts(
         Q(np.array([weights.bytes_per_element.m_as("byte")]), "byte"),
@@ -275,7 +276,7 @@ def replica_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: s
         batch=np.array([float(layout.batch)]),
     )
     links = links_of(Machine(chip, record.accelerators, record.domain))
-    return ranked(query, serving.replica(model, chip, layouts, links, traffic(query), constants))
+    return ranked(query, serving.replica(model, chip, layouts, links, traffic(query), constants, known))
 
 
 def _loss(*losses: float | None) -> float | None:

@@ -27,6 +27,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -798,6 +799,20 @@ class Uncertain(Part):
     )
 
 
+class Calibration(Part):
+    """The fitted constants of the forward model. A path alone means `file`."""
+
+    file: Text | None = _key(
+        "Constants that `wallplan calibrate` wrote, relative to the query's folder. Left out: those of the repository.",
+        "my_calibration.yaml",
+        default=None,
+    )
+
+
+def _file_alone(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
 class Solver(Part):
     """How hard to look. None of this changes what the best answer is."""
 
@@ -915,6 +930,11 @@ class Query(Part):
         ["my_chips.yaml"],
         default=(),
     )
+    calibration: Annotated[Calibration, BeforeValidator(_file_alone, json_schema_input_type=str | Calibration)] = _key(
+        "The user's own constants of the forward model: a file that `wallplan calibrate` wrote.",
+        "my_calibration.yaml",
+        default=Calibration(file=None),
+    )
     prices: Prices = _key(
         "Changes of prices.",
         {"overlays": [{"match": {"cloud": "aws"}, "adjust": "-7%"}]},
@@ -1018,6 +1038,11 @@ class Query(Part):
     def zoo_files(self) -> tuple[Path, ...]:
         """The user's zoo files."""
         return tuple(self.resolve(name) for name in self.zoo)
+
+    @property
+    def calibration_file(self) -> Path | None:
+        """The user's calibration, None when the stored constants are asked for."""
+        return None if self.calibration.file is None else self.resolve(self.calibration.file)
 
     def _clause(self, keys: Keys, text: str) -> Clause:
         return Clause(dotted(keys), text, self._origin.file(keys), self._origin.line(keys) if self._has(keys) else None)
@@ -1512,7 +1537,7 @@ KINDS: dict[str, type[ServeQuery] | type[TrainQuery]] = {"serve": ServeQuery, "t
 
 _KEY_ORDER = (
     "schema", "kind", "name", "workload", "sla", "parallelism", "start", "deadline", "horizon", "supply", "storage", "fabric",
-    "reliability", "sharing", "regions", "zoo", "prices", "carbon", "limits", "minimize", "top", "rank",
+    "reliability", "sharing", "regions", "zoo", "calibration", "prices", "carbon", "limits", "minimize", "top", "rank",
     "uncertain", "solver",
 )  # fmt: skip
 
@@ -1615,6 +1640,8 @@ def _check_files(query: AnyQuery) -> None:
     named: list[tuple[Keys, Path]] = [(("zoo", place), path) for place, path in enumerate(query.zoo_files)]
     if query.model_file is not None:
         named.append((("workload", "model"), query.model_file))
+    if query.calibration_file is not None:
+        named.append((("calibration",), query.calibration_file))
     missing = []
     for keys, path in named:
         try:
@@ -1622,9 +1649,19 @@ def _check_files(query: AnyQuery) -> None:
         except OSError:
             there = False
         if not there:
-            missing.append(f"{query.locate(keys)}: no such file: {_line_of(str(path))}")
+            missing.append(f"{query.locate(keys)}: no such file: {_line_of(str(path))}{_neighbour(path)}")
     if missing:
         raise QueryError(*missing)
+
+
+def _neighbour(path: Path) -> str:
+    """The file beside it that looks most like `path`, as a question; empty when there is none."""
+    try:
+        beside = [other.name for other in path.parent.iterdir() if other.suffix == path.suffix]
+    except OSError:
+        return ""
+    guess = _nearest(path.name, beside)
+    return f"; did you mean {_show(guess)}?" if guess else ""
 
 
 # ---------------------------------------------------------------- from plain data to a record, and from faults to sentences

@@ -12,6 +12,7 @@ from zoo.catalog import Catalog
 from zoo.errors import ZooError
 from zoo.names import Index
 
+from . import calibrated
 from .query import AnyQuery, Keys, QueryError, ServeQuery, text_of
 from .space import find, in_region
 
@@ -22,6 +23,7 @@ LARGEST_PRICE = 10**7  # USD/h of one instance
 
 def check(query: AnyQuery, catalog: Catalog) -> None:
     """Raises QueryError, one line with the nearest valid name, for the first thing that is not there."""
+    calibrated.constants_of(query)
     if isinstance(query, ServeQuery):
         _populations(query, catalog)
     _quotas(query, catalog)

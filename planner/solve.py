@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo.catalog import Catalog
 
-from . import infeasible, plan, uncertainty
+from . import calibrated, infeasible, plan, uncertainty
 from .certify import Certificate
 from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
@@ -167,7 +167,7 @@ def _plan(
         removed=tuple(plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in prepared.dropped),
         assumptions=assumptions_of(query, catalog, checked),
         missing=missing_data(query, catalog, prepared.dropped),
-        data={kind: catalog.hash(kind) for kind in ("chips", "models", "offers", "regions", "round_trips", "economics")},
+        data=calibrated.data_of(query, catalog, ("chips", "models", "offers", "regions", "round_trips", "economics")),
         candidates=prepared.candidates,
         seconds=certificate.seconds,
     )
@@ -183,6 +183,7 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
         text = f"planned for {demand:.3f} times the demand at {efficiency:.3f} of the speed, so that both hold together"
         found.append(plan.Assumption(text=f"{text} with probability {query.uncertain.hold:.3g}", source="query: uncertain"))
     found += [plan.Assumption(text=text, source="models/serving.py") for text in serving.ASSUMPTIONS]
+    found.append(calibrated.assumption(query))
     found.append(
         plan.Assumption(
             text=f"carbon: grid intensity by the {query.carbon.method} method, annual mean of the region's grid",

@@ -18,6 +18,7 @@ from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity
 
+from . import calibrated
 from .query import AnyQuery, QueryError, ServeQuery
 
 
@@ -252,6 +253,7 @@ def what_surveys_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         workload.kv_precision,
         workload.parallelism,
         query.rank,
+        calibrated.digest_of(query),
         None if quality is None else quality.loss,
     )
 
@@ -271,7 +273,8 @@ def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuer
     """
     dropped: list[list[Dropped]] = [[] for _ in machines]
     shapes = [shapes_of(machine, model, query, gone) for machine, gone in zip(machines, dropped, strict=True)]
-    constants = [serving_constants(machine.accelerator) for machine in machines]
+    known = calibrated.constants_of(query)
+    constants = [serving_constants(machine.accelerator, calibration=known) for machine in machines]
     fits = _largest_batches(machines, shapes, constants, model, query)
     grids = [[_batches(int(top)) for top in tops] for tops in fits]
     tried = _times(machines, shapes, constants, grids, model, query)
@@ -453,7 +456,8 @@ def _deployment(
         serving.gather([links_of(machine) for machine in machines], where),
         serving.gather(constants, where),
     )
-    slow = np.array([serving.slowness(model, chip, c) for chip, c in zip(chips, constants, strict=True)])[where]
+    known = calibrated.constants_of(query)
+    slow = np.array([serving.slowness(model, chip, c, known) for chip, c in zip(chips, constants, strict=True)])[where]
     return deployment, (slow[:, 0], slow[:, 1])
 
 

@@ -12,13 +12,13 @@ from models import algorithm, operations
 from models.constants import table
 from models.dimensions import ImpossibleValue, UnknownValue
 from models.training import TrainingJob, shape_of
-from models.training_constants import RECIPES, stack, training_constants
+from models.training_constants import RECIPES, stack
 from models.training_job import published, ways_of
 from zoo.catalog import Catalog
 from zoo.specs import Interruptions, Offer, Transformer
 from zoo.units import Q, Quantity
 
-from .. import space
+from .. import calibrated, space
 from ..prepare import model_of, open_catalog
 from ..query import QueryError, TrainQuery
 from ..space import Dropped, Machine
@@ -129,7 +129,7 @@ def _task(query: TrainQuery, model: Transformer, slowdown: float) -> Task:
         stack=software,
         precisions=workload.precision,
         choices=choices_of(model, length, workload.sequences, ways, query.parallelism, workload.offload),
-        constants=training_constants(),
+        constants=calibrated.constants_of(query),
         optimizer_bytes=state,
         pessimistic=query.rank == "pessimistic",
         slowdown=slowdown,

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from models import training
 
-from .. import cpsat, plan, pyomo_milp
+from .. import calibrated, cpsat, plan, pyomo_milp
 from ..program import Program, Solution
 from ..query import TrainQuery
 from .check import Decision, Evaluated, evaluate, layout_of, ranked_of
@@ -23,6 +23,7 @@ from .rows import assemble
 from .search import Result, search
 
 Progress = Callable[[str], None]
+_DATA = ("chips", "models", "offers", "regions", "economics", "storage", "reliability")
 SOLVERS = {"highs": pyomo_milp.solve, "cpsat": cpsat.solve}
 
 
@@ -149,9 +150,7 @@ def _plan(
         assumptions=assumptions_of(question, market, checked),
         conflict=conflict,
         fixes=fixes,
-        data={
-            kind: catalog.hash(kind) for kind in ("chips", "models", "offers", "regions", "economics", "storage", "reliability")
-        },
+        data=calibrated.data_of(query, catalog, _DATA),
         candidates=counted.strategies,
         seconds=seconds,
         job=checked.job if checked else None,
@@ -171,6 +170,7 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     query = question.query
     found = [plan.Assumption(text=a.text, source=f"query: {a.path} left out") for a in query.assumptions()]
     found += [plan.Assumption(text=text, source="models/training.py") for text in training.ASSUMPTIONS]
+    found.append(calibrated.assumption(query))
     if query.reliability.mtbf is None:
         low, typical, high = (f"{mtbf.m_as('hour'):,.0f}" for mtbf in question.mtbf)
         text = (

@@ -562,7 +562,7 @@ def test_schema_describes_every_key_and_every_example_of_a_key_is_valid() -> Non
     assert [kind["$ref"] for kind in schema["anyOf"]] == ["#/$defs/ServeQuery", "#/$defs/TrainQuery"]
     for name, key in schema["$defs"]["ServeQuery"]["properties"].items():
         for example in key["examples"]:
-            if name != "zoo":
+            if name not in ("zoo", "calibration"):  # they name files
                 query.set(name, {"price": "1 USD/tCO2e"} | example if name == "carbon" else example)
 
 

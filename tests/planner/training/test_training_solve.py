@@ -224,7 +224,7 @@ def test_every_example_of_a_key_is_valid() -> None:
 
     for name, key in query_schema()["$defs"]["TrainQuery"]["properties"].items():
         for example in key["examples"]:
-            if name not in ("zoo", "uncertain", "kind", "schema"):
+            if name not in ("zoo", "calibration", "uncertain", "kind", "schema"):
                 with_price = {"price": "1 USD/tCO2e"} | example if name == "carbon" else example
                 query = question(carbon={"price": "1 USD/tCO2e"}).set(name, with_price)
                 assert Query.from_dict(query.to_dict()) == query

@@ -1,0 +1,86 @@
+"""The fitted constants that a question is answered with: the repository's, or those of the user's own file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from zoo.catalog import Catalog
+
+from . import measurements
+from .plan import Assumption
+from .query import AnyQuery, QueryError, ServeQuery
+
+
+def constants_of(query: AnyQuery) -> Any:
+    """`models.calibration.Calibration` of a serve question, `models.training_constants.Constants` of a training one.
+
+    Raises QueryError, one line that names the key and the file, for a file that is none or is of the other kind.
+    """
+    kind, path = _kind(query), query.calibration_file
+    if path is None:
+        return _stored(kind)
+    try:
+        return _read(kind, path, digest_of(query))
+    except measurements.MeasurementsError as error:
+        raise QueryError(f"{query.locate(('calibration',))}: {error}") from None
+
+
+def digest_of(query: AnyQuery) -> str | None:
+    """SHA-256 of the user's calibration file; None when the question takes the stored constants. Raises QueryError."""
+    path = query.calibration_file
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise QueryError(f"{query.locate(('calibration',))}: {path}: cannot read: {error.strerror}") from None
+
+
+def data_of(query: AnyQuery, catalog: Catalog, kinds: Iterable[str]) -> dict[str, str]:
+    """Content hashes of what an answer was computed from: these kinds of the catalogue, and the user's calibration if any."""
+    digest = digest_of(query)
+    return {kind: catalog.hash(kind) for kind in kinds} | ({} if digest is None else {"calibration": digest})
+
+
+def data_changed(query: AnyQuery, catalog: Catalog, saved: Mapping[str, str]) -> list[str]:
+    """Of the data that a saved plan was computed from, the kinds that are different now."""
+    now = data_of(query, catalog, (kind for kind in saved if kind != "calibration"))
+    return [kind for kind in dict.fromkeys((*saved, *now)) if saved.get(kind) != now.get(kind)]
+
+
+def assumption(query: AnyQuery) -> Assumption:
+    """Which constants the answer rests on: file, date of the fit, content hash."""
+    kind, digest = _kind(query), digest_of(query)
+    fitted = f"the {kind} model's constants were fitted on {_date(constants_of(query))}"
+    if digest is None:
+        return Assumption(text=f"{fitted}, to published measurements", source=f"models/data/{kind}_fit.md")
+    text = f"{fitted}, the stored ones refined by the user's measurements (sha256 {digest[:12]})"
+    return Assumption(text=text, source=f"query: calibration, {query.calibration.file}")
+
+
+def _date(constants: Any) -> str:
+    return str(constants.about.get("date", "an unknown day") if hasattr(constants, "about") else constants.date)
+
+
+def _kind(query: AnyQuery) -> str:
+    return "serving" if isinstance(query, ServeQuery) else "training"
+
+
+def _stored(kind: str) -> Any:
+    if kind == "serving":
+        from models.calibration import stored_calibration
+
+        return stored_calibration()
+    from models.training_constants import training_constants  # a serve question does not need to read them
+
+    return training_constants()
+
+
+@cache
+def _read(kind: str, path: Path, digest: str) -> Any:
+    """A calibration by its content: `digest` makes a changed file another one."""
+    return measurements.read(kind, path)

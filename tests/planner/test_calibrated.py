@@ -1,0 +1,126 @@
+"""A user's own calibration in plans: it is what the answer is computed with, the plan says so, and a wrong file is one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from models.calibration import calibration_to, stored_calibration
+from models.training_constants import training_constants
+from planner import Plan, load
+from planner.cli import app
+from planner.query import Query, QueryError, ServeQuery
+
+QUESTION = """\
+schema: wallplan/v1
+kind: serve
+name: mine
+workload: {model: llama-3.1-8b, rate: 20/s, tokens: {input: 1000, output: 250}, precision: [bf16]}
+sla: {ttft: {p99: 1 s}, tpot: {p99: 50 ms}}
+supply: {chips: [h100-sxm]}
+calibration: slow.yaml
+"""
+
+
+def slow_calibration(factor: float) -> dict[str, Any]:
+    """The stored calibration with every fixed time per layer and step made longer."""
+    document: dict[str, Any] = {"kind": "serving", **calibration_to(stored_calibration())}
+    for row in document["constants"]:
+        if row["constant"] in ("step", "layer"):
+            row["value"] *= factor
+    return document
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "slow.yaml").write_text(yaml.safe_dump(slow_calibration(2.0)), encoding="utf-8")
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump({"kind": "training", **training_constants().to_dict()}), "utf-8")
+    (tmp_path / "ask.yaml").write_text(QUESTION, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_plan_is_made_with_the_users_constants_and_says_so(folder: Path) -> None:
+    mine = load(folder / "ask.yaml")
+    assert isinstance(mine, ServeQuery)
+    own, stored = mine.solve(), mine.set("calibration", None).solve()  # type: ignore[attr-defined]
+    assert own.objective >= stored.objective  # slower steps never make a fleet cheaper
+    assert "calibration" in own.data and "calibration" not in stored.data
+    said = [a for a in own.assumptions if a.source == "query: calibration, slow.yaml"]
+    assert len(said) == 1 and own.data["calibration"][:12] in said[0].text and stored_calibration().date in said[0].text
+    assert any(a.source == "models/data/serving_fit.md" for a in stored.assumptions)
+    saved = folder / "plan.json"
+    own.save(saved)
+    again = Plan.load(saved).evaluate()  # type: ignore[attr-defined]
+    assert not again.violations and again.pools == own.fleet
+    slowed = own.fleet[0].tpot_ms / stored.fleet[0].tpot_ms if own.fleet[0].layout == stored.fleet[0].layout else 2.0
+    assert slowed > 1.01
+    result = json.loads(run("evaluate", saved, "--format", "json").stdout)
+    assert result["data_changed"] == []
+    (folder / "slow.yaml").write_text(yaml.safe_dump(slow_calibration(3.0)), encoding="utf-8")
+    changed = json.loads(run("evaluate", saved, "--format", "json").stdout)
+    assert changed["data_changed"] == ["calibration"]
+    assert changed["fleet"][0]["tpot_ms"] > result["fleet"][0]["tpot_ms"]
+
+
+def test_a_path_alone_is_the_file(folder: Path) -> None:
+    alone = load(folder / "ask.yaml")
+    spelt = alone.set("calibration", {"file": "slow.yaml"})
+    assert alone == spelt and alone.calibration_file == folder / "slow.yaml"
+    assert Query.from_dict(alone.to_dict(complete=True), folder=folder) == alone
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("slwo.yaml", 'no such file: {folder}/slwo.yaml; did you mean "slow.yaml"?'),
+        ("training.yaml", "a calibration of another kind, expected one of serving"),
+        ("ask.yaml", "not a calibration: expected a file that `wallplan calibrate` wrote"),
+        ("{fil: slow.yaml}", 'calibration.fil: unknown key; did you mean "file"?'),
+        ("7", "7 is not a mapping, expected one such as my_calibration.yaml"),
+    ],
+)
+def test_a_wrong_file_is_one_line(folder: Path, value: str, words: str) -> None:
+    (folder / "ask.yaml").write_text(QUESTION.replace("calibration: slow.yaml", f"calibration: {value}"), encoding="utf-8")
+    for command in ("check", "solve"):
+        result = run(command, folder / "ask.yaml")
+        assert result.exit_code == 2
+        line = result.stderr.strip()
+        assert "\n" not in line and f"{folder}/ask.yaml:7: calibration" in line and words.format(folder=folder) in line
+
+
+def test_a_training_question_takes_training_constants(folder: Path) -> None:
+    from planner.calibrated import assumption, constants_of
+
+    question: dict[str, Any] = {
+        "schema": "wallplan/v1", "kind": "train", "calibration": "training.yaml",
+        "workload": {"model": "llama-3.1-8b", "sequence_length": 8192, "global_batch": 128},
+    }  # fmt: skip
+    query = Query.from_dict(question, folder=folder)
+    assert constants_of(query).to_dict() == training_constants().to_dict()  # type: ignore[arg-type]
+    assert "training.yaml" in assumption(query).source  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match="of another kind, expected one of training"):
+        constants_of(query.set("calibration", "slow.yaml"))  # type: ignore[arg-type]
+
+
+def test_a_replica_takes_it_too(folder: Path) -> None:
+    replica = folder / "replica.yaml"
+    text = (
+        "kind: replica\nmodel: llama-3.1-8b\nchip: h100-sxm\nprecision: bf16\nconcurrency: 8\ntokens: {input: 999, output: 9}\n"
+    )
+    replica.write_text(text, encoding="utf-8")
+    stored = json.loads(run("evaluate", replica, "--format", "json").stdout)
+    replica.write_text(text + "calibration: slow.yaml\n", encoding="utf-8")
+    own = json.loads(run("evaluate", replica, "--format", "json").stdout)
+    assert own["tpot_ms"]["value"] > 1.05 * stored["tpot_ms"]["value"]
+    replica.write_text(text + "calibration: training.yaml\n", encoding="utf-8")
+    result = run("evaluate", replica)
+    assert result.exit_code == 2 and f"{replica}:7: calibration: " in result.stderr
