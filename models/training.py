@@ -31,10 +31,11 @@ from .training_constants import Constants, Setting, Stack, peak_of, training_con
 
 ASSUMPTIONS = (
     "the parts of a step are those of a decoder transformer with Adam; every sequence has the full length",
-    "pipeline stages hold equal shares of the layers; where layers divide evenly, the last stage carries the logits on top",
+    "pipeline stages hold equal shares of the layers with the logits on top of the last, or fewer layers there",
     "experts are loaded evenly",
-    "nothing is offloaded to the host; input pipeline, checkpoints and failures are other walls (8, 9, 15, 19)",
-    "overlap is that of the stack: older stacks expose their communication, newer ones the fitted share",
+    "nothing is offloaded to the host unless asked for; input pipeline, checkpoints and failures are other walls (8, 9, 15, 19)",
+    "overlap is that of the stack: older stacks expose their communication, newer ones the fitted share; switched off, tensor "
+    "parallelism is as exposed as in the older ones, and data-parallel collectives are waited for",
 )
 NONE, SELECTIVE, FULL = 0, 1, 2  # recompute modes of `Layouts`
 
@@ -76,6 +77,9 @@ class Layouts:
     fsdp: PyTorch-style sharding of everything (stage 3), or with zero_stage 2 the variant that gathers weights once.
     hybrid_shard: shard inside a scale-up domain only, and reduce gradients across domains. precision: one of
     `training_constants.RECIPES`, or an array of them.
+    tensor_overlap, data_overlap: whether what the stack has for hiding tensor-parallel and data-parallel communication is on.
+    stage_layers: layers of the fullest pipeline stage, 0 for equal shares; times are those of an average stage all the same
+    (`training_job.uneven_stretch` has the slowest), but a last stage that gave layers up for the logits is not waited for.
     """
 
     tensor_parallel: Number
@@ -91,6 +95,9 @@ class Layouts:
     zero_stage: Any = 0
     fsdp: Any = False
     hybrid_shard: Any = False
+    tensor_overlap: Any = True
+    data_overlap: Any = True
+    stage_layers: Number = 0.0
 
     @property
     def accelerators(self) -> Number:
@@ -156,6 +163,7 @@ class Run:
     overlapped: Any
     fused_attention: Any
     scatters_sends: Any
+    userbuffers: Any = False  # tensor-parallel communication is hidden by means of buffers of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,8 +634,9 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
     accumulation = c["accumulation_traffic"] * resident / bandwidth
     stage["accumulation"] = choose(count.microbatches > 1, accumulation, zero)
     average = _sum(stage)
-    uneven = np.where((pipeline > 1) & (np.mod(shape.layers, pipeline) == 0), 1.0, 0.0)
-    waiting = uneven * (logits + 2 * collective) * (1 - 1 / pipeline)
+    given = np.asarray(layout.stage_layers)
+    even = np.where(given > 0, given * pipeline == shape.layers, np.mod(shape.layers, pipeline) == 0)
+    waiting = np.where((pipeline > 1) & even, 1.0, 0.0) * (logits + 2 * collective) * (1 - 1 / pipeline)
     gather = gathers = zero
     if np.any(sharded):
         limited = np.maximum(1.0, machine.domain / tensor)
@@ -640,7 +649,8 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         ahead = count.stage_layers * (forward + 2 * collective * c["tensor_exposed"] + 2 * exchange * c["expert_exposed"])
         ahead = ahead + stage["logits"] * pipeline / 3
         behind = average - stage["accumulation"] - stage["logits"] + stage["logits"] * pipeline - ahead
-        seen = beside(ahead, gather) - ahead + beside(behind, 2 * gather) - behind + 3 * c["gather_exposed"] * gather
+        seen = beside(ahead, gather) - ahead + beside(behind, 2 * gather) - behind
+        seen = choose(layout.data_overlap, seen, 3 * gather) + 3 * c["gather_exposed"] * gather
         gathers = choose(sharded & (np.asarray(pipeline) == 1), seen, zero)
 
     # the step
@@ -660,7 +670,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
     if np.any(sharded & (np.asarray(pipeline) > 1)):  # under a pipeline, weights are gathered once per step
         body = _sum(parts)
         once = choose(sharded & (np.asarray(pipeline) > 1), 3 * gather, zero)
-        parts["gathers"] = parts["gathers"] + beside(body, once) - body
+        parts["gathers"] = parts["gathers"] + choose(layout.data_overlap, beside(body, once) - body, once)
     parts["reduction"] = _reduction(run, count, c, link, network, c["reduction_window"] * average)
     kept = np.where(np.asarray(layout.zero_stage) >= 1, count.local_parameters / data, count.local_parameters)
     parts["optimizer"] = optimizer_time(kept, c["optimizer_traffic"], bandwidth)
@@ -696,7 +706,9 @@ def _reduction(run: Run, count: Counts, c: Mapping[str, Any], link: Quantity, ne
         every = run.shape.trunk_parameters + run.shape.expert_parameters + 2 * run.shape.embedding_parameters
         total = total + fleet.ring_all_reduce(Q(2.0, "byte") * every / machine.domain, domains, network, Q(0.0, "s"))
     exposed = c["reduction_exposed"]
-    return choose(overlapped, exposed_reduction(total, window, exposed), exposed * total)
+    hidden = exposed_reduction(total, window, exposed)
+    seen = choose(overlapped, hidden, exposed * total)
+    return choose(overlapped & ~np.asarray(layout.data_overlap, bool), np.maximum(total, hidden), seen)
 
 
 def _sum(parts: Mapping[str, Quantity]) -> Quantity:
@@ -708,9 +720,16 @@ def settings_of(model: Transformer, accelerator: Accelerator, layouts: Layouts, 
     """The different calibration settings among `layouts`, and each layout's index into them."""
     precisions, recipe = np.unique(np.atleast_1d(layouts.precision), return_inverse=True)
     sharded = np.atleast_1d((np.asarray(layouts.zero_stage) >= 3) | np.asarray(layouts.fsdp, bool)).astype(int)
-    code = 2 * recipe + sharded
+    switched = np.atleast_1d(np.asarray(layouts.tensor_overlap, bool)).astype(int) if stack.tensor_overlap else 1
+    code = 4 * recipe + 2 * sharded + switched
     used, index = np.unique(code, return_inverse=True)
-    settings = [Setting(stack, accelerator.name, str(precisions[u // 2]), model.experts > 0, bool(u % 2)) for u in used]
+    settings = [
+        Setting(
+            stack, accelerator.name, str(precisions[u // 4]), model.experts > 0, bool(u // 2 % 2),
+            bool(u % 2) if stack.tensor_overlap else None,
+        )
+        for u in used
+    ]  # fmt: skip
     return settings, index if len(settings) > 1 else np.zeros((), dtype=int)
 
 
@@ -725,7 +744,8 @@ def run_of(model: Transformer, accelerator: Accelerator, job: TrainingJob, layou
         element = Q(np.array([m.element.m_as("byte") for m in machines])[index], "byte")
         machine = replace(machine, peak=peak, element=element)
     shape = shape_of(model, job.sequence_length)
-    return Run(shape, machine, job, layouts, stack.overlapped, stack.fused_attention, stack.scatters_sends)
+    buffered = stack.tensor_overlap == "userbuffers"
+    return Run(shape, machine, job, layouts, stack.overlapped, stack.fused_attention, stack.scatters_sends, buffered)
 
 
 def step_time(

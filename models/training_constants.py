@@ -54,6 +54,7 @@ class Stack:
     sequence_parallel: bool  # by default
     scatters_sends: bool  # each tensor rank sends its share of a pipeline activation
     sharding: str  # what its users shard by default: zero1, zero3, fsdp_full
+    tensor_overlap: str  # what hides tensor-parallel communication where it is switched on: userbuffers, async-tp, or nothing
     release: str = ""
     options: tuple[str, ...] = ()  # of eager, rowwise, async-tp, 500W
 
@@ -62,8 +63,9 @@ class Stack:
 def stack(name: str, release: str = "", options: tuple[str, ...] = ()) -> Stack:
     """The stack called `name`; UnknownValue with the nearest name where there is none."""
     record = row("training_stacks", name)
-    flags = {key: record[key] == "true" for key in record if key not in ("stack", "sharding", "meaning")}
-    return Stack(name, sharding=record["sharding"], release=release, options=options, **flags)
+    flags = {key: record[key] == "true" for key in record if key not in ("stack", "sharding", "tensor_overlap", "meaning")}
+    overlap = record["tensor_overlap"]
+    return Stack(name, sharding=record["sharding"], tensor_overlap=overlap, release=release, options=options, **flags)
 
 
 def recipe_of(precision: str) -> tuple[int, str]:
@@ -81,13 +83,17 @@ def family_of(chip: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What constants depend on: all of a run but its sizes. `sharded` is FSDP or ZeRO-3, `moe` a mixture of experts."""
+    """What constants depend on: all of a run but its sizes. `sharded` is FSDP or ZeRO-3, `moe` a mixture of experts.
+
+    tensor_overlap: whether the stack's switch of that name is on; None where nobody says, as in rows of measurements.
+    """
 
     stack: Stack
     chip: str
     precision: str
     moe: bool = False
     sharded: bool = False
+    tensor_overlap: bool | None = None
 
     @property
     def family(self) -> str:
@@ -125,7 +131,9 @@ class Setting:
         if varies_by == "link":
             return self.family if self.family in ("GH200", "TPU") else "*"
         if varies_by == "tensor overlap":
-            return "async" if "async-tp" in options else age
+            if stack.tensor_overlap == "userbuffers" and self.tensor_overlap is False:
+                return "legacy"  # nothing but what older stacks of the same kind hide
+            return "async" if "async-tp" in options or (stack.tensor_overlap == "async-tp" and self.tensor_overlap) else age
         if varies_by == "gather":
             return "deepspeed-zero3" if stack.name == "deepspeed-zero3" else "fsdp"
         if varies_by == "layer start":

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoo.architecture import embedding_parameters
+from zoo.specs import Transformer
 from zoo.units import Q, Quantity
 
 from . import data, fleet, operations
 from .constants import Range, published_range, row
 from .dimensions import Number, dimensions
 from .training import Run, counts
+from .training_constants import stack
 from .training_memory import sharing_ranks
 
 ADAM_BYTES = Q(12.0, "byte")  # per parameter, what `training_memory.state_bytes` counts
@@ -39,14 +42,23 @@ class Ways:
     expert: bool
     sequence_parallel: bool
     sharded_pipeline: bool  # weights sharded (zero3, hybrid) beside pipeline stages
+    activation_offload: bool  # activations copied to the host beside the computation
     sharding: tuple[str, ...]
+    tensor_overlap: str  # `training_constants.Stack.tensor_overlap`
+    data_overlap: bool  # whether data-parallel communication runs beside the computation, unless switched off
 
 
-def ways_of(stack: str) -> Ways:
+def ways_of(name: str) -> Ways:
     """The ways of a stack: `data/training_stack_layouts.csv`; UnknownValue where it has no row."""
-    record = row("training_stack_layouts", stack)
-    flags = ("tensor", "pipeline", "interleaving", "context", "expert", "sequence_parallel", "sharded_pipeline")
-    return Ways(**{flag: record[flag] == "true" for flag in flags}, sharding=tuple(record["sharding"].split(";")))
+    record, habits = row("training_stack_layouts", name), stack(name)
+    flags = ("tensor", "pipeline", "interleaving", "context", "expert", "sequence_parallel", "sharded_pipeline",
+             "activation_offload")  # fmt: skip
+    return Ways(
+        **{flag: record[flag] == "true" for flag in flags},
+        sharding=tuple(record["sharding"].split(";")),
+        tensor_overlap=habits.tensor_overlap,
+        data_overlap=habits.overlapped,
+    )
 
 
 def published(name: str) -> Range:
@@ -60,20 +72,38 @@ def fullest_stage(layers: Number, stages: Number, virtual_stages: Number) -> Num
     return virtual_stages * np.ceil(layers / (stages * virtual_stages) - 1e-9)
 
 
-@dimensions("", layers="", stages="", virtual_stages="", logit_layers="")
-def uneven_stretch(layers: Number, stages: Number, virtual_stages: Number, logit_layers: Number) -> Number:
-    """How much longer the slowest stage takes than an average one where layers do not divide evenly.
+def logit_layers(model: Transformer) -> float:
+    """Work of a model's logits over that of one of its layers: V h / (active parameters of a layer)."""
+    per_layer = max(model.active_parameters - embedding_parameters(model), 1.0) / model.layers
+    return model.vocab * model.hidden / per_layer
 
-    (f + max(0, q - (p f - L))) / (L / p), f = `fullest_stage`; 1 where p divides L and p v divides L
 
-    layers L, stages p, virtual_stages v: counts. logit_layers q: work of the logits over that of one layer. Where p does not
-    divide L the layers left out are taken from the last stage, which computes the logits instead; where it does,
-    `training.step_time` counts the logits on top itself. Returns a factor, at least 1.
+@dimensions("", layers="", stages="", fullest="", logit_layers="")
+def uneven_stretch(layers: Number, stages: Number, fullest: Number, logit_layers: Number) -> Number:
+    """How much longer the slowest stage takes than an average one where stages are not alike.
+
+    (f + max(0, q - (p f - L))) / (L / p); 1 where p f = L
+
+    layers L, stages p, fullest f (layers of the fullest stage): counts. logit_layers q: work of the logits over that of one
+    layer. The p f - L layers left out are taken from the last stage, which computes the logits instead; where all stages are
+    alike, `training.step_time` counts the logits on top itself. Returns a factor, at least 1.
     Source: slowest stage of a pipeline; Dubey et al. (2024), section 3.3.2 for stages with fewer layers at the ends.
     """
-    most = fullest_stage(layers, stages, virtual_stages)
-    spilled = np.maximum(0.0, logit_layers - (stages * most - layers)) * np.where(np.mod(layers, stages) == 0, 0.0, 1.0)
-    return (most + spilled) * stages / layers
+    spare = stages * fullest - layers
+    spilled = np.where(spare > 0, np.maximum(0.0, logit_layers - spare), 0.0)
+    return (fullest + spilled) * stages / layers
+
+
+def stage_split(layers: int, stages: int, fullest: int, logit_layers: float) -> tuple[int, ...]:
+    """Layers of each pipeline stage, the fullest with `fullest`: as many fewer on the last as its logits weigh, then one fewer
+    each from the first stage on. All are counts; logit_layers as in `uneven_stretch`."""
+    spare = stages * fullest - layers
+    for_logits = min(spare, fullest, int(np.ceil(logit_layers)))
+    front = max(stages - 2, 0)  # the last stage but one stays full
+    from_front = min(spare - for_logits, front * fullest)
+    each, more = divmod(from_front, max(front, 1))
+    last = fullest - (spare - from_front)
+    return (*(fullest - each - (place < more) for place in range(front)), *[fullest] * min(stages - 1, 1), last)
 
 
 def stretched(parts: Mapping[str, Quantity], stretch: Number) -> Quantity:
@@ -105,6 +135,18 @@ def offload_time(state: Quantity, host_bandwidth: Quantity, host_memory_bandwidt
     """
     parameters = state / ADAM_BYTES
     return parameters * Q(6.0, "byte") / host_bandwidth + parameters * Q(30.0, "byte") / host_memory_bandwidth
+
+
+@dimensions("s", activations="byte", host_bandwidth="byte/s", forward="s", backward="s")
+def activation_offload_time(activations: Quantity, host_bandwidth: Quantity, forward: Quantity, backward: Quantity) -> Quantity:
+    """Time that copying a step's activations to the host and back adds: max(0, A/B - F) + max(0, A/B - G) [s].
+
+    activations A [byte] of one accelerator in a step; host_bandwidth B [byte/s] of its link (PCIe), each way; forward F and
+    backward G [s]: computation of the step that the copies out, and back in, run beside.
+    Source: Rhu et al. (2016), vDNN: the slower of copy and layer counts. Leaves out: what copies take of memory bandwidth.
+    """
+    copy, zero = activations / host_bandwidth, Q(0.0, "s")
+    return np.maximum(copy - forward, zero) + np.maximum(copy - backward, zero)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,17 @@ def microbatches_in_flight(stages: Number, microbatches: Number, virtual_stages:
     return np.where(np.asarray(stages) > 1, np.minimum(microbatches, stages) * stacked, 1.0)
 
 
+@dimensions("byte", tokens="", hidden="", element="byte")
+def userbuffer_bytes(tokens: Number, hidden: Number, element: Quantity) -> Quantity:
+    """Buffers through which tensor-parallel collectives are hidden behind matrix products: (6 e + 4 x 2) T h [byte].
+
+    tokens T of a microbatch; hidden h; element e [byte] of an operand. One whole buffer for each of the ten products of a
+    layer's forward and backward pass that have a collective, six of them in the format of the operands. Source: NVIDIA
+    Transformer Engine, `initialize_ub`. Leaves out: counters and the larger workspace of the matrix products.
+    """
+    return (6 * element + Q(8.0, "byte")) * tokens * hidden
+
+
 def _widths(run: Run) -> Number:
     """Elements per token and layer that tensor parallelism splits: 2 (q + k) and the MLP's, routed experts included."""
     shape = run.shape
@@ -123,7 +134,7 @@ def _flags(run: Run) -> tuple[Any, Any, Any]:
 
 
 def peak_memory(run: Run, constants: Mapping[str, Value]) -> tuple[Quantity, dict[str, Quantity]]:
-    """Expected peak [byte] and its parts: states, gathered, activations, logits, reserve.
+    """Expected peak [byte] and its parts: states, gathered, activations, logits, buffers, reserve.
 
     Constants fitted to rows that print their peak: selective_kept, activation_factor, logit_factor, reserve, score_bytes.
     Leaves out: what only some stacks keep (cached kernels' workspaces, offloaded activations).
@@ -151,6 +162,7 @@ def peak_memory(run: Run, constants: Mapping[str, Value]) -> tuple[Quantity, dic
         "gathered": _gathered(run, fsdp),
         "activations": constants["activation_factor"].value * activations,
         "logits": constants["logit_factor"].value * logit_bytes(count.tokens, shape.vocab, layout.tensor_parallel),
+        "buffers": np.where(_buffered(run), 1.0, 0.0) * userbuffer_bytes(count.tokens, shape.hidden, run.machine.element),
         "reserve": Q(constants["reserve"].value, "GiB").to("byte"),
     }
     total: Any = sum(parts.values(), start=Q(0.0, "byte"))
@@ -172,14 +184,23 @@ def _states(run: Run, count: Counts) -> Quantity:
     return trunk + state_bytes(count.local_experts, count.expert_replicas, layout.zero_stage, gradient)
 
 
+def _buffered(run: Run) -> Any:
+    """Whether tensor-parallel communication goes through buffers of its own."""
+    layout = run.layouts
+    split = np.asarray(layout.tensor_parallel) > 1
+    return np.asarray(run.userbuffers, bool) & np.asarray(layout.tensor_overlap, bool) & split
+
+
 def _gathered(run: Run, fsdp: Any) -> Quantity:
-    """Weights that ZeRO-3 or FSDP hold unsharded: two layers and the embedding; under a pipeline, the stage with gradients."""
+    """Weights that ZeRO-3 or FSDP hold unsharded: two layers (one, where the next is not gathered ahead) and the embedding;
+    under a pipeline, the stage with gradients."""
     shape, layout = run.shape, run.layouts
     tensor, pipeline = layout.tensor_parallel, np.asarray(layout.pipeline_parallel)
     body = (shape.trunk_parameters + shape.expert_parameters) / tensor
     embedding = 4.0 * shape.embedding_parameters / tensor
     stage = np.where(fsdp & (pipeline > 1), 4.0 * body / pipeline + embedding, 0.0)
-    layers = np.where((np.asarray(layout.zero_stage) >= 3) & (pipeline == 1), 4.0 * body / shape.layers + embedding, 0.0)
+    ahead = np.where(layout.data_overlap, 4.0, 2.0) * body / shape.layers
+    layers = np.where((np.asarray(layout.zero_stage) >= 3) & (pipeline == 1), ahead + embedding, 0.0)
     return Q(1.0, "byte") * (stage + layers)
 
 

@@ -439,6 +439,22 @@ def _read_count_or_range(value: Any) -> tuple[int, int]:
     return low, high
 
 
+_OFFLOAD = ("optimizer", "activations")
+
+
+def _read_offload(value: Any) -> tuple[str, ...]:
+    """What may be kept on the host: true (optimizer state), false, or a list of names."""
+    if not isinstance(value, list | tuple):
+        return ("optimizer",) if _read_flag(value) else ()
+    for each in value:
+        _word("thing to offload", *_OFFLOAD).check(each)
+    return tuple(name for name in _OFFLOAD if name in value)
+
+
+def _write_offload(value: tuple[str, ...]) -> Any:
+    return {(): False, ("optimizer",): True}.get(value, list(value))
+
+
 def _write_count_or_range(value: tuple[int, int]) -> Any:
     return value[0] if value[0] == value[1] else list(value)
 
@@ -1223,7 +1239,19 @@ class TrainWorkload(Part):
     release: Text | None = _key("Release of the stack.", "25.09", default=None)
     optimizer: Text = _key("Optimizer, which decides the state kept per parameter.", "adamw", default="adamw")
     privacy: Privacy | None = _key("Train with DP-SGD. Left out: no.", {"epsilon": 8, "delta": 1e-6}, default=None)
-    offload: Flag = _key("Whether optimizer state may also be kept on the host.", False, True, default=False)
+    offload: Annotated[
+        tuple[str, ...],
+        _Scalar(
+            _read_offload,
+            {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"enum": list(_OFFLOAD)}, "minItems": 1}]},
+            _write_offload,
+        ),
+    ] = _key(
+        "What may also be kept on the host: optimizer state (true), activations.",
+        True,
+        ["optimizer", "activations"],
+        default=(),
+    )
 
     @model_validator(mode="after")
     def _whole_batch(self) -> Self:
@@ -1285,6 +1313,19 @@ class TrainParallelism(Part):
         default=None,
     )
     sequence_parallel: Flag | None = _key("Split norms over tensor ranks. Left out: both are tried.", True, default=None)
+    tensor_overlap: Flag | None = _key(
+        "Hide tensor-parallel communication behind matrix products, where the stack can (userbuffers, async TP). Left out: both "
+        "are tried.",
+        True,
+        default=None,
+    )
+    data_overlap: Flag | None = _key(
+        "Hide data-parallel communication, where the stack can. Left out: it is hidden, and waiting for weights is tried where "
+        "it saves memory.",
+        True,
+        default=None,
+    )
+    stage_layers: Degrees | None = _key("Layers of the fullest pipeline stage.", 8, "1..16", default=None)
 
 
 class TrainSupply(Part):
@@ -1529,7 +1570,7 @@ class TrainQuery(Query):
         return found + super().assumptions()
 
 
-_DEGREE_KEYS = ("tensor", "pipeline", "data", "context", "expert", "virtual_stages", "microbatch")
+_DEGREE_KEYS = ("tensor", "pipeline", "data", "context", "expert", "virtual_stages", "microbatch", "stage_layers")
 
 # A new kind of question is a sibling: add it here.
 AnyQuery = ServeQuery | TrainQuery

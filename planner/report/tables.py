@@ -146,13 +146,14 @@ def totals_table(plan: Plan) -> Table:
 
 # What "binds" says, and why a wall has no row, by kind of question.
 _BINDS = {
-    "serve": "binds: with a latency limit 1 % tighter, one sequence more, one machine fewer, or a limit one machine lower, it breaks",
+    "serve": "binds: with a latency limit 1 % tighter, one sequence more, one machine fewer, or a limit one machine lower, it "
+    "breaks",
     "train": "binds: the largest share of the step, data that come too late, or a limit or memory of which less than 1 % is left",
 }
 _APART = {
     "serve": "have no part in a serve question; see `wallplan evaluate` of a scenario",
-    "train": "have no part in this question: serving, batching, tails and reasoning are not training; 16 comes with `sharing`, 20 "
-    "with `workload.privacy`, 9 where an offer's processors are known, 21 and 22 with the explanation of a plan",
+    "train": "have no part in this question: serving, batching, tails and reasoning are not training; 16 comes with `sharing`, "
+    "20 with `workload.privacy`, 9 where an offer's processors are known, 21 and 22 with the explanation of a plan",
 }
 
 

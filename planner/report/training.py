@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ..plan import Plan
 from ..training.plan import Job, Ranked, TrainLayout, TrainPlan
 from .tables import Table, assumption_table, conflict_tables, money, number, removed_table, walls_table
@@ -33,7 +35,17 @@ def _rest(layout: TrainLayout) -> str:
     words = [layout.sharding if layout.sharding != "none" else "", f"recompute {layout.recompute}"]
     words += ["sequence parallel"] if layout.sequence_parallel else []
     words += ["optimizer on the host"] if layout.offload else []
+    words += ["activations on the host"] if layout.activation_offload else []
+    words += ["TP overlap off"] if layout.tensor_overlap is False else []
+    words += ["DP overlap off"] if layout.data_overlap is False else []
+    words += [_stages(layout.stage_layers)] if len(set(layout.stage_layers)) > 1 else []
     return ", ".join(word for word in words if word)
+
+
+def _stages(layers: tuple[int, ...]) -> str:
+    """Layers of stages that are not alike: 7 x 8 + 6 layers."""
+    runs = [(count, len(list(group))) for count, group in itertools.groupby(layers)]
+    return "stages of " + " + ".join(f"{times} x {count}" if times > 1 else str(count) for count, times in runs) + " layers"
 
 
 def job_table(job: Job) -> Table:

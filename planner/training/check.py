@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from models import node, training
 from models.training import FULL, NONE, SELECTIVE
 from models.training_constants import RECIPES
-from models.training_job import model_utilisation
+from models.training_job import model_utilisation, stage_split
 from zoo.specs import Accelerator, Offer
 from zoo.units import Q, Quantity
 
@@ -89,7 +89,22 @@ def layout_of(question: Question, found: Found) -> TrainLayout:
         recompute=_RECOMPUTE[one("recompute")],
         sharding="hybrid" if hybrid else ("none", "zero1", "zero2", "zero3")[stage],
         offload=found.offloaded,
+        activation_offload=found.activations_offloaded,
+        tensor_overlap=_overlap(question, "tensor", one),
+        data_overlap=_overlap(question, "data", one),
+        stage_layers=stage_split(
+            question.model.layers, one("pipeline_parallel"), one("stage_layers"), question.task.choices.logit_layers
+        ),
     )
+
+
+def _overlap(question: Question, name: str, one: Callable[[str], int]) -> bool | None:
+    """Whether communication of this kind is hidden; None where there is none, or nothing to switch in this stack."""
+    ways = question.task.choices.ways
+    if name == "tensor":
+        return bool(one("tensor_overlap")) if ways.tensor_overlap and one("tensor_parallel") > 1 else None
+    ranks = one("data_parallel") * one("context_parallel")
+    return bool(one("data_overlap")) if ways.data_overlap and ranks > 1 else None
 
 
 def strategy_of(question: Question, layout: TrainLayout) -> Strategies:
@@ -99,7 +114,7 @@ def strategy_of(question: Question, layout: TrainLayout) -> Strategies:
             np.array([value])
             for value in (
                 layout.tensor_parallel, layout.pipeline_parallel, layout.context_parallel, layout.data_parallel,
-                layout.expert_parallel, layout.microbatch, layout.virtual_stages,
+                layout.expert_parallel, layout.microbatch, layout.virtual_stages, max(layout.stage_layers),
             )
         )
     )  # fmt: skip
@@ -109,8 +124,9 @@ def strategy_of(question: Question, layout: TrainLayout) -> Strategies:
     arrays = layouts_of(
         core, layout.precision, np.array([layout.sequence_parallel]), np.array([modes[layout.recompute]]), np.array([stage]),
         np.array([stage >= 3 or (stage == 2 and always)]), np.array([layout.sharding == "hybrid"]),
+        np.array([layout.tensor_overlap is not False]), np.array([layout.data_overlap is not False]),
     )  # fmt: skip
-    return Strategies(arrays, np.array([layout.offload]), np.array([0]))
+    return Strategies(arrays, np.array([layout.offload]), np.array([layout.activation_offload]), np.array([0]))
 
 
 def utilisation(question: Question, chip: Accelerator, precision: str, accelerators: int, step: float) -> float:
@@ -271,14 +287,16 @@ def _broken(
     cores = cores_of(count, question.task.choices)
     names = ("tensor_parallel", "pipeline_parallel", "context_parallel", "data_parallel", "expert_parallel", "microbatch")
     same = np.all([getattr(cores, n.removesuffix("_parallel")) == getattr(layout, n) for n in names], axis=0)
-    at = np.flatnonzero(same & (cores.virtual_stages == layout.virtual_stages)) if len(cores) else np.array([], int)
+    same &= (cores.virtual_stages == layout.virtual_stages) & (cores.stage_layers == max(layout.stage_layers))
+    at = np.flatnonzero(same)
     every = strategies_of(cores.at(at), question.task.choices, layout.precision, accelerator.scale_up_domain)
     wished = strategy_of(question, layout)
     match = [
         np.asarray(getattr(every.layouts, n)) == np.asarray(getattr(wished.layouts, n))
-        for n in ("sequence_parallel", "recompute", "zero_stage", "hybrid_shard")
+        for n in ("sequence_parallel", "recompute", "zero_stage", "hybrid_shard", "tensor_overlap", "data_overlap")
     ]
-    if not len(at) or not bool(np.any(np.all([*match, every.offloaded == wished.offloaded], axis=0))):
+    match += [every.offloaded == wished.offloaded, every.activations_offloaded == wished.activations_offloaded]
+    if not len(at) or not bool(np.any(np.all(match, axis=0))):
         result.append("the layout does not divide the model, the batch and the accelerators, or is none that the stack has")
     return result
 

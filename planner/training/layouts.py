@@ -1,12 +1,14 @@
 """Every way to lay a training step out on N accelerators, as arrays.
 
-A *core* is how the model is split: tensor, pipeline, context, data and expert degrees (any divisors), the microbatch and the
-chunks of a stage. A *strategy* is a core with a recompute mode, a sharding, sequence parallelism and offload. Cores are
-enumerated first, because bounds discard most of them before they are spread into strategies.
+A *core* is how the model is split: tensor, pipeline, context, data and expert degrees (any divisors), the microbatch, the
+chunks of a stage and the layers of the fullest stage. A *strategy* is a core with a recompute mode, a sharding, sequence
+parallelism, what overlaps and what is offloaded. Cores are enumerated first, because bounds discard most of them before they
+are spread into strategies.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.training import FULL, NONE, SELECTIVE, Layouts
-from models.training_job import Ways
+from models.training_job import Ways, fullest_stage, logit_layers
 from zoo.specs import Transformer
 
 from ..query import TrainParallelism
@@ -37,9 +39,10 @@ class Choices:
     experts: int
     sequence_length: int
     sequences: int  # of a step
+    logit_layers: float  # work of the logits, in layers
     ways: Ways
     narrowed: TrainParallelism
-    offload: bool
+    offload: tuple[str, ...]  # of optimizer, activations: what may be kept on the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Cores:
     expert: Ints
     microbatch: Ints
     virtual_stages: Ints
+    stage_layers: Ints  # of the fullest pipeline stage
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -63,10 +67,14 @@ class Cores:
 
 @dataclass(frozen=True, slots=True)
 class Strategies:
-    """Strategies of one number format: cores spread by what is recomputed, sharded and offloaded. `core` points back."""
+    """Strategies of one number format: cores spread by what is recomputed, sharded, hidden and offloaded. `core` points back.
+
+    offloaded: optimizer state on the host; activations_offloaded: activations copied there and back.
+    """
 
     layouts: Layouts
     offloaded: NDArray[np.bool_]
+    activations_offloaded: NDArray[np.bool_]
     core: NDArray[np.intp]
 
     def __len__(self) -> int:
@@ -74,12 +82,13 @@ class Strategies:
 
 
 def choices_of(
-    model: Transformer, sequence_length: int, sequences: int, ways: Ways, narrowed: TrainParallelism, offload: bool
+    model: Transformer, sequence_length: int, sequences: int, ways: Ways, narrowed: TrainParallelism, offload: tuple[str, ...]
 ) -> Choices:
     """The choices of a model, a step, a stack and a question."""
     ffn = tuple(width for width in (model.ffn_hidden,) if width)
     return Choices(
-        model.layers, model.heads, model.kv_heads, ffn, model.experts, sequence_length, sequences, ways, narrowed, offload
+        model.layers, model.heads, model.kv_heads, ffn, model.experts, sequence_length, sequences, logit_layers(model), ways,
+        narrowed, offload,
     )  # fmt: skip
 
 
@@ -130,66 +139,104 @@ def frames_of(accelerators: int, choices: Choices) -> list[tuple[int, int, int, 
     return frames
 
 
-def cores_of(accelerators: int, choices: Choices) -> Cores:
-    """Every core on `accelerators`: each frame with each microbatch and each number of chunks.
+def chunks_of(pipeline: int, choices: Choices) -> Ints:
+    """Rows of (chunks of a stage, layers of the fullest stage) that `pipeline` stages may have.
 
-    Chunks: interleaving needs as many chunks as layers or fewer (embedding and logits may stand for one each), and a number
-    of microbatches that the stages divide.
+    Interleaving needs as many chunks as layers or fewer (embedding and logits may stand for one each). Chunks have as few
+    layers as hold the model, or one more each as long as that is less than what the logits add to the last stage, which then
+    has fewer layers instead: one more than that takes longer and needs more memory.
     """
-    narrowed = choices.narrowed
-    blocks = []
-    for frame in frames_of(accelerators, choices):
-        _, pipeline, _, data, _ = frame
-        replica = choices.sequences // data
-        micro = np.array(allowed(divisors(replica), narrowed.microbatch), np.int64)
-        interleaves = pipeline > 1 and choices.ways.interleaving
-        most = (choices.layers + 2) // pipeline if interleaves else 1
-        virtual = np.array(allowed(range(1, max(most, 1) + 1), narrowed.virtual_stages), np.int64)
-        if not len(micro) or not len(virtual):
-            continue
-        micro, virtual = (grid.ravel() for grid in np.meshgrid(micro, virtual, indexing="ij"))
-        good = (virtual == 1) | (replica // micro % pipeline == 0)
-        block = np.empty((7, int(good.sum())), np.int64)
-        block[:5] = np.array(frame)[:, None]
-        block[5], block[6] = micro[good], virtual[good]
-        blocks.append(block)
-    table = np.concatenate(blocks, axis=1) if blocks else np.empty((7, 0), np.int64)
-    return Cores(*table)
+    most = (choices.layers + 2) // pipeline if pipeline > 1 and choices.ways.interleaving else 1
+    rows = []
+    for virtual in allowed(range(1, max(most, 1) + 1), choices.narrowed.virtual_stages):
+        fullest = int(fullest_stage(choices.layers, pipeline, virtual))
+        rows.append((virtual, fullest))
+        while pipeline > 1 and choices.logit_layers - (pipeline * fullest - choices.layers) > virtual:
+            fullest += virtual
+            rows.append((virtual, fullest))
+    kept = [row for row in rows if allowed(row[1:], choices.narrowed.stage_layers)]
+    return np.array(kept, np.int64).reshape(-1, 2)
+
+
+def cores_of(accelerators: int, choices: Choices) -> Cores:
+    """Every core on `accelerators`: each frame with each microbatch and each way to cut the layers into chunks.
+
+    Interleaving needs a number of microbatches that the stages divide.
+    """
+    frames = frames_of(accelerators, choices)
+    micros = {
+        data: np.array(allowed(divisors(choices.sequences // data), choices.narrowed.microbatch), np.int64)
+        for data in {frame[3] for frame in frames}
+    }
+    chunks = {pipeline: chunks_of(pipeline, choices) for pipeline in {frame[1] for frame in frames}}
+    tails: dict[tuple[int, int], Ints] = {}  # what frames with as many stages and replicas share
+    for pipeline, data in {(frame[1], frame[3]) for frame in frames}:
+        micro, chunk = micros[data], chunks[pipeline]
+        tail = np.column_stack([np.repeat(micro, len(chunk)), np.tile(chunk, (len(micro), 1))])
+        good = (tail[:, 1] == 1) | (choices.sequences // data // tail[:, 0] % pipeline == 0)
+        tails[pipeline, data] = tail[good]
+    lengths = [len(tails[frame[1], frame[3]]) for frame in frames]
+    heads = np.repeat(np.array(frames, np.int64).reshape(-1, 5), lengths, axis=0)
+    ends = np.concatenate([tails[frame[1], frame[3]] for frame in frames]) if frames else np.empty((0, 3), np.int64)
+    return Cores(*np.ascontiguousarray(heads.T), *np.ascontiguousarray(ends.T))
 
 
 def options_of(choices: Choices) -> Ints:
-    """What a core is spread by: rows of (recompute mode, ZeRO stage, hybrid, sequence parallel, offloaded)."""
+    """What a core is spread by: rows of (recompute mode, ZeRO stage, hybrid, sequence parallel, tensor overlap, data overlap,
+    optimizer offloaded, activations offloaded)."""
     narrowed, ways = choices.narrowed, choices.ways
     recompute = [RECOMPUTE[name] for name in narrowed.recompute or RECOMPUTE]
     sharding = [SHARDING[name] for name in narrowed.sharding or SHARDING if name in ways.sharding]
     sequence = [False, True] if narrowed.sequence_parallel is None else [narrowed.sequence_parallel]
     sequence = [s for s in sequence if not s or ways.sequence_parallel]
-    host = [False, True] if choices.offload else [False]
-    rows = [(r, z, h, s, o) for r in recompute for z, h in sharding for s in sequence for o in host]
-    return np.array(rows, np.int64).reshape(-1, 5)
+    tensor = [True, False] if ways.tensor_overlap else [True]
+    data = [True, False] if ways.data_overlap else [True]
+    optimizer = [False, True] if "optimizer" in choices.offload else [False]
+    activations = [False, True] if "activations" in choices.offload else [False]
+    rows = itertools.product(recompute, sharding, sequence, tensor, data, optimizer, activations)
+    return np.array([(r, *zh, *others) for r, zh, *others in rows], np.int64).reshape(-1, 8)
 
 
 def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDArray[np.bool_]:
     """Which options (second axis) a core (first axis) may have.
 
     Sequence parallelism needs tensor ranks; sharding needs replicas, hybrid sharding more of them than a scale-up domain
-    has, and no experts; gradients are sharded (zero2) only where a step has one microbatch, reduced once;
-    weights are sharded under a pipeline only by stacks that do it.
+    has, and no experts; gradients are sharded (zero2) only where a step has one microbatch, reduced once; weights are sharded
+    under a pipeline only by stacks that do it. Tensor-parallel communication is hidden by userbuffers only with sequence
+    parallelism. Data-parallel communication is left in the open only where that saves memory (gathered weights) or where the
+    question says so. Activations are offloaded only without pipeline stages and where none is computed again.
     """
-    _, stage, hybrid, split, _ = options.T
+    mode, stage, hybrid, split, tensor_overlap, data_overlap, _, away = options.T
+    narrowed, ways = choices.narrowed, choices.ways
     ranks = (cores.data * cores.context)[:, None]
-    tensor = cores.tensor[:, None]
+    tensor, pipeline = cores.tensor[:, None], cores.pipeline[:, None]
     single = (cores.data * cores.microbatch == choices.sequences)[:, None]
-    unsharded, whole = bool(np.any(stage == 0)), bool(np.any(split == 0))
-    good = (split == 0) | (tensor > 1) if whole else np.full((len(cores), len(options)), True)
-    if unsharded:
+    good = np.full((len(cores), len(options)), True)
+    if np.any(split == 0):
+        good &= (split == 0) | (tensor > 1)
+    if np.any(stage == 0):
         good &= (stage == 0) | (ranks > 1)
     good &= (stage != 2) | single
     good &= (hybrid == 0) | ((ranks * tensor > domain) & (domain > tensor))
     if choices.experts:
         good &= hybrid == 0
-    if not choices.ways.sharded_pipeline:
-        good &= (stage < 3) | (cores.pipeline[:, None] == 1)
+    if not ways.sharded_pipeline:
+        good &= (stage < 3) | (pipeline == 1)
+    if ways.tensor_overlap:
+        hidden = tensor_overlap == 1
+        if ways.tensor_overlap == "userbuffers":
+            good &= (tensor == 1) | ~hidden | (split == 1)
+        if narrowed.tensor_overlap is not None:
+            good &= (tensor == 1) | (hidden == narrowed.tensor_overlap)
+        good &= hidden | (tensor > 1)
+    if ways.data_overlap:
+        hidden = data_overlap == 1
+        if narrowed.data_overlap is None:
+            good &= hidden | ((stage >= 3) & (pipeline == 1))
+        else:
+            good &= (hidden == narrowed.data_overlap) | ((ranks == 1) & hidden)
+        good &= hidden | (ranks > 1)
+    good &= (away == 0) | ((pipeline == 1) & (mode == NONE))
     return np.asarray(good)
 
 
@@ -202,10 +249,12 @@ def strategies_of(cores: Cores, choices: Choices, precision: str, domain: int) -
     """Every strategy of these cores in one number format."""
     options = options_of(choices)
     core, option = np.nonzero(_possible(cores, choices, options, domain))
-    mode, stage, hybrid, split, offloaded = options[option].T
+    mode, stage, hybrid, split, tensor_overlap, data_overlap, offloaded, away = options[option].T
     fsdp = (stage >= 3) | ((stage == 2) & ("none" not in choices.ways.sharding))
-    layouts = layouts_of(cores.at(core), precision, split == 1, mode, stage, fsdp, hybrid == 1)
-    return Strategies(layouts, offloaded == 1, core)
+    layouts = layouts_of(
+        cores.at(core), precision, split == 1, mode, stage, fsdp, hybrid == 1, tensor_overlap == 1, data_overlap == 1
+    )
+    return Strategies(layouts, offloaded == 1, away == 1, core)
 
 
 def layouts_of(
@@ -216,6 +265,8 @@ def layouts_of(
     zero_stage: Ints,
     fsdp: NDArray[np.bool_],
     hybrid: NDArray[np.bool_],
+    tensor_overlap: NDArray[np.bool_],
+    data_overlap: NDArray[np.bool_],
 ) -> Layouts:
     """Cores with an option each, as the forward model takes them. A stack that always shards has PyTorch's zero2 (`fsdp`)."""
     return Layouts(
@@ -232,4 +283,7 @@ def layouts_of(
         zero_stage=zero_stage,
         fsdp=fsdp,
         hybrid_shard=hybrid,
+        tensor_overlap=tensor_overlap,
+        data_overlap=data_overlap,
+        stage_layers=cores.stage_layers.astype(float),
     )

@@ -6,7 +6,8 @@ from ..plan import Plan, Pool, Record
 
 
 class TrainLayout(Record):
-    """How a step is laid out."""
+    """How a step is laid out. tensor_overlap, data_overlap: whether this communication is hidden, None where the stack has no
+    switch for it. stage_layers: of each pipeline stage."""
 
     precision: str
     tensor_parallel: int
@@ -20,7 +21,11 @@ class TrainLayout(Record):
     sequence_parallel: bool
     recompute: str
     sharding: str
-    offload: bool
+    offload: bool  # of optimizer state
+    activation_offload: bool
+    tensor_overlap: bool | None
+    data_overlap: bool | None
+    stage_layers: tuple[int, ...]
 
 
 class Ranked(Record):

@@ -13,7 +13,7 @@ from models.constants import table
 from models.dimensions import ImpossibleValue, UnknownValue
 from models.training import TrainingJob, shape_of
 from models.training_constants import RECIPES, stack
-from models.training_job import published, ways_of
+from models.training_job import Ways, published, ways_of
 from zoo.catalog import Catalog
 from zoo.specs import Interruptions, Offer, Transformer
 from zoo.units import Q, Quantity
@@ -168,6 +168,7 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
         "tensor": (model.heads, f"{model.name} has {model.heads} heads"),
         "expert": (max(model.experts, 1), f"{model.name} has {model.experts} experts"),
         "context": (max(length // 2, 1), f"a sequence has {length} tokens"),
+        "stage_layers": (model.layers, f"{model.name} has {model.layers} layers"),
     }
     for name, (most, reason) in limits.items():
         degrees = getattr(narrowed, name)
@@ -181,6 +182,7 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
         )
     _check_product(query)
     ways = ways_of(query.workload.stack)
+    _check_switches(query, ways)
     for name in ("tensor", "pipeline", "context", "expert"):
         degrees = getattr(narrowed, name)
         if degrees is not None and not getattr(ways, name) and degrees != "1..1" and 1 not in _first(degrees):
@@ -190,6 +192,26 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
     if narrowed.sharding is not None and not set(narrowed.sharding) & set(ways.sharding):
         raise QueryError(
             f"{query.locate(('parallelism', 'sharding'))}: the stack {query.workload.stack} has only {', '.join(ways.sharding)}"
+        )
+
+
+def _check_switches(query: TrainQuery, ways: Ways) -> None:
+    """Overlap and offload that the stack does not have, or not in this combination."""
+    narrowed, software = query.parallelism, query.workload.stack
+    for name, there in (("tensor_overlap", bool(ways.tensor_overlap)), ("data_overlap", ways.data_overlap)):
+        if getattr(narrowed, name) is not None and not there:
+            raise QueryError(
+                f"{query.locate(('parallelism', name))}: the stack {software} has no switch for it; leave the key out: what its "
+                "runs show counts"
+            )
+    if narrowed.tensor_overlap and ways.tensor_overlap == "userbuffers" and narrowed.sequence_parallel is False:
+        raise QueryError(
+            f"{query.locate(('parallelism', 'tensor_overlap'))}: {software} hides tensor-parallel communication only with "
+            "sequence_parallel: true"
+        )
+    if "activations" in query.workload.offload and not ways.activation_offload:
+        raise QueryError(
+            f"{query.locate(('workload', 'offload'))}: the stack {software} does not offload activations, expected [optimizer]"
         )
 
 

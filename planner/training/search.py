@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from models import training, training_memory
 from models.training import Layouts, TrainingJob
 from models.training_constants import Constants, Setting, Stack
-from models.training_job import adam_state, fullest_stage, offload_time, stretched, uneven_stretch
-from zoo.architecture import embedding_parameters
+from models.training_job import activation_offload_time, adam_state, offload_time, stretched, uneven_stretch
 from zoo.specs import Accelerator, Transformer
 from zoo.units import Q, Quantity
 
@@ -45,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What offloaded optimizer state needs of a host, per accelerator; None where it is not known."""
+    """What offloading needs of a host, per accelerator; None where it is not known."""
 
     link: Quantity | None
     memory_bandwidth: Quantity
@@ -82,10 +81,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One of the best: a layout (arrays of one), whether optimizer state is offloaded, and its ranked time [s]."""
+    """One of the best: a layout (arrays of one), whether optimizer state and activations are offloaded, its ranked time [s]."""
 
     layout: Layouts
     offloaded: bool
+    activations_offloaded: bool
     ranked: float
 
 
@@ -154,11 +154,15 @@ def search(
 
 
 def _found(part: Strategies, i: int, ranked: float) -> Found:
-    return Found(training.take(part.layouts, np.array([i])), bool(part.offloaded[i]), ranked)
+    layout = training.take(part.layouts, np.array([i]))
+    return Found(layout, bool(part.offloaded[i]), bool(part.activations_offloaded[i]), ranked)
 
 
 def _part(strategies: Strategies, index: NDArray[np.intp]) -> Strategies:
-    return Strategies(training.take(strategies.layouts, index), strategies.offloaded[index], strategies.core[index])
+    layouts = training.take(strategies.layouts, index)
+    return Strategies(
+        layouts, strategies.offloaded[index], strategies.activations_offloaded[index], strategies.core[index]
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------- exact
@@ -174,6 +178,10 @@ def step_of(task: Task, accelerator: Accelerator, strategies: Strategies, host: 
         state = adam_state(training.run_of(task.model, accelerator, task.job, layouts, task.stack))
         added = offload_time(state, host.link, host.memory_bandwidth)
         parts["offload"] = np.where(strategies.offloaded, 1.0, 0.0) * added.to("s")
+    if np.any(strategies.activations_offloaded) and host.link is not None:
+        computed = parts["gemm"] + parts["attention"] + parts["memory_bound"]  # forward a third, backward the rest
+        added = activation_offload_time(_copied(task, accelerator, strategies), host.link, computed / 3, 2 * computed / 3)
+        parts["activation_offload"] = np.where(strategies.activations_offloaded, 1.0, 0.0) * added.to("s")
     if task.slowdown > 1:
         parts["private"] = (task.slowdown - 1) * _total(parts)
     total = np.asarray(_total(parts).m_as("s"), float)
@@ -190,23 +198,35 @@ def _total(parts: Mapping[str, Quantity]) -> Quantity:
 
 def stretch_of(task: Task, layouts: Layouts) -> Any:
     """How much uneven stages stretch what layers take."""
-    model = task.model
-    per_layer = max(model.active_parameters - embedding_parameters(model), 1.0) / model.layers
-    logits = model.vocab * model.hidden / per_layer
-    return uneven_stretch(model.layers, layouts.pipeline_parallel, layouts.virtual_stages, logits)
+    return uneven_stretch(task.model.layers, layouts.pipeline_parallel, layouts.stage_layers, task.choices.logit_layers)
+
+
+def _fuller(task: Task, layouts: Layouts) -> Any:
+    """Layers of the fullest stage over those of an average one."""
+    return layouts.stage_layers * layouts.pipeline_parallel / task.model.layers
+
+
+def _copied(task: Task, accelerator: Accelerator, strategies: Strategies) -> Quantity:
+    """Activations that all microbatches of a step store, on the fullest accelerator [byte]."""
+    kept = replace(strategies, activations_offloaded=np.full(len(strategies), False))
+    layouts = strategies.layouts
+    microbatches = task.job.global_batch / (layouts.data_parallel * layouts.microbatch)
+    stored: Quantity = memory_of(task, accelerator, kept).parts["activations"] * microbatches
+    return stored
 
 
 def memory_of(task: Task, accelerator: Accelerator, strategies: Strategies) -> training_memory.Memory:
     """Memory on the fullest accelerator: the forward model with the layers of the fullest stage and the optimizer's own state."""
     layouts = strategies.layouts
     memory = training_memory.memory(task.model, accelerator, task.job, layouts, task.stack, task.constants)
-    layers = task.model.layers
-    fuller = fullest_stage(layers, layouts.pipeline_parallel, layouts.virtual_stages) * layouts.pipeline_parallel / layers
+    fuller = _fuller(task, layouts)
     state = adam_state(training.run_of(task.model, accelerator, task.job, layouts, task.stack))
     share = np.where(strategies.offloaded, 0.0, (task.optimizer_bytes / Q(12.0, "byte")).m_as(""))
     parts = dict(memory.parts)
     parts["states"] = (parts["states"] - (1 - share) * state) * fuller
-    parts["activations"] = parts["activations"] * fuller
+    # of offloaded activations, the layer at work and the one being copied are there
+    there = np.where(strategies.activations_offloaded, np.minimum(2.0 / task.model.layers, 1.0), 1.0)
+    parts["activations"] = parts["activations"] * fuller * there
     total = Q(0.0, "byte")
     for part in parts.values():
         total = total + part
@@ -214,15 +234,19 @@ def memory_of(task: Task, accelerator: Accelerator, strategies: Strategies) -> t
 
 
 def fits(task: Task, accelerator: Accelerator, strategies: Strategies, host: Host) -> NDArray[np.bool_]:
-    """Whether the expected peak stays within the accelerator, and offloaded state within the host."""
+    """Whether the expected peak stays within the accelerator, and what is offloaded within the host."""
     good = np.asarray(memory_of(task, accelerator, strategies).fits) & np.full(len(strategies), True)
-    if np.any(strategies.offloaded):
-        if host.link is None or host.memory is None:
-            return good & ~strategies.offloaded
-        layouts = strategies.layouts
-        state = adam_state(training.run_of(task.model, accelerator, task.job, layouts, task.stack))
-        good &= ~strategies.offloaded | np.asarray(state.m_as("byte") <= host.memory.m_as("byte"))
-    return good
+    away = strategies.offloaded | strategies.activations_offloaded
+    if not np.any(away):
+        return good
+    if host.link is None or host.memory is None:
+        return good & ~away
+    layouts = strategies.layouts
+    state = adam_state(training.run_of(task.model, accelerator, task.job, layouts, task.stack))
+    microbatches = task.job.global_batch / (layouts.data_parallel * layouts.microbatch)
+    copied = _copied(task, accelerator, strategies) / microbatches
+    held = np.where(strategies.offloaded, 1.0, 0.0) * state + np.where(strategies.activations_offloaded, 1.0, 0.0) * copied
+    return good & (~away | np.asarray(held.m_as("byte") <= host.memory.m_as("byte")))
 
 
 # --------------------------------------------------------------------------------------------------------------- bounds
@@ -232,17 +256,18 @@ def core_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: st
     """A lower bound on the ranked time [s] of every strategy of each core.
 
     The exact step without what depends on the strategy: nothing recomputed, norms split over tensor ranks, gradients
-    accumulated and states updated on the smallest share, and neither gathers nor a reduction. Each of these only adds time.
+    accumulated and states updated on the smallest share, all hidden that can be, nothing offloaded, and neither gathers nor a
+    reduction. Each of these only adds time.
     """
     n = len(cores)
     sequence = cores.tensor > 1 if task.choices.ways.sequence_parallel else np.full(n, False)
-    layouts = layouts_of(
-        cores, precision, sequence, np.full(n, training.NONE), np.full(n, 3), np.full(n, False), np.full(n, False)
-    )
-    settings = [Setting(task.stack, accelerator.name, precision, task.model.experts > 0, sharded) for sharded in (False, True)]
+    yes, no = np.full(n, True), np.full(n, False)
+    layouts = layouts_of(cores, precision, sequence, np.full(n, training.NONE), np.full(n, 3), no, no, yes, yes)
+    settings = _settings(task, accelerator, precision)
     resolved = [task.constants.resolve([setting]) for setting in settings]
     widths = [task.constants.half_width(setting, task.model.name) if task.pessimistic else 0.0 for setting in settings]
     constants = {name: _single(value) for name, value in resolved[0].items()}
+    constants["tensor_exposed"] = min(_single(c["tensor_exposed"]) for c in resolved)
     _, parts = training.evaluate(training.run_of(task.model, accelerator, task.job, layouts, task.stack), constants)
     lag = training.straggling(layouts.accelerators, Q(1.0, "s"), constants["straggler_growth"]) / Q(1.0, "s")
     gathers = parts.pop("gathers")
@@ -251,6 +276,16 @@ def core_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: st
     total = _total(parts) + stretched(parts, stretch_of(task, layouts))
     factor = min(_single(c["time_factor"]) / constants["time_factor"] * np.exp(w) for c, w in zip(resolved, widths, strict=True))
     return np.asarray(total.m_as("s") * factor * max(task.slowdown, 1.0) * (1 - 1e-9), float)
+
+
+def _settings(task: Task, accelerator: Accelerator, precision: str) -> list[Setting]:
+    """Every calibration setting that layouts of one number format may have."""
+    switches = (True, False) if task.stack.tensor_overlap else (None,)
+    return [
+        Setting(task.stack, accelerator.name, precision, task.model.experts > 0, sharded, switched)
+        for sharded in (False, True)
+        for switched in switches
+    ]
 
 
 def _single(value: Any) -> Any:
@@ -273,8 +308,7 @@ def floor_of(task: Task, accelerator: Accelerator, precision: str) -> float:
     elementwise = shape.dense_share * wide * shape.ffn_hidden + shape.expert_share * 3 * shape.shared_hidden
     elementwise += shape.query_width + 2 * shape.key_width
     floors = []
-    for sharded in (False, True):
-        setting = Setting(task.stack, accelerator.name, precision, model.experts > 0, sharded)
+    for setting in _settings(task, accelerator, precision):
         c = {name: _single(value) for name, value in task.constants.resolve([setting]).items()}
         rate = machine.peak * c["power_limit"] * c["gemm_efficiency"]
         flop = Q(2.0 * tokens, "flop")

@@ -42,7 +42,7 @@ def test_search(benchmark: Any, name: str, pruned: bool) -> None:
     model, chip, count, sequence, batch, formats, most = CASES[name]
     record = trillion() if model is None else CATALOG.find("models", model)
     accelerator = CATALOG.find("chips", chip)
-    choices = choices_of(record, sequence, batch, ways_of("megatron-core"), TrainParallelism(), False)
+    choices = choices_of(record, sequence, batch, ways_of("megatron-core"), TrainParallelism(), ())
     task = Task(
         record, TrainingJob(Q(float(sequence), "token"), float(batch)), stack("megatron-core"), formats, choices,
         training_constants(), Q(12.0, "byte"), True,

@@ -83,3 +83,20 @@ def test_savers_save():
         assert np.all(less <= more * (1 + 1e-12))
     longer = memory(layouts, TrainingJob(Q(4096, "token"), 1536.0)).peak.m_as("byte")
     assert np.all(longer > memory(layouts).peak.m_as("byte"))
+
+
+def test_userbuffers_by_hand_and_only_where_they_are():
+    """4096 tokens x 8192 hidden are 2^25 elements: ten buffers of 2 bytes are 0.625 GiB; six of 1 byte and four of 2, 0.4375."""
+    assert m.userbuffer_bytes(4096, 8192, Q(2, "byte")).m_as("GiB") == pytest.approx(0.625)
+    assert m.userbuffer_bytes(4096, 8192, Q(1, "byte")).m_as("GiB") == pytest.approx(0.4375)
+    for name, layout, there in (
+        ("megatron-core", LAYOUT, True),
+        ("megatron-core", replace(LAYOUT, tensor_overlap=False), False),
+        (
+            "megatron-core",
+            replace(LAYOUT, tensor_parallel=1.0, data_parallel=LAYOUT.data_parallel * LAYOUT.tensor_parallel),
+            False,
+        ),
+        ("megatron-lm", LAYOUT, False),
+    ):
+        assert (m.memory(GPT3, A100, JOB, layout, stack(name)).parts["buffers"].m_as("byte") > 0) == there

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from models.training_job import (
+    activation_offload_time,
     fullest_stage,
     goodput_of,
     model_utilisation,
     offload_time,
+    stage_split,
     training_time,
     uneven_stretch,
     ways_of,
@@ -26,11 +28,11 @@ def test_fullest_stage_of_uneven_pipelines() -> None:
 
 
 def test_stretch_is_one_where_all_divides_and_waits_for_the_fullest_stage_otherwise() -> None:
-    assert uneven_stretch(96, 8, 12, 3.0) == 1.0
+    assert uneven_stretch(96, 8, fullest_stage(96, 8, 12), 3.0) == 1.0
     # 10 layers on 4 stages: three on the fullest, mean 2.5; two places left over on the last stage hold logits of 1.5 layers
-    assert uneven_stretch(10, 4, 1, 1.5) == pytest.approx(3 / 2.5)
+    assert uneven_stretch(10, 4, fullest_stage(10, 4, 1), 1.5) == pytest.approx(3 / 2.5)
     # logits of 4 layers: two spill over
-    assert uneven_stretch(10, 4, 1, 4.0) == pytest.approx(5 / 2.5)
+    assert uneven_stretch(10, 4, fullest_stage(10, 4, 1), 4.0) == pytest.approx(5 / 2.5)
 
 
 def test_goodput_by_hand() -> None:
@@ -76,6 +78,21 @@ def test_training_time_and_utilisation_by_hand() -> None:
 def test_offload_by_hand() -> None:
     # 12 GB of state are 1e9 parameters: 6 GB over 30 GB/s are 0.2 s; 30 GB at 60 GB/s are 0.5 s
     assert offload_time(Q(12.0, "GB"), Q(30.0, "GB/s"), Q(60.0, "GB/s")).m_as("s") == pytest.approx(0.7)
+
+
+def test_activation_offload_by_hand() -> None:
+    # 60 GB at 30 GB/s are 2 s each way: beside 1.5 s of forward and 3 s of backward pass, half a second sticks out
+    added = activation_offload_time(Q(60.0, "GB"), Q(30.0, "GB/s"), Q(1.5, "s"), Q(3.0, "s"))
+    assert added.m_as("s") == pytest.approx(0.5)
+
+
+def test_layers_of_uneven_stages_by_hand() -> None:
+    assert stage_split(126, 16, 8, 0.66) == (7, *[8] * 14, 7)  # Llama 3: one fewer at each end
+    assert stage_split(32, 4, 9, 2.4) == (8, 9, 9, 6)  # three fewer for the logits, the fourth from the first stage
+    assert stage_split(96, 8, 12, 0.3) == (12,) * 8
+    for layers, stages, fullest in ((61, 8, 8), (10, 4, 4), (17, 8, 6)):
+        split = stage_split(layers, stages, fullest, 2.0)
+        assert sum(split) == layers and max(split) == fullest and min(split) >= 0
 
 
 def test_every_stack_has_its_ways() -> None:
