@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import Any
 
-# Before scipy on purpose: Pyomo imports all of scipy.stats (0.3 s) when it finds scipy loaded already.
-import pyomo.core as pyo
+# Pyomo imports all of scipy.stats (1 s of processor time) when it finds scipy loaded, and pint has loaded scipy's top by now.
+_scipy = sys.modules.pop("scipy", None)
+import pyomo.core as pyo  # noqa: E402
 
-from .program import Program, Solution
+if _scipy is not None:
+    sys.modules["scipy"] = _scipy
+
+from .program import Program, Solution  # noqa: E402
 
 # The objective is an integer, so a bound less than one unit below the incumbent proves it. The margin is for
 # the solver's own arithmetic.
