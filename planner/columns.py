@@ -59,7 +59,8 @@ class Curve:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
         if units not in self.known:
             # a solver that asks for one number of units asks for its neighbours next, and one call for all is as fast
-            self._learn([near for near in (units, units - 1, units + 1, 2 * units) if near not in self.known])
+            asked = dict.fromkeys((units, 2 * units, *range(units - _NEIGHBOURS, units + _NEIGHBOURS + 1)))
+            self._learn([near for near in asked if near not in self.known])
         return self.known[units]
 
     def _learn(self, counts: list[int]) -> None:
@@ -84,6 +85,8 @@ class Curve:
         return rates.reshape(len(at), len(units))
 
 
+# How many units more and less than asked for are looked at together.
+_NEIGHBOURS = 3
 # How many layouts are looked at before the others are held against the best of them.
 _PROMISING = 16
 
@@ -109,7 +112,7 @@ class Memory:
 
     `surveys`: the layouts of each kind of machine, whatever TPOT; `runs`: those that keep TPOT; `curves`: what pools of them
     carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files; `choices`: columns before dominance.
-    All depend on their keys alone.
+    All depend on their keys alone. `like`: in a world whose chips' figures were moved, the surveys before the move.
     """
 
     surveys: dict[tuple[Hashable, ...], Survey] = field(default_factory=dict)
@@ -118,6 +121,7 @@ class Memory:
     priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     choices: dict[str, tuple[Choices, list[Dropped], int]] = field(default_factory=dict)
+    like: Mapping[tuple[Hashable, ...], Survey] = field(default_factory=dict)
 
     def curve(self, runs: Runs, targets: Targets, variability: float) -> Curve:
         key = (id(runs), tuple((percentile, target.magnitude) for percentile, target in targets), variability)

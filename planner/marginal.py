@@ -1,28 +1,29 @@
-"""What one more of each wall is worth: every limit and every physical ceiling, loosened, and the question solved again.
+"""What one more of each wall is worth: every limit and every physical ceiling, moved, and the question solved again.
 
 Integer programs have no duals, and moving a wall changes which candidates exist, so every value here is the difference of
-two proven optima, enumeration included. Nothing is extrapolated from linear programs.
+two proven optima, enumeration included. Nothing is extrapolated from linear programs. What a move does not touch (surveys of
+machines, curves, amounts) is shared between the re-solves, which changes none of them.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zoo.catalog import Catalog
-from zoo.units import Q
+from zoo.units import Q, Quantity
 
+from . import in_parallel
 from .columns import Memory
 from .plan import Marginal, Plan
-from .prepare import Progress, in_objective_units, open_catalog, prepare, prove
+from .prepare import Prepared, Progress, in_objective_units, open_catalog, prepare, prove
 from .query import ServeQuery, text_of
+from .uncertainty import guarded_query
 
-# A plan switches when what it rents or how it lays it out changes; found within this relative width of the knob.
-_SWITCH_WIDTH = 0.01
-# Knobs are loosened at most by this factor when looking for a switch.
+# A plan changes within this relative width of a switch point.
+_SWITCH_WIDTH = 0.001
+# Knobs are moved at most by this factor when looking for a switch.
 _FARTHEST = 2.0
 
 
@@ -56,28 +57,43 @@ _SCALES = (
 )
 
 
-def varied(catalog: Catalog, scales: Mapping[str, float]) -> Catalog:
-    """The catalogue with every record's figure scaled: peak FLOP/s, memory bandwidth or capacity, links, prices, intensity."""
-    fields = {
-        "memory bandwidth": ("memory_bandwidth",),
-        "memory capacity": ("memory",),
-        "link bandwidth": ("link_bandwidth", "host_bandwidth", "nic_bandwidth"),
-    }
+# What a scale of chips changes in each record.
+_FIELDS = {
+    "peak FLOP/s": (),
+    "memory bandwidth": ("memory_bandwidth",),
+    "memory capacity": ("memory",),
+    "link bandwidth": ("link_bandwidth", "host_bandwidth", "nic_bandwidth"),
+}
+
+
+def varied(catalog: Catalog, scales: Mapping[str, float], chip: str | None = None) -> Catalog:
+    """The catalogue with figures of every record scaled: peak FLOP/s, memory bandwidth or capacity, links, prices, intensity.
+
+    `chip`: only of this chip, and only prices of its offers.
+    """
     for what, factor in scales.items():
         if what == "prices":
-            offers = {name: replace(offer, price=offer.price * factor) for name, offer in catalog.offers.items()}
+            offers = {
+                name: replace(offer, price=offer.price * factor) if chip in (None, offer.accelerator) else offer
+                for name, offer in catalog.offers.items()
+            }
             catalog = catalog.with_offers(offers)
         elif what == "carbon intensity":
             catalog = catalog.with_records(
                 "regions", {name: _cleaner(region, factor) for name, region in catalog.regions.items()}
             )
-        elif what == "peak FLOP/s":
-            chips = {n: replace(c, peak={p: v * factor for p, v in c.peak.items()}) for n, c in catalog.chips.items()}
-            catalog = catalog.with_records("chips", chips)
         else:
-            chips = {n: replace(c, **_scaled(c, fields[what], factor)) for n, c in catalog.chips.items()}
+            chips = {
+                name: _faster(record, what, factor) if chip in (None, name) else record for name, record in catalog.chips.items()
+            }
             catalog = catalog.with_records("chips", chips)
     return catalog
+
+
+def _faster(chip: Any, what: str, factor: float) -> Any:
+    if what == "peak FLOP/s":
+        return replace(chip, peak={precision: peak * factor for precision, peak in chip.peak.items()})
+    return replace(chip, **_scaled(chip, _FIELDS[what], factor))
 
 
 def _scaled(chip: Any, names: tuple[str, ...], factor: float) -> dict[str, Any]:
@@ -141,12 +157,22 @@ def knobs(query: ServeQuery) -> Iterator[Knob]:
             yield Knob(
                 0, "supply", f"quota {position}", "query", f"{count} {key}", 1.01, f"{step_count} {key}", factor, path, None
             )
-    if query.workload.rate is not None:
-        yield Knob(0, "demand", "rate", "query", text_of(query.workload.rate), 0.99, "", None, "workload.rate", None)
+    for path, name, rate in _rates(query):
+        step = Q(1.0 if rate.m_as("1/s") > 1 else 0.01, "1/s")
+        factor = float(((rate - step) / rate).m_as("dimensionless"))
+        yield Knob(0, "demand", name, "query", text_of(rate), 0.99, text_of(step), factor if factor > 0 else None, path, None)
     for number, wall, what, origin, looser in _SCALES:
         if what == "carbon intensity" and not (query.minimize != "cost" or query.limits.carbon):
             continue
         yield Knob(number, wall, what, origin, "as listed", looser, "", None, None, what)  # type: ignore[arg-type]
+
+
+def _rates(query: ServeQuery) -> Iterator[tuple[str, str, Quantity]]:
+    """(path, name, rate) of every demand."""
+    if query.workload.rate is not None:
+        yield "workload.rate", "rate", query.workload.rate
+    for i, population in enumerate(query.workload.populations or ()):
+        yield f"workload.populations[{i}].rate", f"rate of {population.name}", population.rate
 
 
 def moved(query: ServeQuery, knob: Knob, factor: float) -> tuple[ServeQuery, dict[str, float]]:
@@ -154,118 +180,133 @@ def moved(query: ServeQuery, knob: Knob, factor: float) -> tuple[ServeQuery, dic
     if knob.scale is not None:
         return query, {knob.scale: factor}
     assert knob.path is not None
-    if knob.path.endswith(("chips", "instances")):
-        count = int(knob.value.split()[0])
-        new: object = int(count * factor) if factor < 1 else -int(-count * factor // 1)
-    else:
-        value: Any = Q(knob.value)
-        new = text_of(Q(float(value.m) * factor, value.units))
-    result = query.set(knob.path, new)
+    result = query.set(knob.path, _words(knob, factor))
     assert isinstance(result, ServeQuery)
     return result, {}
 
 
-@dataclass(frozen=True, slots=True)
-class Optimum:
-    """The best objective of a moved question (None: infeasible) and what its plan rents."""
-
-    objective: float | None
-    signature: tuple[tuple[str, int, int], ...]
-
-
-def optimum(query: ServeQuery, scales: Mapping[str, float], memory: Memory | None = None) -> Optimum:
-    """The proven best of a moved question."""
-    memory = memory or Memory()
-    key = (query.folder, query.zoo, query.prices)
-    if scales:
-        memory = Memory()  # what machines can run changes with their figures
-        memory.catalogs[key] = varied(open_catalog(query), scales)
-    prepared = prepare(query, memory=memory)
-    certificate = prove(prepared)
-    rented = tuple(
-        (
-            prepared.market.columns[p.column].name,
-            p.units,
-            prepared.choices.curves[prepared.market.columns[p.column].curve].best(p.units)[1],
-        )
-        for p in certificate.purchases
-    )
-    return Optimum(in_objective_units(query, certificate.objective), rented)
+def _words(knob: Knob, factor: float) -> Any:
+    """A knob's value times a factor, as the question says it; counts are whole, rounded away from today's."""
+    if _is_count(knob):
+        count = int(knob.value.split()[0]) * factor
+        return int(count) if factor < 1 else -int(-count // 1)
+    value: Any = Q(knob.value)
+    return text_of(Q(float(value.m) * factor, value.units))
 
 
-def _job(task: tuple[str, dict[str, Any], str, dict[str, float]]) -> Optimum:
-    """One re-solve in a worker: questions travel as plain data."""
-    folder, data, _, scales = task
-    query = ServeQuery.from_dict(data, folder=folder)
-    return optimum(query, scales)
+def _is_count(knob: Knob) -> bool:
+    return knob.path is not None and knob.path.endswith(("chips", "instances"))
+
+
+def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: str | None = None) -> Memory:
+    """What is known of the catalogue with figures scaled (of one chip alone, if named), from what is known of it today.
+
+    Prices and intensities leave what machines can run alone; the figures of chips leave all amounts alone.
+    """
+    if not scales:
+        return memory
+    prepare(query, memory=memory)
+    files = (query.folder, query.zoo, query.prices)
+    today = memory.catalogs.get(files) or open_catalog(query)
+    other = varied(today, scales, chip)
+    if set(scales) <= {"prices", "carbon intensity"}:
+        return Memory(memory.surveys, memory.runs, memory.curves, catalogs={files: other})
+    amounts = {} if "prices" in scales else {
+        (id(other), *key[1:]): known for key, known in memory.priced.items() if key[0] == id(today)
+    }  # fmt: skip
+    same = {key: survey for key, survey in memory.surveys.items() if chip is not None and survey.machine.accelerator.name != chip}
+    return Memory(same, priced=amounts, catalogs={files: other}, like=memory.surveys)
+
+
+def solved(
+    query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: str | None = None, tie_break: bool = False
+) -> tuple[Prepared, Any]:
+    """(a moved question, the certificate of its best plan); `scales` and `chip` as in `world`."""
+    question = guarded_query(query)
+    prepared = prepare(question, memory=world(question, scales, memory, chip))
+    return prepared, prove(prepared, tie_break=tie_break)
+
+
+def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: str | None = None) -> float | None:
+    """The proven best objective of a moved question; None when it is infeasible."""
+    return in_objective_units(query, solved(query, scales, memory, chip)[1].objective)
 
 
 def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: Progress = lambda _: None) -> tuple[Marginal, ...]:
     """Every knob with what 1 % and one unit more of it saves, and whether it binds.
 
     A knob binds when loosening it by 1 % or one unit improves the objective, or tightening it by 1 % worsens or breaks the
-    plan. `switches` also looks for the loosening at which the plan changes. Re-solves run on all cores.
+    plan. `switches` also looks for the loosening from which on there is a better plan, and the tightening from which on
+    today's objective cannot be kept. Re-solves run on all cores.
     """
+    memory = Memory()
+    prepare(guarded_query(query), memory=memory)
     found = list(knobs(query))
-    tasks = []
-    for knob in found:
-        for factor in (knob.looser, 2 - knob.looser, knob.unit_factor):
-            if factor is not None:
-                changed, scales = moved(query, knob, factor)
-                tasks.append((str(query.folder), changed.to_dict(), knob.name, scales))
-    progress(f"{len(tasks)} re-solves")
-    results = iter(_in_parallel(tasks))
+    asked = [(knob, factor) for knob in found for factor in (knob.looser, 2 - knob.looser, knob.unit_factor) if factor is not None]
+    progress(f"{len(asked)} re-solves")
+
+    def objective(task: tuple[Knob, float]) -> float | None:
+        return best(*moved(query, *task), memory)
+
+    known = dict(zip(asked, in_parallel.each(objective, asked), strict=True))
+    moving = [knob for knob in found if switches and knob.path is not None]
+    ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
     rows = []
     for knob in found:
-        looser, tighter = next(results), next(results)
-        unit = next(results) if knob.unit_factor is not None else None
-        saved = _saved(plan, looser)
-        per_unit = _saved(plan, unit) if unit is not None else None
-        worse = tighter.objective is None or (plan.objective is not None and tighter.objective > plan.objective + 1e-9)
+        saved, tighter = _saved(plan, known[knob, knob.looser]), known[knob, 2 - knob.looser]
+        per_unit = None if knob.unit_factor is None else _saved(plan, known[knob, knob.unit_factor])
+        worse = tighter is None or (plan.objective is not None and tighter > plan.objective + 1e-9)
+        better_from, worse_from = ends.get(knob, (None, None))
         rows.append(
             Marginal(
                 number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin, value=knob.value,
                 binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
-                per_unit=per_unit, unit=plan.objective_unit, breaks=tighter.objective is None,
-                switches_at=_switch(query, knob, progress) if switches and knob.path is not None else None,
+                per_unit=per_unit, unit=plan.objective_unit, breaks=tighter is None, switches_at=better_from,
+                worsens_at=worse_from,
             )
         )  # fmt: skip
     return tuple(rows)
 
 
-def _saved(plan: Plan, moved_to: Optimum) -> float | None:
-    if plan.objective is None or moved_to.objective is None:
-        return None
-    return round(plan.objective - moved_to.objective, 9)
+def _saved(plan: Plan, objective: float | None) -> float | None:
+    return None if plan.objective is None or objective is None else round(plan.objective - objective, 9)
 
 
-def _in_parallel(tasks: list[Any]) -> list[Optimum]:
-    workers = min(os.cpu_count() or 1, len(tasks))
-    if workers <= 1:
-        return [_job(task) for task in tasks]
-    with ProcessPoolExecutor(workers) as pool:
-        return list(pool.map(_job, tasks))
+def _switches(
+    plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progress: Progress
+) -> tuple[str | None, str | None]:
+    """(the first loosening at which the optimum is better, the first tightening at which it is worse or there is none).
 
+    Each within 0.1 % of the knob's value (a count: exactly), None when there is none up to a factor of two.
+    """
 
-def _switch(query: ServeQuery, knob: Knob, progress: Progress) -> str | None:
-    """The first loosening of a knob at which the plan changes, within 1 %; None when it does not up to a factor of two."""
-    memory = Memory()
-    now = optimum(query, {}, memory).signature
-
-    def changed(factor: float) -> bool:
+    def differs(factor: float) -> bool:
         progress(f"{knob.name} at {factor:.3g} of today's")
-        question, scales = moved(query, knob, factor)
-        return optimum(question, scales, memory).signature != now
+        objective = best(*moved(query, knob, factor), memory)
+        return objective is None or plan.objective is None or abs(objective - plan.objective) > 1e-9
 
-    toward = _FARTHEST if knob.looser > 1 else 1 / _FARTHEST
-    return _bisect(changed, toward, lambda factor: text_of(Q(float(Q(knob.value).m) * factor, Q(knob.value).units)))
+    loosest, tightest = (_FARTHEST, 1 / _FARTHEST) if knob.looser > 1 else (1 / _FARTHEST, _FARTHEST)
+    count = int(knob.value.split()[0]) if _is_count(knob) else None
+    better, worse = (_bisect(differs, far, count) for far in (loosest, tightest))
+    unit = knob.value.split()[1] if " " in knob.value and count is not None else ""
+    better_at, worse_at = (None if at is None else f"{_words(knob, at)} {unit}".rstrip() for at in (better, worse))
+    return better_at, worse_at
 
 
-def _bisect(changed: Callable[[float], bool], farthest: float, words: Callable[[float], str]) -> str | None:
+def _bisect(changed: Callable[[float], bool], farthest: float, count: int | None) -> float | None:
+    """The nearest factor between 1 and `farthest` at which `changed` holds, and holds from there on; of a count, a whole one."""
+    if count is not None:
+        near_count, far_count = count, int(count * farthest)
+        if far_count == near_count or not changed(far_count / count):
+            return None
+        while abs(far_count - near_count) > 1:
+            middle = (near_count + far_count) // 2
+            near_count, far_count = (near_count, middle) if changed(middle / count) else (middle, far_count)
+        return far_count / count
     near, far = 1.0, farthest
     if not changed(far):
         return None
     while abs(far - near) > _SWITCH_WIDTH:
-        middle = (near + far) / 2
-        near, far = (near, middle) if changed(middle) else (middle, far)
-    return words(far)
+        between = (near + far) / 2
+        near, far = (near, between) if changed(between) else (between, far)
+    return far

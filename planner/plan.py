@@ -185,7 +185,8 @@ class Marginal(Record):
     """What moving one limit or wall is worth, from re-solving the question.
 
     `per_percent` is the objective saved when it is loosened by 1 %, `per_unit` when it is loosened by `unit_step`;
-    `switches_at` is how far it must be loosened before the plan changes, in its own words; None where not asked or never.
+    `switches_at` is the first loosening, in its own words, at which there is a better plan, `worsens_at` the first tightening
+    at which today's objective is out of reach; None where not asked, or neither before half or twice of today's.
     """
 
     number: int
@@ -199,6 +200,7 @@ class Marginal(Record):
     per_unit: float | None
     unit: str
     switches_at: str | None = None
+    worsens_at: str | None = None
     breaks: bool = False  # tightened by 1 % there is no plan
 
 

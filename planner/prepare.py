@@ -174,7 +174,9 @@ def _runs(
     keys = [(m.accelerator.name, m.accelerators, m.domain, *depends) for m in machines]
     new = [(key, machine) for key, machine in zip(keys, machines, strict=True) if key not in memory.surveys]
     if new:
-        found = space.surveys_of([machine for _, machine in new], model, query)
+        found = space.surveys_of(
+            [machine for _, machine in new], model, query, [memory.like[key] for key, _ in new] if memory.like else ()
+        )
         memory.surveys |= {key: survey for (key, _), survey in zip(new, found, strict=True)}
     missing = [key for key in keys if (tpot, *key) not in memory.runs]
     if missing:

@@ -265,25 +265,72 @@ _BATCHES_PER_DOUBLING = 8
 _LARGEST_SPAN = 8
 
 
-def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuery) -> list[Survey]:
+def surveys_of(
+    machines: Sequence[Machine], model: Transformer, query: ServeQuery, like: Sequence[Survey] = ()
+) -> list[Survey]:
     """Every layout of a replica on each kind of machine, at every batch of a dense grid up to the largest that fits in memory.
 
     Tensor parallelism divides the heads and stays within the scale-up domain of the machine; pipeline stages and wide
     expert parallelism may span machines. All machines go through the forward model at once.
+
+    `like`: surveys of the same machines before their figures were moved. The fractions of its figures that a chip reaches stay
+    what they are there, and batches are tried only as far as the question's TPOT is kept (it never falls with the batch).
     """
     dropped: list[list[Dropped]] = [[] for _ in machines]
     shapes = [shapes_of(machine, model, query, gone) for machine, gone in zip(machines, dropped, strict=True)]
     known = calibrated.constants_of(query)
-    constants = [serving_constants(machine.accelerator, calibration=known) for machine in machines]
+    constants = [one.constants for one in like] or [serving_constants(m.accelerator, calibration=known) for m in machines]
     fits = _largest_batches(machines, shapes, constants, model, query)
     grids = [[_batches(int(top)) for top in tops] for tops in fits]
-    tried = _times(machines, shapes, constants, grids, model, query)
+    if like:
+        tried = _tried_as_far_as_needed(machines, shapes, constants, grids, model, query, like)
+    else:
+        tried = _times(machines, shapes, constants, grids, model, query)
     for gone, tops in zip(dropped, fits, strict=True):
         _count(gone, 2, "memory", tops < 1, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     return [
         Survey(machine, mine, fitted, tops, times, tuple(gone))
         for machine, mine, fitted, tops, times, gone in zip(machines, shapes, constants, fits, tried, dropped, strict=True)
     ]
+
+
+def _tried_as_far_as_needed(
+    machines: Sequence[Machine],
+    shapes: Sequence[Sequence[Shape]],
+    constants: Sequence[Constants],
+    grids: Sequence[Sequence[Sequence[int]]],
+    model: Transformer,
+    query: ServeQuery,
+    like: Sequence[Survey],
+) -> list[Times]:
+    """`_times` of each grid up to its first batch that breaks TPOT: first as far as in `like`, then the rest where all keep it."""
+    limit = tpot_limit(query)
+    tightest = np.inf if limit is None else float(limit.m_as("s"))
+
+    def cut(grid: Sequence[int], broken: float) -> int:
+        """How many batches of a grid there are up to the first that is at least `broken`."""
+        return min(int(np.searchsorted(grid, broken)) + 1, len(grid))
+
+    first = [_first_broken(survey, tightest) for survey in like]
+    counts = [[cut(grid, at) for grid, at in zip(mine, ends, strict=True)] for mine, ends in zip(grids, first, strict=True)]
+    begun = [[grid[:n] for grid, n in zip(mine, ns, strict=True)] for mine, ns in zip(grids, counts, strict=True)]
+    times = _times(machines, shapes, constants, begun, model, query)
+    kept = [np.bincount(t.shape[t.tpot_s <= tightest], minlength=len(mine)) for t, mine in zip(times, shapes, strict=True)]
+    rest = [
+        [grid[n:] if n == k else [] for grid, n, k in zip(mine, ns, ks, strict=True)]
+        for mine, ns, ks in zip(grids, counts, kept, strict=True)
+    ]
+    if not any(batches for mine in rest for batches in mine):
+        return times
+    return [one.and_also(more) for one, more in zip(times, _times(machines, shapes, constants, rest, model, query), strict=True)]
+
+
+def _first_broken(survey: Survey, tightest: float) -> np.ndarray:
+    """By shape, the first batch tried that breaks TPOT [s]; infinite where none does."""
+    ends = np.full(len(survey.shapes), np.inf)
+    slow = survey.tried.tpot_s > tightest
+    np.minimum.at(ends, survey.tried.shape[slow], survey.tried.batch[slow])
+    return ends
 
 
 def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) -> list[tuple[list[Runs], list[Dropped]]]:
