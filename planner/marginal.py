@@ -242,7 +242,9 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     memory = Memory()
     prepare(guarded_query(query), memory=memory)
     found = list(knobs(query))
-    asked = [(knob, factor) for knob in found for factor in (knob.looser, 2 - knob.looser, knob.unit_factor) if factor is not None]
+    asked = [
+        (knob, factor) for knob in found for factor in (knob.looser, 2 - knob.looser, knob.unit_factor) if factor is not None
+    ]
     progress(f"{len(asked)} re-solves")
 
     def objective(task: tuple[Knob, float]) -> float | None:
@@ -272,9 +274,7 @@ def _saved(plan: Plan, objective: float | None) -> float | None:
     return None if plan.objective is None or objective is None else round(plan.objective - objective, 9)
 
 
-def _switches(
-    plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progress: Progress
-) -> tuple[str | None, str | None]:
+def _switches(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progress: Progress) -> tuple[str | None, str | None]:
     """(the first loosening at which the optimum is better, the first tightening at which it is worse or there is none).
 
     Each within 0.1 % of the knob's value (a count: exactly), None when there is none up to a factor of two.

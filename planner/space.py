@@ -265,9 +265,7 @@ _BATCHES_PER_DOUBLING = 8
 _LARGEST_SPAN = 8
 
 
-def surveys_of(
-    machines: Sequence[Machine], model: Transformer, query: ServeQuery, like: Sequence[Survey] = ()
-) -> list[Survey]:
+def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuery, like: Sequence[Survey] = ()) -> list[Survey]:
     """Every layout of a replica on each kind of machine, at every batch of a dense grid up to the largest that fits in memory.
 
     Tensor parallelism divides the heads and stays within the scale-up domain of the machine; pipeline stages and wide
@@ -303,7 +301,7 @@ def _tried_as_far_as_needed(
     query: ServeQuery,
     like: Sequence[Survey],
 ) -> list[Times]:
-    """`_times` of each grid up to its first batch that breaks TPOT: first as far as in `like`, then the rest where all keep it."""
+    """`_times` of each grid up to its first batch that breaks TPOT: as far as in `like`, then the rest where all of that keep it."""
     limit = tpot_limit(query)
     tightest = np.inf if limit is None else float(limit.m_as("s"))
 

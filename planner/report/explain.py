@@ -9,29 +9,25 @@ from .tables import Table, fix_rows, number
 
 
 def marginal_table(marginals: Sequence[Marginal]) -> Table:
-    """What one more of each wall is worth."""
+    """What one more of each wall is worth, and where the answer changes if that was asked."""
+    unit = marginals[0].unit if marginals else ""
+    asked = any(m.switches_at or m.worsens_at for m in marginals)
+    heads = ["#", "wall or limit", "from", "", f"1 % saves {unit}", "one unit saves"]
+    heads += ["better from", "worse from"] if asked else []
     rows = []
     for m in marginals:
-        unit = "" if m.per_unit is None else f"{number(m.per_unit)} per {m.unit_step}"
+        each = "" if m.per_unit is None else f"{number(m.per_unit)} per {m.unit_step}"
         state = "breaks" if m.breaks else "binds" if m.binding else ""
-        rows.append(
-            (
-                str(m.number) if m.number else "",
-                f"{m.knob}, {m.value}",
-                m.origin,
-                state,
-                number(m.per_percent),
-                unit,
-                m.switches_at or "",
-            )
-        )
-    unit = marginals[0].unit if marginals else ""
-    heads = ("#", "wall or limit", "from", "", f"1 % saves {unit}", "one unit saves", "switches at")
-    notes = (
+        row = [str(m.number) if m.number else "", f"{m.knob}, {m.value}", m.origin, state, number(m.per_percent), each]
+        rows.append((*row, m.switches_at or "-", m.worsens_at or "-") if asked else tuple(row))
+    notes = [
         "binds: 1 % or one unit more improves the plan, or 1 % less worsens it; breaks: with 1 % less there is no plan",
+        "from: query is a limit of yours, physics a figure of every chip, market a price or a grid",
         "values are differences of proven optima (re-solved, candidates enumerated anew), not LP duals",
-    )
-    return Table("What one more is worth", heads, tuple(rows), frozenset({"#", f"1 % saves {unit}"}), notes)
+    ]
+    if asked:
+        notes.append("better (worse) from: the first value, looser (tighter) than today's, with another optimum, to 0.1 %")
+    return Table("What one more is worth", tuple(heads), tuple(rows), frozenset({"#", f"1 % saves {unit}"}), tuple(notes))
 
 
 def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:

@@ -1,0 +1,183 @@
+"""Marginal values are differences of two answers, and switch points have one plan on each side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tiny
+
+from planner import marginal
+from planner import prepare as preparing
+from planner import solve as solving
+from planner.marginal import knobs, marginals, moved, varied
+from planner.plan import Plan
+from planner.query import QueryError, ServeQuery
+from planner.solve import solve
+from zoo.catalog import Catalog
+from zoo.units import Q
+
+MODULES = (preparing, solving, marginal)
+
+
+@pytest.fixture
+def put(monkeypatch: pytest.MonkeyPatch) -> Callable[[Catalog], None]:
+    def world(catalog: Catalog) -> None:
+        for module in MODULES:
+            monkeypatch.setattr(module, "open_catalog", lambda query: catalog)
+
+    return world
+
+
+def town() -> Catalog:
+    chips = [tiny.chip("red"), tiny.chip("blue", memory_bandwidth=Q(3.0, "TB/s"), memory=Q(6.0, "GiB"), tdp=Q(500.0, "W"))]
+    regions = [tiny.region("here/one", 300.0), tiny.region("there/two", 20.0, country="DE")]
+    offers = [
+        tiny.offer("here/one", "red", 1.0, 1), tiny.offer("here/one", "red", 3.7, 4), tiny.offer("here/one", "blue", 2.9, 1),
+        tiny.offer("there/two", "blue", 3.3, 1), tiny.offer("there/two", "blue", 11.0, 4, "spot"),
+    ]  # fmt: skip
+    return tiny.world(chips, [tiny.model()], regions, offers)
+
+
+def ask(**changes: Any) -> ServeQuery:
+    base: dict[str, Any] = {
+        "workload": {"model": "toy", "rate": "61/s", "tokens": {"input": 1000, "output": 24}, "precision": ["bf16"]}
+    }
+    return tiny.question(**{**base, **changes})
+
+
+LIMITED = ask(
+    limits={"power": "30 kW", "chips": 60}, supply={"offers": ["on-demand", "spot"], "quota": [{"chip": "red", "chips": 9}]}
+)
+CLEAN = ask(minimize="carbon")
+SPREAD = ask(
+    workload={
+        "model": "toy", "tokens": {"input": 1000, "output": 24}, "precision": ["bf16"],
+        "populations": [{"name": "a", "rate": "21/s"}, {"name": "b", "rate": "30/s", "residency": "DE"}],
+    }
+)  # fmt: skip
+
+
+def objective(query: ServeQuery, catalog: Catalog, scales: dict[str, float], put: Callable[[Catalog], None]) -> float | None:
+    """A solve from nothing in the moved world."""
+    put(varied(catalog, scales))
+    found = solve(query).objective
+    put(catalog)
+    return found
+
+
+@pytest.mark.parametrize("query", [ask(), LIMITED, CLEAN, SPREAD], ids=["cost", "limits", "carbon", "populations"])
+def test_values_are_differences_of_two_answers(query: ServeQuery, put: Callable[[Catalog], None]) -> None:
+    catalog = town()
+    put(catalog)
+    best = solve(query)
+    assert best.objective is not None
+    rows = marginals(best, query)
+    for knob, row in zip(knobs(query), rows, strict=True):
+        assert row.knob == knob.name
+        if knob.scale == "peak FLOP/s":  # at the fractions that were fitted: see the test of that below
+            continue
+        looser, tighter = (objective(*args) for args in (
+            (*_question(query, knob, knob.looser, catalog), put), (*_question(query, knob, 2 - knob.looser, catalog), put)
+        ))  # fmt: skip
+        assert looser is not None
+        assert row.per_percent == pytest.approx(best.objective - looser)
+        assert row.breaks is (tighter is None)
+        gains = [best.objective - looser > 1e-9, tighter is None or tighter > best.objective + 1e-9]
+        if knob.unit_factor is not None:
+            unit = objective(*_question(query, knob, knob.unit_factor, catalog), put)
+            assert unit is not None
+            assert row.per_unit == pytest.approx(best.objective - unit)
+            gains.append(best.objective - unit > 1e-9)
+        assert row.binding is any(gains)
+
+
+def _question(
+    query: ServeQuery, knob: marginal.Knob, factor: float, catalog: Catalog
+) -> tuple[ServeQuery, Catalog, dict[str, float]]:
+    question, scales = moved(query, knob, factor)
+    return question, catalog, scales
+
+
+@pytest.mark.parametrize("query", [ask(), LIMITED], ids=["cost", "limits"])
+def test_a_better_plan_begins_at_the_switch(query: ServeQuery, put: Callable[[Catalog], None]) -> None:
+    """At the switch the optimum is better, and a thousandth before it is not."""
+    catalog = town()
+    put(catalog)
+    best = solve(query)
+    assert best.objective is not None
+    asked = [(k, row) for k, row in zip(knobs(query), marginals(best, query, switches=True), strict=True) if k.path]
+    assert any(row.switches_at for _, row in asked)
+    for knob, row in asked:
+        assert knob.path is not None
+        if row.switches_at is None:
+            there = objective(moved(query, knob, 2.0 if knob.looser > 1 else 0.5)[0], catalog, {}, put)
+            assert there == best.objective
+            continue
+        after = query.set(knob.path, int(row.switches_at.split()[0]) if knob.path.endswith("chips") else row.switches_at)
+        found = objective(after, catalog, {}, put)
+        assert found is not None and found < best.objective
+        if knob.path.endswith("chips"):
+            before: object = int(row.switches_at.split()[0]) - 1
+        else:
+            value, step = Q(row.switches_at), Q(knob.value) * (0.001 if knob.looser > 1 else -0.001)
+            before = f"{float((value - step).m_as(value.units)):.10g} {value.units:~C}".replace(" 1/s", "/s")
+        found = objective(query.set(knob.path, before), catalog, {}, put)
+        assert found == best.objective
+
+
+def test_more_flops_are_at_the_fractions_that_were_fitted(put: Callable[[Catalog], None]) -> None:
+    """What a chip reaches of its peak depends on FLOP/s per watt between chips; of one chip with more FLOP/s it stays."""
+    catalog = town()
+    put(catalog)
+    query = ask(sla={"ttft": {"p99": "90 ms"}})
+    best, rows = solve(query), marginals(solve(query), query)
+    peak = next(row for row in rows if row.knob == "peak FLOP/s")
+    assert peak.per_percent is not None and peak.per_percent >= 0
+    faster = [marginal.best(query, {"peak FLOP/s": f}, _warm(query)) or 0.0 for f in (1.0, 1.5, 2.0, 4.0)]
+    assert faster == sorted(faster, reverse=True) and faster[0] == best.objective and faster[-1] < faster[0]
+
+
+def _warm(query: ServeQuery) -> preparing.Memory:
+    memory = preparing.Memory()
+    preparing.prepare(query, memory=memory)
+    return memory
+
+
+def test_a_plan_of_changed_prices_is_evaluated_without_a_solver(put: Callable[[Catalog], None], monkeypatch: Any) -> None:
+    """The same machines at other prices, at another demand, under another promise."""
+    catalog = town()
+    monkeypatch.undo()
+    scaled = {1.0: catalog, 1.1: varied(catalog, {"prices": 1.1})}
+    for module in MODULES:
+        monkeypatch.setattr(module, "open_catalog", lambda query: scaled[query.prices.scale])
+    query = ask()
+    best = solve(query)
+    assert best.objective is not None
+
+    def evaluated(changes: dict[str, object]) -> Any:
+        from planner.evaluate import evaluate
+
+        return evaluate(*solving.reload(best, changes))
+
+    same, dearer = evaluated({}), evaluated({"prices.scale": 1.1})
+    assert same.violations == dearer.violations == ()
+    assert dearer.objective == pytest.approx(1.1 * same.objective, rel=1e-4)
+    less = evaluated({"workload.rate": "40/s"})
+    assert less.violations == () and less.totals["load_per_s"] == pytest.approx(40)
+    assert evaluated({"workload.rate": "90/s"}).violations and evaluated({"sla.ttft.p99": "30 ms"}).violations
+    with pytest.raises(QueryError):
+        evaluated({"workload.rate": None, "workload.populations": [{"name": "eu", "rate": "3/s"}]})
+
+
+def test_a_plan_has_its_verbs_in_python(put: Callable[[Catalog], None]) -> None:
+    put(town())
+    best: Any = Plan.from_json(solve(ask()).to_json())
+    import planner
+
+    assert planner.Plan is Plan
+    assert best.evaluate().violations == ()
+    assert best.why_not(chip="blue").what == "chip=blue"
+    assert best.alternatives(within=0.5) is not None
+    assert best.marginal()

@@ -1,0 +1,148 @@
+"""Why not X: the answer is what a catalogue that has X alone would give, and what it says about prices is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+import pytest
+import tiny
+
+from planner import prepare as preparing
+from planner import solve as solving
+from planner.plan import Plan
+from planner.query import QueryError, ServeQuery
+from planner.solve import solve
+from planner.whynot import parse, why_not
+from zoo.catalog import Catalog
+from zoo.specs import Offer
+from zoo.units import Q
+
+
+@pytest.fixture
+def put(monkeypatch: pytest.MonkeyPatch) -> Callable[[Catalog], None]:
+    def world(catalog: Catalog) -> None:
+        for module in (preparing, solving):
+            monkeypatch.setattr(module, "open_catalog", lambda query: catalog)
+
+    return world
+
+
+def drawn(seed: int) -> tuple[Catalog, ServeQuery]:
+    draw = Random(seed)
+    chips = [
+        tiny.chip("red", memory_bandwidth=Q(draw.choice([0.5, 1.0]), "TB/s")),
+        tiny.chip("blue", memory=Q(6.0, "GiB")),
+        tiny.chip("grey", memory=Q(0.2, "GiB")),
+    ]
+    regions = [tiny.region("here/one", 100.0), tiny.region("there/two", 20.0, country="DE")]
+    offers: dict[str, Offer] = {}
+    for chip in ("red", "blue", "grey"):
+        for where in ("here/one", "there/two"):
+            for option in ("on-demand", "spot"):
+                each = draw.choice([1, 2, 4])
+                one = tiny.offer(where, chip, each * draw.choice([0.7, 1.1, 1.6, 2.3]), each, option)
+                offers[one.name] = one
+    catalog = tiny.world(chips, [tiny.model()], regions, offers.values())
+    query = tiny.question(
+        workload={
+            "model": "toy",
+            "rate": f"{draw.choice([7, 30, 80])}/s",
+            "tokens": {"input": 1000, "output": 24},
+            "precision": ["bf16", "fp8"],
+        }
+    )
+    return catalog, query
+
+
+def only(catalog: Catalog, wanted: Callable[[Offer], bool]) -> Catalog:
+    """The world with some of its offers alone."""
+    offers = [offer for offer in catalog.offers.values() if wanted(offer)]
+    return tiny.world(catalog.chips.values(), catalog.models.values(), catalog.regions.values(), offers)  # type: ignore[arg-type]
+
+
+FORCED: dict[str, Callable[[str], Callable[[Offer], bool]]] = {
+    "chip": lambda name: lambda offer: offer.accelerator == name,
+    "region": lambda name: lambda offer: offer.region == name,
+    "offer": lambda name: lambda offer: offer.option == name,
+    "cloud": lambda name: lambda offer: offer.cloud == name,
+}
+QUESTIONS = [("chip", "red"), ("chip", "blue"), ("chip", "grey"), ("region", "here/one"), ("offer", "spot"), ("cloud", "there")]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_forced_answers_are_those_of_a_world_with_nothing_else(seed: int, put: Callable[[Catalog], None]) -> None:
+    catalog, query = drawn(seed)
+    put(catalog)
+    best = solve(query)
+    assert best.objective is not None
+    for key, value in QUESTIONS:
+        put(catalog)
+        answer = why_not(best, query, {key: value})
+        put(only(catalog, FORCED[key](value)))
+        brute = solve(query)
+        assert (answer.objective, answer.status) == (brute.objective, brute.status)
+        if answer.objective is None:
+            assert answer.conflict and answer.fixes
+            continue
+        assert answer.dearer_by == pytest.approx(answer.objective - best.objective)
+        assert answer.dearer_by >= 0
+        check_price(catalog, query, best, answer.wins_at, FORCED[key](value), put)
+
+
+def check_price(
+    catalog: Catalog,
+    query: ServeQuery,
+    best: Plan,
+    wins_at: str | None,
+    wanted: Callable[[Offer], bool],
+    put: Callable[[Catalog], None],
+) -> None:
+    """At the price that is named, X costs what the best plan costs today: below it, X has won."""
+    if wins_at is None:
+        return
+    share = float(wins_at.split(" at ")[1].split("%")[0]) / 100
+    cheaper = only(catalog, wanted)
+    for factor, wins in ((share - 0.002, True), (share + 0.002, False)):
+        offers = [replace(offer, price=offer.price * factor) for offer in cheaper.offers.values()]
+        put(tiny.world(catalog.chips.values(), catalog.models.values(), catalog.regions.values(), offers))  # type: ignore[arg-type]
+        alone = solve(query)
+        assert alone.objective is not None and best.objective is not None
+        assert (alone.objective < best.objective) is wins
+
+
+@pytest.mark.parametrize(("key", "value"), [("precision", "fp8"), ("tp", "2"), ("pp", "1"), ("kv_precision", "fp8")])
+def test_forced_layouts_are_those_of_the_narrowed_question(key: str, value: str, put: Callable[[Catalog], None]) -> None:
+    catalog, query = drawn(1)
+    put(catalog)
+    best = solve(query)
+    answer = why_not(best, query, {key: value})
+    field = {"precision": "precision", "tp": "tensor_parallel", "pp": "pipeline_parallel", "kv_precision": "kv_precision"}[key]
+    assert answer.fleet and {str(getattr(pool.layout, field)) for pool in answer.fleet} == {value}
+    path = f"workload.parallelism.{key}" if key in ("tp", "pp") else f"workload.{key}"
+    assert answer.objective == solve(query.set(path, f"[{value}]")).objective
+
+
+def test_what_is_chosen_already_costs_nothing_more(put: Callable[[Catalog], None]) -> None:
+    catalog, query = drawn(2)
+    put(catalog)
+    best = solve(query)
+    if len({pool.chip for pool in best.fleet}) == 1:
+        answer = why_not(best, query, {"chip": best.fleet[0].chip})
+        assert answer.dearer_by == 0 and answer.wins_at is None
+
+
+@pytest.mark.parametrize("text", ["chip", "chip=", "chp=l40s", "=x", "tpp=8"])
+def test_what_cannot_be_forced_is_one_line(text: str) -> None:
+    with pytest.raises(QueryError) as error:
+        parse(text)
+    assert "\n" not in str(error.value) and text in str(error.value)
+
+
+def test_a_name_that_does_not_exist_is_one_line(put: Callable[[Catalog], None]) -> None:
+    catalog, query = drawn(0)
+    put(catalog)
+    with pytest.raises(QueryError) as error:
+        why_not(solve(query), query, {"chip": "rad"})
+    assert "red" in str(error.value)
