@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from .plan import Plan
     from .program import Program
-    from .query import AnyQuery, ServeQuery
+    from .query import AnyQuery, ServeQuery, TrainQuery
+    from .training.asking import Asker
+    from .training.plan import TrainPlan
 
 OK, BUG, USAGE, INFEASIBLE, FAILED, STOPPED = 0, 1, 2, 3, 4, 5
 
@@ -280,12 +282,12 @@ def evaluate(
     from .solve import reload
 
     _check_format(format, "table", "json", "md", "csv")
-    if overrides and (_kind_of(plan) != "serve"):
-        raise _fail(f"--set: {plan} is no saved plan of a serve question; only the question of such a plan can be changed")
+    if overrides and not _kind_of(plan):
+        raise _fail(f"--set: {plan} is no saved plan; only the question of a plan can be changed")
     if (document := _yaml(plan)) is not None:
         _evaluate_file(document, format)
     if _kind_of(plan) == "train":
-        _evaluate_training(plan, format)
+        _evaluate_training(plan, overrides, format)
     try:
         saved = Plan.load(plan)
         if not saved.fleet:
@@ -362,27 +364,27 @@ def _kind_of(path: Path) -> str:
     return str(data.get("kind", "")) if isinstance(data, dict) else ""
 
 
-def _evaluate_training(path: Path, format: str) -> None:
-    """A saved training plan through the forward models alone."""
+def _evaluate_training(path: Path, overrides: list[str] | None, format: str) -> None:
+    """A saved training plan through the forward models alone, under its own question or a changed one."""
     from .calibrated import data_changed
     from .plan import PlanError, rows
     from .query import QueryError
     from .report import render, tables, training
     from .training.check import evaluate as forward
     from .training.plan import TrainPlan
-    from .training.report_units import in_units
+    from .training.report_units import in_units, unit_of
     from .training.solve import reload
 
     try:
         saved = TrainPlan.load(path)
         if saved.job is None:
             raise _fail(f"{path}: the plan has no job ({saved.status}); there is nothing to evaluate")
-        question, decision = reload(saved)
+        question, decision = reload(saved, _changes(overrides))
         result = forward(question, decision)
     except (PlanError, QueryError, ValueError) as error:
         raise _fail(str(error)) from None
-    objective = in_units(question.query, result.objective)
-    changed = data_changed(question.query, question.catalog, saved.data)
+    objective, unit = in_units(question.query, result.objective), unit_of(question.query)
+    changed = [] if overrides else data_changed(question.query, question.catalog, saved.data)
     verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
     if format == "json":
         facts = {
@@ -390,7 +392,8 @@ def _evaluate_training(path: Path, format: str) -> None:
             "violations": list(result.violations),
             "objective": objective,
             "saved_objective": saved.objective,
-            "unit": saved.objective_unit,
+            "unit": unit,
+            "saved_unit": saved.objective_unit,
             "data_changed": changed,
             "job": result.job.model_dump(mode="json"),
             "walls": [wall.model_dump(mode="json") for wall in result.walls],
@@ -402,16 +405,27 @@ def _evaluate_training(path: Path, format: str) -> None:
     else:
         shown = saved.model_copy(update={"walls": result.walls, "job": result.job, "totals": result.totals})
         parts = [*training.job_tables(result.job), tables.walls_table(shown)]
+        before = f"saved: {saved.objective:,.2f}" + (f" {saved.objective_unit}" if unit != saved.objective_unit else "")
+        typer.echo(f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})")
         if format == "md":
             typer.echo(render.markdown(parts), nl=False)
         else:
-            typer.echo(f"{saved.name}: {objective:,.2f} {saved.objective_unit}, {verdict} (saved: {saved.objective:,.2f})")
             render.terminal(parts)
-    for violation in result.violations:
+    told = list(result.violations)
+    if not changed and not overrides:  # the same data must give the same figures: another is an edited file
+        told += _changed_figure("objective", saved.objective, objective)
+        old, new = saved.job.model_dump(mode="json"), result.job.model_dump(mode="json")
+        for key in old:
+            told += _changed_figure(f"job.{key}", old[key], new[key])
+    for violation in told:
         typer.echo(violation, err=True)
     for kind in changed:
         typer.echo(f"note: {kind} have changed since the plan was made", err=True)
-    raise typer.Exit(OK if not result.violations else FAILED)
+    raise typer.Exit(OK if not told else FAILED)
+
+
+def _changed_figure(name: str, saved: Any, found: Any) -> list[str]:
+    return [] if saved == found else [f"{name}: the file says {saved}, the forward models {found}"]
 
 
 def _yaml(path: Path) -> Document | None:
@@ -494,6 +508,62 @@ def _evaluate_replica(document: Document, format: str) -> None:
     raise typer.Exit(OK if result["fits"] else INFEASIBLE)
 
 
+def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQuery, Asker]:
+    """A saved training plan with its question, and who answers further questions about it. Fails with one line."""
+    from datetime import date
+
+    from .plan import PlanError
+    from .query import QueryError, TrainQuery
+    from .training.asking import Asker
+    from .training.plan import TrainPlan
+
+    try:
+        plan = TrainPlan.load(path)
+        query = TrainQuery.from_dict(plan.query, source=str(path), folder=plan.query_folder)
+    except (PlanError, QueryError) as error:
+        raise _fail(str(error)) from None
+    return plan, query, Asker(date.fromisoformat(query.start) if query.start else date.today(), progress)
+
+
+def _explain_training(
+    path: Path, why_not: list[str] | None, wall: str | None, switches: bool, format: str, quiet: bool
+) -> None:  # fmt: skip
+    """`explain` of a training plan. Ends the command."""
+    from .query import QueryError
+    from .report import explain as pages
+    from .report import tables
+    from .report import training_explain as training
+    from .training.marginal import marginals
+    from .training.whynot import FORCED
+    from .training.whynot import why_not as force
+    from .whynot import parse
+
+    progress = _Progress(not quiet)
+    saved, query, asker = _training_plan(path, progress)
+    shown: list[tables.Table]
+    records: list[Any]
+    try:
+        if wall is not None:
+            number = _wall_number(wall)
+            shown = pages.wall_tables(saved, number)
+            records = [row for row in saved.walls if row.number == number]
+        elif why_not:
+            forces = [dict([parse(text, FORCED)]) for text in why_not]
+            records = [force(saved, query, one, asker) for one in forces]
+            shown = training.why_not_tables_of(records, saved)
+        elif saved.job is None:
+            shown, records = tables.conflict_tables(saved), list(saved.conflict)
+        else:
+            records = list(marginals(saved, query, asker, switches))
+            shown = [tables.walls_table(saved), *training.marginal_tables(records, switches)]
+    except QueryError as error:
+        progress.close()
+        raise _fail(str(error)) from None
+    progress.close()
+    _show(format, shown, [record.model_dump(mode="json") for record in records], training.flat(records))
+    raise typer.Exit(OK)
+
+
 def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
     """A saved plan with its question. Fails with one line when the file is no plan of a serve question."""
     from .plan import Plan, PlanError
@@ -505,7 +575,7 @@ def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
     except (PlanError, QueryError) as error:
         raise _fail(str(error)) from None
     if not isinstance(query, ServeQuery):
-        raise _fail(f"{path}: only plans of serve questions can be explained")
+        raise _fail(f"{path}: only plans of serve and train questions can be explained")
     return plan, query
 
 
@@ -535,6 +605,8 @@ def explain(
     from .whynot import why_not as force
 
     _check_format(format, "table", "json", "md", "csv")
+    if _kind_of(plan) == "train":
+        _explain_training(plan, why_not, wall, switches, format, quiet)
     saved, query = _plan_and_query(plan)
     progress = _Progress(not quiet)
     shown: list[tables.Table]
@@ -586,6 +658,8 @@ def alternatives(
         raise _fail(f"--within: {error}") from None
     if not 0 <= tolerance <= (100 if "%" in within else 1):
         raise _fail(f"--within {within}: expected a share such as 5% or 0.05")
+    if _kind_of(plan) == "train":
+        _training_alternatives(plan, within, tolerance, format, quiet)
     saved, query = _plan_and_query(plan)
     progress = _Progress(not quiet)
     try:
@@ -597,6 +671,27 @@ def alternatives(
     _show(format, [pages.alternatives_table(found)], [a.model_dump(mode="json") for a in found], rows(found))
     if not found:
         typer.echo(f"no other chip, region or purchase option comes within {within}", err=True)
+
+
+def _training_alternatives(path: Path, within: str, tolerance: float, format: str, quiet: bool) -> None:
+    """`alternatives` of a training plan. Ends the command."""
+    from .query import QueryError
+    from .report import training_explain as pages
+    from .training.alternatives import alternatives as find
+
+    progress = _Progress(not quiet)
+    saved, query, asker = _training_plan(path, progress)
+    try:
+        found = find(saved, query, tolerance, asker)
+    except QueryError as error:
+        progress.close()
+        raise _fail(str(error)) from None
+    progress.close()
+    records = [one.model_dump(mode="json") for one in found]
+    _show(format, pages.alternatives_tables(found, within), records, pages.flat(found))
+    if not any(one.within for one in found):
+        typer.echo(f"no other chip, region, purchase option or split comes within {within}", err=True)
+    raise typer.Exit(OK)
 
 
 @app.command()
@@ -612,10 +707,20 @@ def compare(
     from .compare import compare as differences
     from .plan import Plan, PlanError, rows
     from .report import explain as pages
+    from .training.compare import compare as training_differences
+    from .training.plan import TrainPlan
 
     _check_format(format, "table", "json", "md", "csv")
+    kinds = [_kind_of(path) for path in (old, new)]
     try:
-        found = differences(Plan.load(old), Plan.load(new))
+        if kinds == ["train", "train"]:
+            found = training_differences(TrainPlan.load(old), TrainPlan.load(new))
+        elif "train" in kinds and all(kinds):
+            raise _fail(
+                f"{old} answers a {kinds[0]} question and {new} a {kinds[1]} question: only plans of one kind can be compared"
+            )
+        else:
+            found = differences(Plan.load(old), Plan.load(new))
     except PlanError as error:
         raise _fail(str(error)) from None
     _show(format, [pages.comparison_table(found)], [d.model_dump(mode="json") for d in found], rows(found))

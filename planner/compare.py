@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from .plan import Difference, Plan
+from collections.abc import Mapping
+
+from .plan import Difference, Plan, Pool
 
 
 def compare(old: Plan, new: Plan) -> tuple[Difference, ...]:
     """Every figure, pool, wall and clause that differs between two plans, old to new."""
+    machines = ({pool.offer: _pool(pool) for pool in plan.fleet} for plan in (old, new))
+    return differences(old, new, *machines)
+
+
+def differences(
+    old: Plan, new: Plan, machines_before: Mapping[str, str | None], machines_after: Mapping[str, str | None]
+) -> tuple[Difference, ...]:
+    """What differs between two plans of one kind; their machines are given in words, each under a name."""
     rows: list[Difference] = []
 
     def add(part: str, name: str, before: object, after: object) -> None:
@@ -20,9 +30,8 @@ def compare(old: Plan, new: Plan) -> tuple[Difference, ...]:
     add("answer", f"objective [{new.objective_unit}]", old.objective, new.objective)
     for key in dict.fromkeys((*old.totals, *new.totals)):
         add("total", key, old.totals.get(key), new.totals.get(key))
-    before, after = ({p.offer: p for p in plan.fleet} for plan in (old, new))
-    for offer in dict.fromkeys((*before, *after)):
-        add("fleet", offer, _pool(before.get(offer)), _pool(after.get(offer)))
+    for name in dict.fromkeys((*machines_before, *machines_after)):
+        add("fleet", name, machines_before.get(name), machines_after.get(name))
     walls_before, walls_after = ({(w.number, w.what): w for w in plan.walls} for plan in (old, new))
     for wall in sorted({*walls_before, *walls_after}):
         first, second = walls_before.get(wall), walls_after.get(wall)
@@ -35,11 +44,7 @@ def compare(old: Plan, new: Plan) -> tuple[Difference, ...]:
     return tuple(rows)
 
 
-def _pool(pool: object) -> str | None:
-    from .plan import Pool
-
-    if not isinstance(pool, Pool):
-        return None
+def _pool(pool: Pool) -> str:
     layout = pool.layout
     return (
         f"{pool.instances} instances, {pool.replicas} replicas, {layout.precision}, TP{layout.tensor_parallel} "

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from zoo.catalog import Catalog
 
 from . import plan
-from .query import ServeQuery
+from .query import AnyQuery
 from .space import Dropped, in_region
 
 
-def missing_data(query: ServeQuery, catalog: Catalog, dropped: Iterable[Dropped]) -> tuple[plan.Missing, ...]:
+def missing_data(query: AnyQuery, catalog: Catalog, dropped: Iterable[Dropped]) -> tuple[plan.Missing, ...]:
     """Regions and chips that the question allows and that nobody is known to offer, and offers that lack a figure."""
     allowed = [
         name

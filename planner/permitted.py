@@ -11,11 +11,11 @@ from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
 
 from .plan import Layout
-from .query import ServeQuery
+from .query import AnyQuery, ServeQuery
 from .space import Machine, in_region, shapes_of
 
 
-def offer_faults(query: ServeQuery, catalog: Catalog, offer: Offer) -> list[str]:
+def offer_faults(query: AnyQuery, catalog: Catalog, offer: Offer) -> list[str]:
     """The clauses of supply and regions that an offer breaks."""
     faults = []
     region = catalog.regions[offer.region]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from .columns import Memory
 from .plan import Plan, WhyNot
@@ -26,15 +26,15 @@ _FORCED: dict[str, Callable[[str], dict[str, object]]] = {
 _PRICED = {"chip", "region", "cloud", "offer"}
 
 
-def parse(text: str) -> tuple[str, str]:
-    """ "chip=l40s" as ("chip", "l40s"). Raises QueryError with what can be forced and the nearest of it."""
+def parse(text: str, known: Collection[str] = tuple(_FORCED)) -> tuple[str, str]:
+    """ "chip=l40s" as ("chip", "l40s"). Raises QueryError with what can be forced (`known`) and the nearest of it."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not value:
         raise QueryError(f'--why-not {text}: expected KEY=VALUE, such as --why-not "chip=l40s"')
-    if key not in _FORCED:
-        near = difflib.get_close_matches(key, _FORCED, n=1)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise QueryError(f"--why-not {text}: unknown key; expected one of {', '.join(_FORCED)}{hint}")
+        raise QueryError(f"--why-not {text}: unknown key; expected one of {', '.join(known)}{hint}")
     return key, value
 
 

@@ -48,6 +48,8 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
         else:
             dearer = answer.dearer_by or 0.0
             verdict = "as good" if abs(dearer) < 1e-9 else "dearer" if best.minimize == "cost" else "worse"
+            if dearer < -1e-9:  # the question's own clauses forbid it
+                verdict = "better, but not what was asked"
             ratio = "" if answer.ratio is None else f"x {answer.ratio:.3f}"
             rows.append((answer.what, verdict, f"{number(answer.objective, 6)} {answer.unit}", ratio, answer.wins_at or ""))
     columns = ("why not", "verdict", "best plan then", "ratio", "clash, or when it would win")

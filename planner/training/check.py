@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from zoo.specs import Accelerator, Offer
 from zoo.units import Q, Quantity
 
 from .. import columns
+from ..permitted import offer_faults
 from ..plan import WallRow
 from ..program import whole
 from ..space import Machine
@@ -35,7 +36,7 @@ from .job import (
     wait_of,
 )
 from .layouts import Cores, Strategies, cores_of, layouts_of, strategies_of
-from .market import Family, Market, families_of
+from .market import Column, Family, Market, families_of
 from .measured import best_measured
 from .plan import Job, Ranked, TrainLayout
 from .question import OPTIMAL_RATIO, Question, finish_date
@@ -163,7 +164,9 @@ def ranked_of(question: Question, family: Family, accelerators: int, found: tupl
 
 
 def family_of(question: Question, offer: Offer) -> Family:
-    """The family of an offer. Raises ValueError where the question does not allow the offer any more."""
+    """The family of an offer, whether the question allows it or not. Raises ValueError where a figure of it is not known."""
+    if offer.name not in {one.name for one in question.offers}:
+        question = replace(question, offers=(*question.offers, offer))
     band = offer.interruption_band if offer.option == "spot" else None
     for family in families_of(question, Market(question, [])):
         spot = family.spot.interruption_band if family.spot is not None else None
@@ -172,7 +175,16 @@ def family_of(question: Question, offer: Offer) -> Family:
             offer.accelerator, offer.accelerators, offer.domain, band,
         ):  # fmt: skip
             return family
-    raise ValueError(f"{offer.name} is not among the offers that the question allows")
+    raise ValueError(f"{offer.name}: its power, its carbon intensity or how often it is interrupted is not known")
+
+
+def job_of(question: Question, column: Column) -> Job:
+    """A column that was searched as a job, from the forward models; of the question's offers only its own kind is looked at."""
+    assert column.found is not None
+    alike = tuple(offer for offer in question.offers if offer.accelerator == column.offer.accelerator)
+    return evaluate(
+        replace(question, offers=alike), Decision(column.offer.name, column.accelerators, layout_of(question, column.found))
+    ).job
 
 
 def evaluate(question: Question, decision: Decision) -> Evaluated:
@@ -258,11 +270,14 @@ def evaluate(question: Question, decision: Decision) -> Evaluated:
         price_flags=offer.flags,
     )
     walls = _walls(question, family, job, accelerator, service)
-    violations = [*_broken(question, offer, totals, instances, machine.accelerators, layout, count, accelerator)]
+    violations = [
+        *offer_faults(query, catalog, offer),
+        *_broken(question, offer, totals, instances, machine.accelerators, layout, count, accelerator),
+    ]
     if not bool(np.all(memory.fits)):
         violations.append(f"wall 2: {job.memory_peak_gib:.4g} GiB of {job.memory_there_gib:.4g}")
     notes = [f"calibration: {note}" for note in step.notes]
-    return Evaluated(job, tuple(walls), _totals(job), objective, tuple(violations), (*site.assumptions, *notes))
+    return Evaluated(job, tuple(walls), job_totals(job), objective, tuple(violations), (*site.assumptions, *notes))
 
 
 def _broken(
@@ -313,7 +328,7 @@ def _note(mfu: float, best: Any) -> str:
     return f"best measured on this chip: {best.utilisation:.1%} ({best.model})"
 
 
-def _totals(job: Job) -> dict[str, float]:
+def job_totals(job: Job) -> dict[str, float]:
     return {
         "days": job.days,
         "cost_usd": job.cost_usd,

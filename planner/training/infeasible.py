@@ -1,23 +1,30 @@
-"""Why no job is possible: a smallest set of clauses that cannot hold together, and the least move of each that repairs it.
+"""Why no job is possible: a smallest set of clauses that cannot hold together, and what would repair it.
 
-Deletion filtering, as for fleets: take clauses out one by one; one whose removal leaves the question infeasible is not part of
-the clash. The least value of a limit is found by minimising what it limits, with the limit itself taken out.
+A clause is *relaxed* by taking it out of the question; how much is trained is made negligible. Deletion filtering: take clauses
+out one by one; one whose removal leaves the question infeasible is not needed for the clash. What remains clashes, and loses
+the clash when any one of it is taken out, so it is minimal. Every test enumerates layouts and every whole number of instances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from zoo.units import Q
+import numpy as np
+
+from zoo.units import Q, Quantity
 
 from .. import plan
 from ..program import whole
 from ..query import Clause, QueryError, TrainQuery, parse_path
-from .job import UNITS
-from .market import Memory, market_of
-from .question import Question, question_of
+from .asking import Asker
+from .job import UNITS, bounds_of
+from .least import CLAUSES, first_from, least_of
+from .market import Column, cheapest_by
+from .question import Question
 from .report_units import in_units, unit_of
 
 _EVERYTHING: dict[str, object] = {
@@ -26,21 +33,19 @@ _EVERYTHING: dict[str, object] = {
     "regions.allow": ["*"],
     "regions.deny": [],
 }
-# Clause -> (what is minimised to find its least value, unit it is stated in).
-_LEAST = {
-    "deadline": ("time", "day"),
-    "limits.cost": ("cost", "USD"),
-    "limits.carbon": ("carbon", "tCO2e"),
-    "limits.chips": ("chips", ""),
-    "limits.power": ("power", "kW"),
-}
+_LIMITS = {path: resource for resource, (path, _) in CLAUSES.items()}
 _WALLS = {"limits.cost": "17 capital", "limits.power": "18 sustainability", "limits.carbon": "18 sustainability",
-          "limits.water": "18 sustainability", "deadline": "11 complexity"}  # fmt: skip
+          "limits.water": "18 sustainability", "deadline": "11 complexity", "workload.tokens": "11 complexity"}  # fmt: skip
+# Step in which a deadline is moved, and the unit that a moved limit is written in.
+_DEADLINE_STEP = Q(0.01, "day")
+_WRITTEN = {"cost": "USD", "carbon": "tCO2e", "power": "kW", "water": "kL"}
+_DEGREES = {
+    "tensor": "tensor_parallel", "pipeline": "pipeline_parallel", "data": "data_parallel", "context": "context_parallel",
+    "expert": "expert_parallel", "virtual_stages": "virtual_stages", "microbatch": "microbatch",
+}  # fmt: skip
 
-Progress = Callable[[str], None]
 
-
-def without(query: TrainQuery, clauses: list[Clause]) -> TrainQuery:
+def without(query: TrainQuery, clauses: Collection[Clause]) -> TrainQuery:
     """The question with these clauses relaxed."""
     data = query.to_dict()
     for clause in sorted(clauses, key=lambda c: c.path, reverse=True):  # later list entries first: indices stay right
@@ -51,77 +56,304 @@ def without(query: TrainQuery, clauses: list[Clause]) -> TrainQuery:
             place = place.setdefault(key, {}) if isinstance(place, dict) else place[key]
         if clause.path in _EVERYTHING:
             place[last] = _EVERYTHING[clause.path]
+        elif clause.path == "workload.tokens":
+            place[last] = _tokens(query, 1)
         elif isinstance(place, list) or last in place:
             del place[last]
     return TrainQuery.from_dict(data, source=query.source, folder=query.folder)
 
 
-def why_infeasible(
-    question: Question, memory: Memory, progress: Progress = lambda _: None
-) -> tuple[tuple[plan.Conflict, ...], tuple[plan.Fix, ...]]:
-    """(the clash, the repairs). An empty clash: no clause is to blame, physics is."""
-    query = question.query
-    clauses = [clause for clause in query.clauses() if clause.path != "workload.tokens"]
-    answers: dict[str, bool] = {}
+def _tokens(query: TrainQuery, steps: int) -> str:
+    """The tokens of a number of steps."""
+    return f"{steps * query.workload.sequences * query.workload.length} token"
 
-    def feasible(asked: TrainQuery) -> bool:
-        digest = asked.digest()
-        if digest not in answers:
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why there is no job. `innocent` clauses are in neither clash nor repair; `nearest` is the question repaired by the
+    smallest relative move, `by` that repair and `best` its best job."""
+
+    conflict: tuple[plan.Conflict, ...] = ()
+    fixes: tuple[plan.Fix, ...] = ()
+    innocent: tuple[plan.Conflict, ...] = ()
+    nearest: TrainQuery | None = None
+    by: plan.Fix | None = None
+    best: Column | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A question with clauses moved, their new values in words, and the sum of the relative moves (endless: not a number)."""
+
+    query: TrainQuery
+    value: str
+    distance: float = math.inf
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What questions have any job at all, remembered."""
+
+    asker: Asker
+    answers: dict[str, Column | None] = field(default_factory=dict)
+
+    def any_job(self, query: TrainQuery) -> Column | None:
+        digest = query.digest()
+        if digest not in self.answers:
             try:
-                answers[digest] = market_of(question_of(asked, question.start), memory=memory, first=True).best is not None
-            except QueryError:
-                answers[digest] = False
-        return answers[digest]
+                self.answers[digest] = self.asker.market(self.asker.question(query), first=True).best
+            except QueryError:  # no whole instance, no chip with the precision: nothing can be bought
+                self.answers[digest] = None
+        return self.answers[digest]
 
-    if not feasible(without(query, clauses)):
-        return (), ()
+    def feasible(self, query: TrainQuery, relaxed: Collection[Clause] = ()) -> bool:
+        try:
+            return self.any_job(without(query, relaxed) if relaxed else query) is not None
+        except QueryError:
+            return False
+
+
+def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ()) -> Explanation:
+    """The clash and the repairs. An empty clash: no clause is to blame, physics is. kept: clauses that are not to give way."""
+    query, asked = question.query, _Asked(asker)
+    clauses = [clause for clause in query.clauses() if clause.path not in kept]
+    if not asked.feasible(query, clauses):
+        return Explanation()
     core = list(clauses)
     for clause in clauses:
-        progress(f"is {clause.path} to blame?")
+        asker.progress(f"is {clause.path} to blame?")
         rest = [other for other in core if other is not clause]
-        if not feasible(without(query, [c for c in clauses if c not in rest])):
+        if not asked.feasible(query, [c for c in clauses if c not in rest]):
             core = rest
-    conflict = tuple(
-        plan.Conflict(
-            clause=c.path, text=c.text, file=c.file, line=c.line, walls=tuple(w for p, w in _WALLS.items() if c.path == p)
-        )
-        for c in core
-    )
-    fixes = []
+    repairs = []
     for clause in core:
-        progress(f"how far must {clause.path} move?")
-        fix = _fix(question, clause, memory, feasible)
-        if fix is not None:
-            fixes.append(fix)
-    return conflict, tuple(fixes)
+        asker.progress(f"how far must {clause.path} move?")
+        move = _least_move(question, query, clause, asked, [])
+        if move is not None:
+            repairs.append((clause.path, clause.text, move))
+    asker.progress("the cheapest joint move")
+    joint = _cheapest_joint_move(query, core, asker)
+    if joint is not None:
+        repairs.append(joint)
+    if not repairs:
+        repairs = _joint_moves(question, clauses, asked)
+    moved = " + ".join(path for path, _, _ in repairs).split(" + ")
+    fixes, nearest = [], None
+    for path, text, move in repairs:
+        asker.progress(f"the best job with {path} moved")
+        best = asker.best(move.query)
+        objective = in_units(query, None if best is None else best.objective)
+        fix = plan.Fix(clause=path, change=text, value=move.value, objective=objective, unit=unit_of(query))
+        fixes.append(fix)
+        if best is not None and (nearest is None or (move.distance, best.objective) < nearest[0]):
+            nearest = (move.distance, best.objective), move.query, fix, best
+    innocent = [c for c in clauses if c not in core and c.path not in moved]
+    return Explanation(
+        tuple(_blamed(c) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), *(nearest or (None,) * 4)[1:]
+    )
 
 
-def _fix(question: Question, clause: Clause, memory: Memory, feasible: Callable[[TrainQuery], bool]) -> plan.Fix | None:
-    """The least move of a clause that alone makes the question feasible, and what the best job then takes."""
-    query = question.query
-    free = without(query, [clause])
-    if not feasible(free):
+def _blamed(clause: Clause) -> plan.Conflict:
+    walls = (_WALLS[clause.path],) if clause.path in _WALLS else ()
+    return plan.Conflict(clause=clause.path, text=clause.text, file=clause.file, line=clause.line, walls=walls)
+
+
+# ----------------------------------------------------------------------------------------------------- moves of one clause
+
+
+def _least_move(
+    question: Question, query: TrainQuery, clause: Clause, asked: _Asked, relaxed: Collection[Clause]
+) -> Move | None:  # fmt: skip
+    """The least move of one clause that makes the question feasible while `relaxed` are taken out; None when none does.
+
+    Exact: one step less is still infeasible. What has no size (chips, regions, options) is widened by one name.
+    """
+    path = clause.path
+    if path in _LIMITS:
+        return _least_limit(question, query, path, asked, relaxed)
+    if not asked.feasible(query, [clause, *relaxed]):
         return None
-    value = "dropped"
-    moved = free
-    if clause.path in _LEAST:
-        resource, unit = _LEAST[clause.path]
-        best = market_of(question_of(free.set("minimize", resource), question.start), memory=memory).best
-        assert best is not None
-        least = best.totals[resource] * UNITS[resource]
-        value = _rounded_up(question, clause.path, least, unit)
-        moved = free.set(clause.path, int(value) if not unit else value)
-    best = market_of(question_of(moved, question.start), memory=memory).best
-    objective = in_units(query, None if best is None else best.objective)
-    return plan.Fix(clause=clause.path, change=clause.text, value=value, objective=objective, unit=unit_of(query))
+    if path.startswith("supply.quota"):
+        return _least_quota(query, path, asked, relaxed)
+    if path == "supply.accelerators":
+        return _nearest_count(query, asked, relaxed)
+    if path == "workload.tokens":
+        return _most_tokens(question, query, asked, relaxed)
+    return _wider(query, clause, asked, relaxed)
 
 
-def _rounded_up(question: Question, path: str, least: Any, unit: str) -> str:
-    """A value that is enough, with four digits or as a date."""
-    if path == "deadline" and isinstance(question.query.deadline, str):
-        return (question.start + timedelta(days=int(whole(least, Q(1.0, "day"), "up")))).isoformat()
-    size = float(least.m_as(unit))
-    if not unit:
-        return str(round(size))
-    step = 10.0 ** (len(str(int(size))) - 4)
-    return f"{whole(Q(size, ''), Q(step, ''), 'up') * step:.6g} {unit}"
+def _least_limit(
+    question: Question, query: TrainQuery, path: str, asked: _Asked, relaxed: Collection[Clause]
+) -> Move | None:  # fmt: skip
+    resource = _LIMITS[path]
+    least = least_of(asked.asker, without(query, relaxed), resource)
+    if least is None:
+        return None
+    needed, now = least * UNITS[resource], question.deadline if resource == "time" else getattr(question.query.limits, resource)
+    value: object
+    if resource == "time":
+        steps = whole(needed, _DEADLINE_STEP, "up")
+        value = f"{float((steps * _DEADLINE_STEP).m_as('day')):.10g} day"
+        if isinstance(query.deadline, str):
+            value = (question.start + timedelta(days=int(whole(needed, Q(1.0, "day"), "up")))).isoformat()
+    elif resource == "chips":
+        value = least
+    else:
+        value = f"{float(needed.m_as(_WRITTEN[resource])):.12g} {_WRITTEN[resource]}"
+    return Move(_moved(query, path, value), str(value), _relative(now, needed))
+
+
+def _relative(now: Quantity | int | None, then: Quantity | float) -> float:
+    if now is None:
+        return math.inf
+    ratio = then / now
+    return abs(float(ratio.m_as("") if isinstance(ratio, Quantity) else ratio) - 1)
+
+
+def _moved(query: TrainQuery, path: str, value: object) -> TrainQuery:
+    changed = query.override({path: value})
+    assert isinstance(changed, TrainQuery)
+    return changed
+
+
+def _least_quota(query: TrainQuery, path: str, asked: _Asked, relaxed: Collection[Clause]) -> Move | None:
+    """The least count of a quota: every job that is possible without it takes of it, so the fewest of those."""
+    quota = query.supply.quota[int(path.rpartition("[")[2].rstrip("]"))]
+    key, now = ("chips", quota.chips) if quota.chips is not None else ("instances", quota.instances or 0)
+
+    def taken(count: int) -> int | None:
+        best = asked.any_job(without(_moved(query, f"{path}.{key}", count), relaxed))
+        return None if best is None else best.totals["chips"] if key == "chips" else best.instances
+
+    least = first_from(taken, now)
+    if least is None:
+        return None
+    return Move(_moved(query, f"{path}.{key}", least), f"{least} {key}", _relative(now, least) if now else math.inf)
+
+
+def _nearest_count(query: TrainQuery, asked: _Asked, relaxed: Collection[Clause]) -> Move | None:
+    """The number of accelerators nearest to those asked for with which there is a job: more of them, or fewer."""
+    assert query.supply.accelerators is not None
+    low, high = query.supply.accelerators
+
+    def within(first: int, last: int) -> int | None:
+        best = asked.any_job(without(_moved(query, "supply.accelerators", [first, last]), relaxed))
+        return None if best is None else best.accelerators
+
+    more = first_from(lambda last: within(high + 1, last) if last > high else None, high)
+    fewer = first_from(lambda down: _below(within(low - down, low - 1), low) if 0 < down < low else None, 0, low - 1)
+    options = ([more] if more is not None else []) + ([low - fewer] if fewer is not None else [])
+    if not options:
+        return None
+    count = min(options, key=lambda n: (n - high if n > high else low - n, n))
+    span = [low, count] if count > high else [count, high]
+    value = count if low == high else span
+    return Move(_moved(query, "supply.accelerators", value), str(value), _relative(high if count > high else low, count))
+
+
+def _below(count: int | None, low: int) -> int | None:
+    return None if count is None else low - count
+
+
+def _most_tokens(question: Question, query: TrainQuery, asked: _Asked, relaxed: Collection[Clause]) -> Move | None:
+    """The most that can be trained, in whole steps."""
+    now = question.steps
+
+    def fewer(cut: int) -> int | None:
+        return cut if cut < now and asked.feasible(_moved(query, "workload.tokens", _tokens(query, now - cut)), relaxed) else None
+
+    cut = first_from(fewer, 0, now - 1)
+    if cut is None:
+        return None
+    text = _tokens(query, now - cut)
+    return Move(_moved(query, "workload.tokens", text), text, cut / now)
+
+
+def _wider(query: TrainQuery, clause: Clause, asked: _Asked, relaxed: Collection[Clause]) -> Move:
+    """A choice widened by the one name that the best job without the clause uses; dropped, where it is no list of names."""
+    free = without(query, [clause])
+    best = asked.asker.best(without(free, relaxed))
+    dropped = Move(free, "dropped")
+    if best is None or best.found is None:
+        return dropped
+    path, layout = clause.path, best.found.layout
+    key = path.rpartition(".")[2]
+    name: object
+    if path == "supply.chips":
+        name, there = best.offer.accelerator, query.supply.chips
+    elif path == "supply.offers":
+        name, there = best.offer.option, query.supply.offers
+    elif path == "regions.allow":
+        name, there = best.offer.region, query.regions.allow
+    elif key in _DEGREES and isinstance(getattr(query.parallelism, key), tuple):
+        name, there = int(np.ravel(getattr(layout, _DEGREES[key]))[0]), getattr(query.parallelism, key)
+    else:
+        return dropped
+    moved = _moved(query, path, [*there, name])
+    return Move(moved, f"also {name}") if asked.feasible(moved, relaxed) else dropped
+
+
+# ------------------------------------------------------------------------------------------------------ moves of several
+
+
+def _cheapest_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) -> tuple[str, str, Move] | None:
+    """The moves of limits and the deadline with the least sum of relative moves that together make the question feasible.
+
+    Over the grid of counts. None where one clause does it alone, or where others than limits are at fault.
+    """
+    limits = [c for c in query.clauses() if c.path in _LIMITS]
+    if len([c for c in core if c.path in _LIMITS]) < 2:
+        return None
+    try:
+        free, asked = asker.question(without(query, limits)), asker.question(query)
+    except QueryError:
+        return None
+    bounds = {name: bound for name, bound in bounds_of(asked).items() if CLAUSES[name][0] in {c.path for c in limits}}
+
+    def excess(totals: dict[str, Any]) -> Any:
+        return sum(np.maximum(np.asarray(totals[name], float) / max(bound, 1) - 1, 0.0) for name, bound in bounds.items())
+
+    found = cheapest_by(free, asker.families_of(free), asker.memory(free), excess)
+    if found is None:
+        return None
+    over = [name for name, bound in bounds.items() if found.totals[name] > bound]
+    if len(over) < 2:
+        return None
+    moved = query
+    values: list[str] = []
+    clauses: list[Clause] = []
+    for name in over:
+        clause = next(c for c in limits if _LIMITS[c.path] == name)
+        needed = found.totals[name] * UNITS[name]
+        value: object = found.totals[name]
+        if name == "time":
+            value = f"{float((whole(needed, _DEADLINE_STEP, 'up') * _DEADLINE_STEP).m_as('day')):.10g} day"
+        elif name != "chips":
+            value = f"{float(needed.m_as(_WRITTEN[name])):.12g} {_WRITTEN[name]}"
+        moved, values, clauses = _moved(moved, clause.path, value), [*values, str(value)], [*clauses, clause]
+    distance = float(excess(dict(found.totals)))
+    return " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses), Move(moved, "; ".join(values), distance)
+
+
+def _joint_moves(question: Question, clauses: list[Clause], asked: _Asked) -> list[tuple[str, str, Move]]:
+    """A smallest set of clauses that must all give way, where no single one suffices: found by putting clauses back.
+
+    Minimal: putting any further clause back makes the question infeasible again. Each is moved as little as the others,
+    fully relaxed, allow; then the next, given the moves so far.
+    """
+    query, dropped = question.query, list(clauses)
+    for clause in clauses:
+        asked.asker.progress(f"can {clause.path} stay?")
+        rest = [other for other in dropped if other is not clause]
+        if asked.feasible(query, rest):
+            dropped = rest
+    moved, distance = query, 0.0
+    values: list[str] = []
+    for position, clause in enumerate(dropped):
+        move = _least_move(question, moved, clause, asked, dropped[position + 1 :])
+        if move is None:
+            return []
+        moved, values, distance = move.query, [*values, move.value], distance + move.distance
+    return [
+        (" + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), Move(moved, "; ".join(values), distance))
+    ]  # fmt: skip

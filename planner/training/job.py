@@ -19,6 +19,7 @@ from zoo.units import Q, Quantity
 from .. import columns
 from ..columns import Site
 from ..program import whole
+from ..query import Sharing
 from ..space import Machine
 from .question import LONGEST, Question
 from .search import Host
@@ -139,8 +140,12 @@ def step_within(question: Question, goodput: Floats, hours: Floats) -> Floats:
 
 
 def wait_of(question: Question, hours: Floats) -> Floats:
+    """`queue_wait` of a question."""
+    return queue_wait(question.query.sharing, hours)
+
+
+def queue_wait(sharing: Sharing | None, hours: Floats) -> Floats:
     """Mean hours in the queue of a shared cluster (wall 16); 0 where it is not shared, infinite where it never empties."""
-    sharing = question.query.sharing
     if sharing is None:
         return np.zeros(np.shape(hours))
     wait = fleet.pollaczek_khinchine_wait(sharing.arrivals, Q(np.asarray(hours, float), "hour"), sharing.variability)

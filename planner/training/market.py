@@ -8,7 +8,7 @@ the stated grid of counts, though most of its columns are never searched.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from models.training_constants import RECIPES
 from zoo.specs import Offer
 from zoo.units import Q
 
-from .. import columns
+from .. import columns, plan
 from ..program import LARGEST_COEFFICIENT, whole
 from ..space import Dropped, Machine
 from .job import (
@@ -89,13 +89,27 @@ class Market:
     families: list[Family]
     columns: list[Column] = field(default_factory=list)
     removed: dict[tuple[int | None, str, str], int] = field(default_factory=dict)
+    lacking: set[tuple[int | None, str, str]] = field(default_factory=set)  # of `removed`: for lack of data
     counted: Counted = field(default_factory=Counted)
     searched: int = 0
     pairs: int = 0
 
-    def drop(self, wall: int | None, name: str, count: int, reason: str) -> None:
+    def drop(self, wall: int | None, name: str, count: int, reason: str, missing: bool = False) -> None:
         if count:
+            self.lacking |= {(wall, name, reason)} if missing else set()
             self.removed[wall, name, reason] = self.removed.get((wall, name, reason), 0) + int(count)
+
+    @property
+    def removals(self) -> tuple[plan.Removed, ...]:
+        """What every wall and clause removed: offers, counts and strategies."""
+        removed = [plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in self.dropped]
+        if self.counted.memory:
+            reason = "strategies: their expected peak exceeds the accelerator's memory"
+            removed.append(plan.Removed(wall=2, name="memory", removed=self.counted.memory, reason=reason))
+        if self.counted.bound:
+            reason = "strategies: a lower bound of their step time is above the best, or above what the limits leave"
+            removed.append(plan.Removed(wall=14, name="bound", removed=self.counted.bound, reason=reason))
+        return tuple(removed)
 
     @property
     def exact(self) -> list[Column]:
@@ -109,7 +123,7 @@ class Market:
 
     @property
     def dropped(self) -> list[Dropped]:
-        return [Dropped(wall, name, count, reason) for (wall, name, reason), count in self.removed.items()]
+        return [Dropped(*key[:2], count, key[2], key in self.lacking) for key, count in self.removed.items()]
 
 
 # What searches found, kept between questions that differ in other things only (explanations ask many such questions).
@@ -132,20 +146,32 @@ _WALLS = {"cost": 17, "carbon": 18, "power": 18, "water": 18, "chips": None, "ti
 
 
 def market_of(
-    question: Question, progress: Progress = lambda _: None, memory: Memory | None = None, first: bool = False
+    question: Question,
+    progress: Progress = lambda _: None,
+    memory: Memory | None = None,
+    first: bool = False,
+    families: list[Family] | None = None,
+    counts: Collection[int] = (),
 ) -> Market:
-    """Every column of a question that can be the best, searched exactly. first: stop at the first that keeps every limit."""
+    """Every column of a question that can be the best, searched exactly. first: stop at the first that keeps every limit.
+
+    Where the grid of counts holds none, every whole number of instances is tried, so that "infeasible" is said of all of them.
+    families: `families_of` the question, where they are known; counts: numbers of accelerators that are tried beside the grid.
+    """
     memory = {} if memory is None else memory
     market = Market(question, [])
     for dropped in question.dropped:
-        market.drop(dropped.wall, dropped.name, dropped.removed, dropped.reason)
-    market.families = families_of(question, market)
-    grids = [_counts(question, family) for family in market.families]
+        market.drop(dropped.wall, dropped.name, dropped.removed, dropped.reason, dropped.missing)
+    market.families = families_of(question, market) if families is None else families
+    grids = [counts_of(question, family, counts) for family in market.families]
     for family, grid in zip(market.families, grids, strict=True):
         if not len(grid) and stands_alone(family.machine):
             reason = "parts of a board share its network ports: they train on their own only"
             market.drop(10, "locality", len(family.rates.offers), reason)
     _explore(market, grids, progress, memory, first)
+    if market.best is None:
+        others = [_others(question, family, grid) for family, grid in zip(market.families, grids, strict=True)]
+        _explore(market, others, progress, memory, first)
     best = market.best
     if best is not None and not first:
         extra = [np.array([]) for _ in market.families]
@@ -162,13 +188,13 @@ def families_of(question: Question, market: Market) -> list[Family]:
     for machine, offers in question.machines:
         chip = machine.accelerator
         if chip.tdp is None or chip.host_power_share is None:
-            market.drop(18, "sustainability", len(offers), "the chip's power is unknown")
+            market.drop(18, "sustainability", len(offers), "the chip's power is unknown", missing=True)
             continue
         task = replace(question.task, precisions=tuple(p for p in question.task.precisions if RECIPES[p][1] in chip.peak))
         try:
             floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
         except UnknownValue as error:
-            market.drop(1, "compute", len(offers), str(error))
+            market.drop(1, "compute", len(offers), str(error), missing=True)
             continue
         groups: dict[str | None, list[tuple[Offer, columns.Site]]] = {}
         for offer in offers:
@@ -176,9 +202,9 @@ def families_of(question: Question, market: Market) -> list[Family]:
                 sites[offer.region] = columns.site_of(question.catalog.regions[offer.region], question.query, means)
             site = sites[offer.region]
             if isinstance(site, str):
-                market.drop(18, "sustainability", 1, f"no {question.query.carbon.method} carbon intensity")
+                market.drop(18, "sustainability", 1, f"no {question.query.carbon.method} carbon intensity", missing=True)
             elif not usable_spot(offer):
-                market.drop(15, "fragility", 1, "how often the spot offer is interrupted is unknown")
+                market.drop(15, "fragility", 1, "how often the spot offer is interrupted is unknown", missing=True)
             else:
                 groups.setdefault(offer.interruption_band if offer.option == "spot" else None, []).append((offer, site))
         for band, pairs in groups.items():
@@ -217,23 +243,38 @@ def _undominated(question: Question, rates: Rates, quotas: NDArray[np.bool_]) ->
     return np.array(sorted(keep), int)
 
 
-def _counts(question: Question, family: Family) -> Floats:
-    """The grid: multiples of an instance, each up to eight, then eight per doubling, within what the question allows."""
+def counts_of(question: Question, family: Family, also: Collection[int] = ()) -> Floats:
+    """The grid: multiples of an instance, each up to eight, then eight per doubling, within what the question allows.
+
+    also: further numbers of accelerators, where they are multiples.
+    """
+    low, high = _instances(question, family)
+    if low > high:
+        return np.array([])
+    size = family.machine.accelerators
+    grid, step = {count // size for count in also if count % size == 0}, 1
+    while step <= high:
+        grid |= {m * step for m in range(1 if step == 1 else _PER_DOUBLING, 2 * _PER_DOUBLING)}
+        step *= 2
+    grid |= {low, high}
+    return np.array(sorted(float(m * size) for m in grid if low <= m <= high))
+
+
+def _others(question: Question, family: Family, grid: Floats) -> Floats:
+    """Every number of accelerators of a family that is not in the grid."""
+    low, high = _instances(question, family)
+    return np.setdiff1d(np.arange(low, high + 1.0) * family.machine.accelerators, grid)
+
+
+def _instances(question: Question, family: Family) -> tuple[int, int]:
+    """(fewest, most) instances that the question allows; fewest is more than most where it allows none."""
     size = family.machine.accelerators
     low, high = question.query.supply.accelerators or (1, MOST)
     if question.query.limits.chips is not None:
         high = min(high, question.query.limits.chips)
     if stands_alone(family.machine):
         high = min(high, size)
-    low = max(-(-low // size), 1)
-    if low * size > high:
-        return np.array([])
-    grid, step = set(), 1
-    while step * size <= high:
-        grid |= {m * step for m in range(1 if step == 1 else _PER_DOUBLING, 2 * _PER_DOUBLING)}
-        step *= 2
-    grid |= {low, high // size}
-    return np.array(sorted(float(m * size) for m in grid if low <= m <= high // size))
+    return max(-(-low // size), 1), high // size
 
 
 def _between(grid: Floats, best: int, family: Family) -> Floats:
@@ -286,6 +327,42 @@ def _explore(
             table = tables[f]
             assert table is not None
             _add_bound(market, f, table, i)
+
+
+def cheapest_by(
+    question: Question, families: list[Family], memory: Memory, measure: Callable[[dict[str, Any]], Any]
+) -> Column | None:
+    """The column with the least of a measure of its totals, over the grid of counts; None where there is no column.
+
+    measure: of totals that are integers or arrays, never falling where a total grows. Bounds of totals bound it from below.
+    """
+    market, bounds = Market(question, families), bounds_of(question)
+    heap: list[tuple[float, int, int]] = []
+    tables = []
+    for f, family in enumerate(families):
+        grid = counts_of(question, family)
+        table = _table(market, family, grid, bounds) if len(grid) else None
+        tables.append(table)
+        if table is not None:
+            least = np.where(np.isfinite(table.objective), measure(table.totals), np.inf).min(axis=1, initial=np.inf)
+            heap += [(float(value), f, i) for i, value in enumerate(least) if np.isfinite(value)]
+    heapq.heapify(heap)
+    best: tuple[float, Column] | None = None
+    while heap and (best is None or heap[0][0] < best[0]):
+        _, f, i = heapq.heappop(heap)
+        table = tables[f]
+        assert table is not None
+        cutoff = _cutoff(question, families[f], table, i, bounds, None)
+        found = _search(market, families[f], int(table.counts[i]), cutoff, memory)
+        if found is None:
+            continue
+        market.columns.clear()
+        _add(market, f, table, i, found, bounds)
+        for column in market.columns:
+            value = float(measure(column.totals))
+            if best is None or value < best[0]:
+                best = value, column
+    return None if best is None else best[1]
 
 
 def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int]) -> _Table:

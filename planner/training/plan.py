@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..plan import Plan, Pool, Record
+from ..plan import Alternative, Marginal, Nearest, Plan, Pool, Record, WhyNot
 
 
 class TrainLayout(Record):
@@ -93,10 +93,51 @@ class Job(Record):
     price_flags: tuple[str, ...] = ()
 
 
+class TrainMarginal(Marginal):
+    """`Marginal` of a training job. `switches_below`: how far it can be made harder before the plan must change."""
+
+    switches_below: str | None = None
+
+
+class Shortfall(Record):
+    """A wall that forbids: what is needed at least, and what there is."""
+
+    number: int
+    name: str
+    what: str
+    needed: float
+    there: float
+    unit: str
+
+
+class TrainWhyNot(WhyNot):
+    """The best job that has X, beside the best of all; or what forbids it and by how much."""
+
+    fleet: tuple[Pool, ...] = ()
+    job: Job | None = None
+    shortfalls: tuple[Shortfall, ...] = ()
+
+
+class TrainAlternative(Alternative):
+    """A proven optimum of the question narrowed to one chip, region, purchase option or way of splitting the model."""
+
+    fleet: tuple[Pool, ...] = ()
+    job: Job
+    within: bool  # of the tolerance asked for
+
+
+class NearestJob(Nearest):
+    """The best job of the repair that moves an infeasible question least."""
+
+    fleet: tuple[Pool, ...] = ()
+    job: Job
+
+
 class TrainPlan(Plan):
     """The answer to a training question: one job. `layouts` are the best on its machines."""
 
     fleet: tuple[Pool, ...] = ()
+    nearest: NearestJob | None = None
     job: Job | None = None
     layouts: tuple[Ranked, ...] = ()
     strategies: int = 0

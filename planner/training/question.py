@@ -68,9 +68,12 @@ class Question:
         return space.machines_of(self.offers, self.catalog)
 
 
-def question_of(query: TrainQuery, today: date) -> Question:
-    """Everything that the query names, looked up. Raises QueryError, one line, for what does not exist or fit together."""
-    catalog = open_catalog(query)
+def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) -> Question:
+    """Everything that the query names, looked up. Raises QueryError, one line, for what does not exist or fit together.
+
+    catalog: what `open_catalog` gives for the query, where it is known already, or a variation of it.
+    """
+    catalog = open_catalog(query) if catalog is None else catalog
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
     start = date.fromisoformat(query.start) if query.start else today

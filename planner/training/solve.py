@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
+from types import MappingProxyType
 
 from models import training
 
 from .. import calibrated, cpsat, plan, pyomo_milp
+from ..missing import missing_data
 from ..program import Program, Solution
-from ..query import TrainQuery
-from .check import Decision, Evaluated, evaluate, layout_of, ranked_of
-from .infeasible import why_infeasible
+from ..query import QueryError, TrainQuery
+from .asking import Asker
+from .check import Decision, Evaluated, evaluate, job_of, job_totals, layout_of, ranked_of
+from .infeasible import Explanation, why_infeasible
 from .job import accelerator_of
 from .market import MOST, Column, Market, Memory, market_of
-from .plan import TrainPlan
+from .plan import NearestJob, TrainPlan
 from .question import Question, question_of
 from .report_units import in_units, unit_of
 from .rows import assemble
@@ -48,8 +51,7 @@ def solve_with_program(
     seconds = float(query.solver.time.m_as("s"))
     solution, cross, used = prove(program, query.solver.engine, seconds, query.solver.gap)
     best = _chosen(market, solution)
-    conflict: tuple[plan.Conflict, ...] = ()
-    fixes: tuple[plan.Fix, ...] = ()
+    why = Explanation()
     checked, result = None, Result(())
     if best is not None:
         family = market.families[best.family]
@@ -59,9 +61,11 @@ def solve_with_program(
         checked = checked_of(question, best)
     elif solution.status == "infeasible":
         progress("infeasible: looking for the clash")
-        conflict, fixes = why_infeasible(question, memory, progress)
+        asker = Asker(question.start, progress)
+        asker.memory(question).update(memory)
+        why = why_infeasible(question, asker)
     seconds_in_all = time.perf_counter() - started
-    answer = _plan(question, market, program, solution, cross, used, checked, best, result, conflict, fixes, seconds_in_all)
+    answer = _plan(question, market, program, solution, cross, used, checked, best, result, why, seconds_in_all)
     return answer, program
 
 
@@ -103,20 +107,13 @@ def checked_of(question: Question, best: Column) -> Evaluated:
 
 def _plan(
     question: Question, market: Market, program: Program, solution: Solution, cross: str, used: float, checked: Evaluated | None,
-    best: Column | None, result: Result, conflict: tuple[plan.Conflict, ...], fixes: tuple[plan.Fix, ...], seconds: float,
+    best: Column | None, result: Result, why: Explanation, seconds: float,
 ) -> TrainPlan:  # fmt: skip
     query, catalog, counted = question.query, question.catalog, market.counted
     objective, bound = in_units(query, solution.objective), in_units(query, solution.bound)
     gap = None
     if solution.objective is not None and solution.bound is not None:
         gap = (solution.objective - solution.bound) / max(solution.objective, 1)
-    removed = [plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in market.dropped]
-    if counted.memory:
-        reason = "strategies: their expected peak exceeds the accelerator's memory"
-        removed.append(plan.Removed(wall=2, name="memory", removed=counted.memory, reason=reason))
-    if counted.bound:
-        reason = "strategies: a lower bound of their step time is above the best, or above what the limits leave"
-        removed.append(plan.Removed(wall=14, name="bound", removed=counted.bound, reason=reason))
     rows = ranked_of(question, market.families[best.family], best.accelerators, result.found) if best is not None else ()
     return TrainPlan(
         wallplan=version("wallplan"),
@@ -146,10 +143,13 @@ def _plan(
             variables=len(program.variables),
             seconds=used,
         ),
-        removed=tuple(removed),
+        removed=market.removals,
         assumptions=assumptions_of(question, market, checked),
-        conflict=conflict,
-        fixes=fixes,
+        conflict=why.conflict,
+        fixes=why.fixes,
+        innocent=why.innocent,
+        nearest=_nearest(question, why),
+        missing=missing_data(query, catalog, market.dropped),
         data=calibrated.data_of(query, catalog, _DATA),
         candidates=counted.strategies,
         seconds=seconds,
@@ -157,6 +157,20 @@ def _plan(
         layouts=rows,
         strategies=counted.strategies,
         evaluated=counted.evaluated,
+    )
+
+
+def _nearest(question: Question, why: Explanation) -> NearestJob | None:
+    """The best job of the repair that moves the question least."""
+    if why.nearest is None or why.by is None or why.best is None:
+        return None
+    job = job_of(question_of(why.nearest, question.start), why.best)
+    return NearestJob(
+        change=f"{why.by.change}: {why.by.value}",
+        objective=why.by.objective or 0.0,
+        unit=why.by.unit,
+        job=job,
+        totals=job_totals(job),
     )
 
 
@@ -211,10 +225,18 @@ def most_of(query: TrainQuery) -> int:
     return min([*bounds] or [MOST])
 
 
-def reload(saved: TrainPlan) -> tuple[Question, Decision]:
-    """What `evaluate` needs, from a plan file alone."""
+def reload(saved: TrainPlan, changes: Mapping[str, object] = MappingProxyType({})) -> tuple[Question, Decision]:
+    """What `evaluate` needs, from a plan file alone. `changes` are made to the question; the job's machines and layout stay.
+
+    Raises QueryError for changes that make no sense.
+    """
     query = TrainQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
     if saved.job is None:
         raise ValueError("the plan has no job")
+    if changes:
+        changed = query.override(changes)
+        if not isinstance(changed, TrainQuery):
+            raise QueryError(f"--set {', '.join(changes)}: the plan answers a train question; solve the changed question instead")
+        query = changed
     question = question_of(query, date.fromisoformat(saved.job.start))
     return question, Decision(saved.job.offer, saved.job.accelerators, saved.job.layout)

@@ -1,0 +1,98 @@
+"""Explanations of training plans as tables: marginal values, why-not answers, alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..plan import Record
+from ..training.plan import Job, TrainAlternative, TrainMarginal, TrainPlan, TrainWhyNot
+from .explain import marginal_table, why_not_tables
+from .tables import Table, number
+from .training import degrees
+
+
+def job_line(job: Job) -> str:
+    """A job in one line."""
+    layout = job.layout
+    return f"{job.accelerators:,} x {job.chip} ({job.offer}), {layout.precision}, {degrees(layout)}, {number(job.days)} days"
+
+
+def marginal_tables(marginals: Sequence[TrainMarginal], switches: bool) -> list[Table]:
+    """What one more of each wall is worth and, where asked, how far each limit moves before the plan is another."""
+    tables = [marginal_table(marginals)]
+    if switches:
+        rows = tuple(
+            (m.knob, m.value, m.switches_at or "-", m.switches_below or "-")
+            for m in marginals
+            if m.switches_at is not None or m.switches_below is not None
+        )
+        heads = ("limit or figure", "now", "made easier: another plan at", "made harder: another plan, or none, beyond")
+        notes = ("limits: exact, with one step less to the easier side there is no better plan; figures: within 0.1 %",)
+        tables.append(Table("Where the plan switches", heads, rows, frozenset(), notes))
+    return tables
+
+
+def why_not_tables_of(answers: Sequence[TrainWhyNot], best: TrainPlan) -> list[Table]:
+    """Each forced choice beside the best job, the job that it would be, and what it lacks."""
+    tables = why_not_tables(answers, best)
+    jobs = tuple((answer.what, job_line(answer.job)) for answer in answers if answer.job is not None)
+    if jobs:
+        tables.append(Table("The best job then", ("with", "job"), jobs))
+    short = tuple(
+        (answer.what, f"{s.number} {s.name}, {s.what}", f"{number(s.needed)} {s.unit}", f"{number(s.there)} {s.unit}")
+        for answer in answers
+        for s in answer.shortfalls
+    )
+    if short:
+        tables.append(Table("By how much", ("with", "wall", "needs at least", "there is"), short))
+    return tables
+
+
+def alternatives_tables(found: Sequence[TrainAlternative], within: str) -> list[Table]:
+    """Near-optimal jobs that differ, then the best job on every chip and in every region, whatever it takes."""
+    tables = [_table(f"Alternatives within {within}", [a for a in found if a.within])]
+    for kind, title in (("chip", "Best on each chip"), ("region", "Best in each region")):
+        tables.append(_table(title, [a for a in found if a.kind == kind]))
+    return [table for table in tables if table.rows]
+
+
+def _table(title: str, found: Sequence[TrainAlternative]) -> Table:
+    rows = tuple(
+        (
+            a.kind,
+            a.name + (f" (the same in {len(a.same_in)} more)" if a.same_in else ""),
+            number(a.objective, 6),
+            "" if a.ratio is None else f"+{a.ratio - 1:.1%}",
+            job_line(a.job),
+        )
+        for a in found
+    )
+    unit = found[0].unit if found else ""
+    return Table(title, ("best with", "", unit, "more", "job"), rows, frozenset({unit, "more"}))
+
+
+def flat(records: Sequence[Record]) -> list[dict[str, object]]:
+    """Records as flat mappings for CSV: a job's figures are columns, lists are joined."""
+    lines = []
+    for record in records:
+        line: dict[str, object] = {}
+        for key, value in record.model_dump(mode="json").items():
+            if key == "job":
+                job = {} if value is None else value
+                line |= {name: job.get(name) for name in ("offer", "chip", "region", "accelerators", "days", "cost_usd")}
+                line |= {f"job_{name}": job.get(name) for name in ("carbon_tco2e", "power_kw", "energy_mwh", "step_s", "mfu")}
+                line |= job.get("layout", {})
+            elif key == "totals" or key == "fleet":
+                continue
+            elif isinstance(value, list):
+                line[key] = "; ".join(_words(one) for one in value)
+            else:
+                line[key] = value
+        lines.append(line)
+    return lines
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items() if each not in (None, "", []))
+    return str(value)

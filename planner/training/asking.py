@@ -1,0 +1,85 @@
+"""Many questions that differ little, each answered by its proven optimum: what every explanation is made of.
+
+What such questions have in common is kept: the catalogue, offers grouped into families, and the best layouts that searches
+have found. An answer never depends on what was asked before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+from datetime import date
+
+from zoo.catalog import Catalog
+
+from ..prepare import open_catalog
+from ..query import TrainQuery
+from .figures import OF_STEPS, scaled_catalog, scaled_question
+from .market import Column, Family, Market, Memory, families_of, market_of
+from .question import Question, question_of
+
+Progress = Callable[[str], None]
+Scales = tuple[tuple[str, float], ...]  # figures of the world (`figures.FIGURES`) and their factors
+
+
+@dataclass(slots=True)
+class Asker:
+    """Answers questions that start `today` where they do not say when. `counts`: tried beside the grid of counts, always."""
+
+    today: date
+    progress: Progress = lambda _: None
+    counts: frozenset[int] = frozenset()
+    catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
+    steps: dict[Hashable, Memory] = field(default_factory=dict)
+    families: dict[Hashable, list[Family]] = field(default_factory=dict)
+
+    def question(self, query: TrainQuery, scales: Scales = ()) -> Question:
+        """The question in a world whose figures are scaled. Raises QueryError as `question_of` does."""
+        files = (query.folder, query.zoo, query.prices)
+        if (files, ()) not in self.catalogs:
+            self.catalogs[files, ()] = open_catalog(query)
+        if (files, scales) not in self.catalogs:
+            self.catalogs[files, scales] = scaled_catalog(self.catalogs[files, ()], dict(scales))
+        return scaled_question(question_of(query, self.today, self.catalogs[files, scales]), dict(scales))
+
+    def market(
+        self, question: Question, scales: Scales = (), first: bool = False, counts: Collection[int] | None = None
+    ) -> Market:
+        """The market of a question that `question` gave for these scales."""
+        counts = self.counts if counts is None else counts
+        families = self.families_of(question, scales)
+        return market_of(question, self.progress, self.memory(question, scales), first, families, counts)
+
+    def families_of(self, question: Question, scales: Scales = ()) -> list[Family]:
+        """Its offers, by kinds of machines that fail alike."""
+        query = question.query
+        key = (scales, query.folder, query.zoo, _what_families_depend_on(question))
+        if key not in self.families:
+            self.families[key] = families_of(question, Market(question, []))
+        return self.families[key]
+
+    def memory(self, question: Question, scales: Scales = ()) -> Memory:
+        """What searches for layouts have found in this world."""
+        of_steps = (question.query.folder, question.query.zoo, tuple(scale for scale in scales if scale[0] in OF_STEPS))
+        return self.steps.setdefault(of_steps, {})
+
+    def best(self, query: TrainQuery, scales: Scales = ()) -> Column | None:
+        """The best column of a question; None where it has none. Raises QueryError as `question_of` does."""
+        return self.market(self.question(query, scales), scales).best
+
+
+def _what_families_depend_on(question: Question) -> str:
+    """Everything in a question that `families_of` looks at: not how much is trained, nor how much of anything there may be."""
+    data = question.query.to_dict()
+    kept = ("workload", "parallelism", "fabric", "carbon", "rank", "prices")
+    said = {key: value for key, value in data.items() if key in kept}
+    said["minimize"] = question.query.minimize
+    said["workload"] = {key: value for key, value in said["workload"].items() if key not in ("tokens", "compute")}
+    said["limits"] = sorted(data.get("limits", {}))
+    said["quota"] = [
+        {key: value for key, value in quota.items() if key not in ("chips", "instances")}
+        for quota in data.get("supply", {}).get("quota", ())
+    ]
+    said["offers"] = [offer.name for offer in question.offers]
+    return json.dumps(said, sort_keys=True, default=str)

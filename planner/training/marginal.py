@@ -1,0 +1,287 @@
+"""What one more of each wall is worth to a training job: every limit and every figure of the world moved, and solved again.
+
+Integer programs have no duals, and moving a wall changes which layouts and counts there are, so every value is the difference
+of two proven optima. Optima are compared over the same numbers of accelerators: a count that one of them found is tried in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zoo.units import Q, Quantity
+
+from .. import in_parallel
+from ..query import QueryError, TrainQuery, text_of
+from .asking import Asker, Scales
+from .figures import figures_of
+from .job import UNITS, bounds_of
+from .least import bounded, least_of
+from .market import Column
+from .plan import TrainMarginal, TrainPlan
+from .question import Question
+from .report_units import in_units, unit_of
+
+# Figures of the world are moved at most by this factor when looking for the point where the plan switches, which is then
+# known to this relative width. Limits are not searched like this: their switch points are optima themselves.
+_FARTHEST, _WIDTH = 2.0, 0.001
+# Figures whose switch points are looked for; physics changes every layout, and is left to synthesis.
+_SWITCHING = ("prices", "carbon intensity", "failure rate")
+
+Moved = tuple[TrainQuery, Scales]
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """Something that can be moved by a factor. `moved(factor)` is the question then, and the scales of the world.
+
+    easier: factor of a move by 1 % that makes the job easier; unit_factor: of a move by `unit_step`. resource: what of a job's
+    totals a limit bounds, and `unit` how it is written; None where it is no limit on a total.
+    """
+
+    number: int
+    wall: str
+    name: str
+    origin: Literal["physics", "query", "market"]
+    value: str
+    easier: float
+    moved: Callable[[float], Moved]
+    unit_step: str = ""
+    unit_factor: float | None = None
+    resource: str | None = None
+    unit: str = ""
+
+
+# Limit -> (wall, its name, unit, one step of it in this unit)
+_LIMITS = {
+    "cost": (17, "capital", "USD", 10_000.0),
+    "power": (18, "sustainability", "kW", 100.0),
+    "carbon": (18, "sustainability", "tCO2e", 1.0),
+    "water": (18, "sustainability", "kL", 100.0),
+}
+
+
+def knobs(question: Question, instance: int) -> Iterator[Knob]:
+    """Everything that can be moved: the user's limits first, then physics and the market. instance: accelerators of one."""
+    query = question.query
+
+    def setting(path: str, words: Callable[[float], object]) -> Callable[[float], Moved]:
+        def moved(factor: float) -> Moved:
+            changed = query.override({path: words(factor)})
+            assert isinstance(changed, TrainQuery)
+            return changed, ()
+
+        return moved
+
+    if question.deadline is not None:
+        days = float(question.deadline.m_as("day"))
+        yield Knob(
+            11, "complexity", "deadline", "query", text_of(Q(round(days, 6), "day")), 1.01,
+            setting("deadline", lambda factor: f"{days * factor:.10g} day"), "1 day", (days + 1) / days, "time", "day",
+        )  # fmt: skip
+    for name, (number, wall, unit, step) in _LIMITS.items():
+        limit: Quantity | None = getattr(query.limits, name)
+        if limit is not None:
+            size = float(limit.m_as(unit))
+            yield Knob(
+                number, wall, f"limit of {name}", "query", text_of(limit), 1.01,
+                setting(f"limits.{name}", lambda factor, size=size, unit=unit: f"{size * factor:.12g} {unit}"),  # type: ignore[misc]
+                f"{step:g} {unit}", (size + step) / size, name, unit,
+            )  # fmt: skip
+    if query.limits.chips is not None:
+        yield _counted("limit of chips", query.limits.chips, instance, "chips", setting, "limits.chips", "chips")
+    for place, quota in enumerate(query.supply.quota):
+        key = "chips" if quota.chips is not None else "instances"
+        count = quota.chips if quota.chips is not None else quota.instances or 0
+        if count:
+            step = instance if key == "chips" else 1
+            yield _counted(f"quota {place}", count, step, key, setting, f"supply.quota[{place}].{key}", None)
+    if query.supply.accelerators is not None:
+        low, high = query.supply.accelerators
+
+        def upto(factor: float) -> object:
+            return [low, max(low, _whole(high, factor))]
+
+        def downto(factor: float) -> object:
+            return [min(high, max(1, _whole(low, factor))), high]
+
+        where, words = "supply.accelerators", "accelerators"
+        yield Knob(0, "supply", "at most", "query", f"{high} {words}", 1.01, setting(where, upto),
+                   f"{instance} {words}", (high + instance) / high)  # fmt: skip
+        if low > instance:
+            yield Knob(0, "supply", "at least", "query", f"{low} {words}", 0.99, setting(where, downto),
+                       f"{instance} {words}", (low - instance) / low)  # fmt: skip
+    tokens = float(question.tokens.m_as("token"))
+
+    def trained(factor: float) -> Moved:
+        changed = query.override({"workload.compute": None, "workload.tokens": f"{tokens * factor:.12g} token"})
+        assert isinstance(changed, TrainQuery)
+        return changed, ()
+
+    yield Knob(11, "complexity", "tokens", "query", f"{tokens:.4g} token", 0.99, trained, "1e9 token", max(1 - 1e9 / tokens, 0.5))
+    for figure in figures_of(query):
+
+        def scaled(factor: float, name: str = figure.name) -> Moved:
+            return query, ((name, factor),)
+
+        yield Knob(figure.number, figure.wall, figure.name, figure.origin, "as listed", figure.easier, scaled)
+
+
+def _counted(name: str, count: int, step: int, words: str, setting: Any, path: str, resource: str | None) -> Knob:
+    return Knob(
+        0, "supply", name, "query", f"{count} {words}", 1.01, setting(path, lambda factor: _whole(count, factor)),
+        f"{step} {words}", (count + step) / count, resource, words,
+    )  # fmt: skip
+
+
+def _whole(count: int, factor: float) -> int:
+    """A count moved by at least the factor: up to the next whole number, down to the one below."""
+    return int(count * factor + 1e-9) if factor < 1 else -int(-(count * factor - 1e-9) // 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """The best of a moved question as integers of the program (objective None: infeasible), and what it is."""
+
+    objective: int | None
+    accelerators: int
+    signature: tuple[object, ...]
+    totals: tuple[tuple[str, int], ...] = ()
+
+
+def optimum_of(best: Column | None) -> Optimum:
+    """What of a column is compared. Two plans are the same when they rent the same and lay it out alike."""
+    if best is None or best.found is None:
+        return Optimum(None, 0, ())
+    layout = best.found.layout
+    degrees = [
+        int(getattr(layout, name).ravel()[0])
+        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel", "context_parallel", "expert_parallel", "microbatch",
+                     "virtual_stages", "recompute", "zero_stage")
+    ]  # fmt: skip
+    signature = (best.offer.name, best.accelerators, str(layout.precision), *degrees)
+    return Optimum(best.objective, best.accelerators, signature, tuple(best.totals.items()))
+
+
+def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool = False) -> tuple[TrainMarginal, ...]:
+    """Every knob with what 1 % and one unit of it are worth, and whether it binds.
+
+    A knob binds when moving it by 1 % or one unit to the easier side improves the objective, or 1 % to the other side worsens
+    or breaks the plan. `switches` also finds how far limits must move before the plan changes, on both sides.
+    """
+    if plan.job is None:
+        return ()
+    asker.counts = asker.counts | {plan.job.accelerators}
+    question = asker.question(query)
+    found = list(knobs(question, plan.job.accelerators // max(plan.job.instances - plan.job.spare_instances, 1)))
+    moves = [
+        (knob, factor) for knob in found for factor in (knob.easier, 2 - knob.easier, knob.unit_factor) if factor is not None
+    ]
+    while True:
+        asker.progress("the optimum")
+        base = optimum_of(asker.market(question).best)
+        if base.objective is None:
+            return ()
+        asker.progress(f"{len(moves)} re-solves")
+
+        outcomes = _re_solved(asker, base, moves)
+        counts = asker.counts | {outcome.accelerators for outcome in outcomes if outcome.objective is not None}
+        better = asker.market(question, counts=counts).best
+        if better is None or better.objective >= base.objective:
+            break
+        asker.counts = counts  # a count that no question found before is better today too: compare over it
+    results = iter(outcomes)
+    rows = []
+    for knob in found:
+        easier, harder = next(results), next(results)
+        unit = next(results) if knob.unit_factor is not None else None
+        saved, per_unit = _saved(query, base, easier), None if unit is None else _saved(query, base, unit)
+        worse = harder.objective is None or harder.objective > base.objective
+        rows.append(
+            TrainMarginal(
+                number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin, value=knob.value,
+                binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
+                per_unit=per_unit, unit=unit_of(query), breaks=harder.objective is None,
+            )
+        )  # fmt: skip
+    if switches:
+        pairs = in_parallel.each(lambda knob: _switches(asker, question, knob, base), found)
+        rows = [
+            row.model_copy(update={"switches_at": easier, "switches_below": harder})
+            for row, (easier, harder) in zip(rows, pairs, strict=True)
+        ]
+    return tuple(rows)
+
+
+def _re_solved(asker: Asker, base: Optimum, moves: list[tuple[Knob, float]]) -> list[Optimum]:
+    """The optimum after each move."""
+    return in_parallel.each(lambda move: _moved(asker, base, *move), moves)
+
+
+def _moved(asker: Asker, base: Optimum, knob: Knob, factor: float) -> Optimum:
+    """The optimum after a move. A limit tightened to what the best plan keeps leaves it the best: nothing is to be solved."""
+    try:
+        query, scales = knob.moved(factor)
+        question = asker.question(query, scales)
+    except QueryError:  # no whole instance, no count left: nothing can be bought
+        return Optimum(None, 0, ())
+    if knob.resource is not None and factor < 1 and dict(base.totals)[knob.resource] <= bounds_of(question)[knob.resource]:
+        return base
+    return optimum_of(asker.market(question, scales).best)
+
+
+def _saved(query: TrainQuery, base: Optimum, moved: Optimum) -> float | None:
+    if base.objective is None or moved.objective is None:
+        return None
+    return in_units(query, base.objective - moved.objective)
+
+
+def _switches(asker: Asker, question: Question, knob: Knob, base: Optimum) -> tuple[str | None, str | None]:
+    """How far a knob moves to the easier and to the harder side before the plan changes, in its own words."""
+    if knob.resource is not None:
+        used = dict(base.totals)[knob.resource]
+        return _least_better(asker, question, knob, base), f"{_words(question, knob, used)} (what the plan takes)"
+    if knob.name not in _SWITCHING:
+        return None, None
+
+    def changes(factor: float) -> bool:
+        query, scales = knob.moved(factor)
+        asker.progress(f"{knob.name} x {factor:.3g}")
+        return optimum_of(asker.market(asker.question(query, scales), scales).best).signature != base.signature
+
+    sides = [_bisect(changes, far) for far in (1 / _FARTHEST, _FARTHEST)]
+    cheaper, dearer = (None if factor is None else f"x {factor:.4g}" for factor in sides)
+    return cheaper, dearer
+
+
+def _bisect(changed: Callable[[float], bool], far: float) -> float | None:
+    """A factor at which the plan is another while it is the same one `_WIDTH` nearer to 1; None where it is the same at `far`."""
+    near = 1.0
+    if not changed(far):
+        return None
+    while abs(far - near) > _WIDTH * near:
+        middle = (near + far) / 2
+        near, far = (near, middle) if changed(middle) else (middle, far)
+    return far
+
+
+def _least_better(asker: Asker, question: Question, knob: Knob, base: Optimum) -> str | None:
+    """The least bound of a limit with which a better plan is possible; exact: with one step less there is none.
+
+    It is itself an optimum: the least of the limited resource among plans that are better by one unit of the objective.
+    """
+    query, resource = question.query, knob.resource
+    assert resource is not None and base.objective is not None
+    if query.minimize not in UNITS or query.minimize in ("energy", resource):
+        return None
+    better = bounded(query, query.minimize, base.objective - 1)
+    least = least_of(asker, better, resource)
+    return None if least is None else _words(question, knob, least)
+
+
+def _words(question: Question, knob: Knob, bound: int) -> str:
+    """A bound of a limit, in integers of the program, in the unit of its clause."""
+    assert knob.resource is not None
+    size = (bound * UNITS[knob.resource]).m_as({"day": "day", "chips": ""}.get(knob.unit, knob.unit))
+    return f"{float(size):.10g} {knob.unit}"

@@ -1,0 +1,156 @@
+"""Why not X: force X on a training question, solve again, and say what it costs, what forbids it, and when it would win."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..query import QueryError, TrainQuery
+from ..whynot import parse
+from .asking import Asker
+from .check import job_of
+from .infeasible import why_infeasible
+from .job import UNITS, accelerator_of
+from .layouts import cores_of, strategies_of
+from .least import CLAUSES, bounded, least_of
+from .market import Column, Market, counts_of
+from .plan import Shortfall, TrainPlan, TrainWhyNot
+from .question import Question
+from .report_units import in_units, unit_of
+from .search import memory_of
+
+
+def _degree(name: str) -> Callable[[str], dict[str, object]]:
+    return lambda degree: {f"parallelism.{name}": f"[{degree}]"}
+
+
+# What can be forced, and how the question is narrowed to it: the path that is set, and its value.
+FORCED: dict[str, Callable[[str], dict[str, object]]] = {
+    "chip": lambda name: {"supply.chips": [name]},
+    "region": lambda name: {"regions.allow": [name]},
+    "cloud": lambda name: {"regions.allow": [f"{name}/*"]},
+    "offer": lambda name: {"supply.offers": [name]},
+    "accelerators": lambda count: {"supply.accelerators": count},
+    "precision": lambda name: {"workload.precision": [name]},
+    "stack": lambda name: {"workload.stack": name, "workload.release": None},
+    "tp": _degree("tensor"),
+    "pp": _degree("pipeline"),
+    "dp": _degree("data"),
+    "cp": _degree("context"),
+    "ep": _degree("expert"),
+    "vp": _degree("virtual_stages"),
+    "microbatch": _degree("microbatch"),
+    "recompute": lambda name: {"parallelism.recompute": [name]},
+    "sharding": lambda name: {"parallelism.sharding": [name]},
+    "sequence_parallel": lambda flag: {"parallelism.sequence_parallel": flag},
+    "checkpoint": lambda name: {"reliability.checkpoint": name},
+    "storage": lambda name: {"storage.name": name},
+}
+# A lower price (for carbon, a cleaner grid) of these would make them win: a job made of them alone scales with it.
+_PRICED = {"chip", "region", "cloud", "offer"}
+
+
+def forced(query: TrainQuery, forces: Mapping[str, str]) -> TrainQuery:
+    """The question narrowed to X. Raises QueryError for what cannot be forced and for a name that does not exist."""
+    changes: dict[str, Any] = {}
+    for key, value in forces.items():
+        changes.update(FORCED[key](value))
+    narrowed = query.override(changes)
+    assert isinstance(narrowed, TrainQuery)
+    return narrowed
+
+
+def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker: Asker) -> TrainWhyNot:
+    """What the best job that has X takes beside the best of all, or why there is none.
+
+    Raises QueryError, one line, for a key that cannot be forced or a name that does not exist.
+    """
+    what = ", ".join(f"{key}={value}" for key, value in forces.items())
+    for key, value in forces.items():
+        parse(f"{key}={value}", FORCED)
+    if plan.job is not None:
+        asker.counts = asker.counts | {plan.job.accelerators}
+    try:
+        question = asker.question(forced(query, forces))
+    except QueryError as error:
+        text = str(error)
+        where = re.match(r"--set [\w.]+: ([\w.]+(\[\d+\])?: )?", text)
+        raise QueryError(text if where is None else f"--why-not {what}: {text[where.end() :]}") from None
+    asker.progress(f"the best job with {what}")
+    market = asker.market(question)
+    best, unit = market.best, unit_of(query)
+    if best is None:
+        asker.progress(f"what forbids {what}")
+        kept = {path.split("[")[0] for key, value in forces.items() for path in FORCED[key](value)}
+        why = why_infeasible(question, asker, kept)
+        return TrainWhyNot(
+            what=what, status="infeasible", objective=None, unit=unit, dearer_by=None, ratio=None, wins_at=None,
+            conflict=why.conflict, fixes=why.fixes, removed=market.removals,
+            shortfalls=() if why.conflict else _shortfalls(market),
+        )  # fmt: skip
+    objective = in_units(query, best.objective)
+    assert objective is not None
+    ratio = objective / plan.objective if plan.objective else None
+    return TrainWhyNot(
+        what=what, status="optimal", objective=objective, unit=unit,
+        dearer_by=None if plan.objective is None else objective - plan.objective, ratio=ratio,
+        wins_at=_wins(plan, query, forces, best, ratio, asker), conflict=(), fixes=(), removed=(), job=job_of(question, best),
+    )  # fmt: skip
+
+
+def _wins(
+    plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], best: Column, ratio: float | None, asker: Asker
+) -> str | None:
+    """The prices, intensity or limits at which the best job with X is the best of all; None where none of them makes it that.
+
+    A limit: no job is better than X below the least of the resource that better jobs need, and X itself needs what it takes.
+    """
+    if ratio is None or ratio <= 1:
+        return None
+    found = []
+    if _PRICED & set(forces) and query.minimize in ("cost", "carbon"):
+        what = "its prices" if query.minimize == "cost" else "the carbon intensity of its grid"
+        found.append(f"{what} at {1 / ratio:.1%} of today's")
+    if query.minimize in CLAUSES:
+        better = bounded(query, query.minimize, best.objective - 1)
+        own = asker.market(asker.question(query)).best
+        for resource, (path, unit) in CLAUSES.items():
+            if resource == query.minimize or own is None or best.totals[resource] >= own.totals[resource]:
+                continue
+            asker.progress(f"would a limit of {resource} make it win?")
+            least = least_of(asker, better, resource)
+            if least is not None and least > best.totals[resource]:
+                low, high = ((n * UNITS[resource]).m_as(_SHOWN[resource]) for n in (best.totals[resource], least - 1))
+                found.append(f"{path} from {low:,.6g} to {high:,.6g} {_SHOWN[resource] or unit}".rstrip())
+    return " or ".join(found) or None
+
+
+_SHOWN = {"time": "day", "cost": "USD", "carbon": "tCO2e", "power": "kW", "water": "kL", "chips": ""}
+
+
+def _shortfalls(market: Market) -> tuple[Shortfall, ...]:
+    """Memory that even the thriftiest layout lacks, machine by machine, on the most accelerators that the question allows."""
+    found = []
+    question: Question = market.question
+    for family in market.families:
+        counts = counts_of(question, family)
+        if not len(counts):
+            continue
+        count = int(counts[-1])
+        accelerator = accelerator_of(question, family.machine, count)
+        cores = cores_of(count, question.task.choices)
+        needed, there = np.inf, 0.0
+        for precision in family.task.precisions if len(cores) else ():
+            every = strategies_of(cores, question.task.choices, precision, accelerator.scale_up_domain)
+            if len(every):
+                memory = memory_of(family.task, accelerator, every)
+                needed = min(needed, float(np.min(memory.peak.m_as("GiB"))))
+                there = float(np.max(memory.capacity.m_as("GiB")))
+        if np.isfinite(needed) and needed > there:
+            what = f"per accelerator of {count} x {family.machine.accelerator.name}"
+            row = Shortfall(number=2, name="memory", what=what, needed=needed, there=there, unit="GiB")
+            found += [row] if row not in found else []
+    return tuple(found)
