@@ -54,15 +54,16 @@ class Asker:
     def families_of(self, question: Question, scales: Scales = ()) -> list[Family]:
         """Its offers, by kinds of machines that fail alike."""
         query = question.query
-        key = (scales, query.folder, query.zoo, _what_families_depend_on(question))
+        key = (scales, query.folder, query.zoo, query.calibration_file, _what_families_depend_on(question))
         if key not in self.families:
             self.families[key] = families_of(question, Market(question, []))
         return self.families[key]
 
     def memory(self, question: Question, scales: Scales = ()) -> Memory:
         """What searches for layouts have found in this world."""
-        of_steps = (question.query.folder, question.query.zoo, tuple(scale for scale in scales if scale[0] in OF_STEPS))
-        return self.steps.setdefault(of_steps, {})
+        query = question.query
+        of_steps = tuple(scale for scale in scales if scale[0] in OF_STEPS)
+        return self.steps.setdefault((query.folder, query.zoo, query.calibration_file, of_steps), {})
 
     def best(self, query: TrainQuery, scales: Scales = ()) -> Column | None:
         """The best column of a question; None where it has none. Raises QueryError as `question_of` does."""

@@ -15,10 +15,11 @@ from zoo.units import Q, Quantity
 from .. import in_parallel
 from ..query import QueryError, TrainQuery, text_of
 from .asking import Asker, Scales
+from .check import layout_of
 from .figures import figures_of
 from .job import UNITS, bounds_of
 from .least import bounded, least_of
-from .market import Column
+from .market import Market
 from .plan import TrainMarginal, TrainPlan
 from .question import Question
 from .report_units import in_units, unit_of
@@ -150,17 +151,12 @@ class Optimum:
     totals: tuple[tuple[str, int], ...] = ()
 
 
-def optimum_of(best: Column | None) -> Optimum:
-    """What of a column is compared. Two plans are the same when they rent the same and lay it out alike."""
+def optimum_of(market: Market) -> Optimum:
+    """What of a market's best column is compared. Two plans are the same when they rent the same and lay it out alike."""
+    best = market.best
     if best is None or best.found is None:
         return Optimum(None, 0, ())
-    layout = best.found.layout
-    degrees = [
-        int(getattr(layout, name).ravel()[0])
-        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel", "context_parallel", "expert_parallel", "microbatch",
-                     "virtual_stages", "recompute", "zero_stage")
-    ]  # fmt: skip
-    signature = (best.offer.name, best.accelerators, str(layout.precision), *degrees)
+    signature = (best.offer.name, best.accelerators, layout_of(market.question, best.found))
     return Optimum(best.objective, best.accelerators, signature, tuple(best.totals.items()))
 
 
@@ -180,7 +176,7 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
     ]
     while True:
         asker.progress("the optimum")
-        base = optimum_of(asker.market(question).best)
+        base = optimum_of(asker.market(question))
         if base.objective is None:
             return ()
         asker.progress(f"{len(moves)} re-solves")
@@ -228,7 +224,7 @@ def _moved(asker: Asker, base: Optimum, knob: Knob, factor: float) -> Optimum:
         return Optimum(None, 0, ())
     if knob.resource is not None and factor < 1 and dict(base.totals)[knob.resource] <= bounds_of(question)[knob.resource]:
         return base
-    return optimum_of(asker.market(question, scales).best)
+    return optimum_of(asker.market(question, scales))
 
 
 def _saved(query: TrainQuery, base: Optimum, moved: Optimum) -> float | None:
@@ -248,7 +244,7 @@ def _switches(asker: Asker, question: Question, knob: Knob, base: Optimum) -> tu
     def changes(factor: float) -> bool:
         query, scales = knob.moved(factor)
         asker.progress(f"{knob.name} x {factor:.3g}")
-        return optimum_of(asker.market(asker.question(query, scales), scales).best).signature != base.signature
+        return optimum_of(asker.market(asker.question(query, scales), scales)).signature != base.signature
 
     sides = [_bisect(changes, far) for far in (1 / _FARTHEST, _FARTHEST)]
     cheaper, dearer = (None if factor is None else f"x {factor:.4g}" for factor in sides)
