@@ -168,7 +168,9 @@ def family_of(question: Question, offer: Offer) -> Family:
     if offer.name not in {one.name for one in question.offers}:
         question = replace(question, offers=(*question.offers, offer))
     band = offer.interruption_band if offer.option == "spot" else None
-    for family in families_of(question, Market(question, [])):
+    kind = (offer.accelerator, offer.accelerators, offer.domain)
+    alike = tuple(other for other in question.offers if (other.accelerator, other.accelerators, other.domain) == kind)
+    for family in families_of(replace(question, offers=alike), Market(question, [])):
         spot = family.spot.interruption_band if family.spot is not None else None
         machine = family.machine
         if (machine.accelerator.name, machine.accelerators, machine.domain, spot) == (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,13 @@ class Cores:
 
     def at(self, index: NDArray[np.intp]) -> Cores:
         return Cores(*(getattr(self, name)[index] for name in Cores.__slots__))
+
+    @property
+    def splits(self) -> NDArray[np.intp]:
+        """Where, in the order of `cores_of`, cores begin that differ in more than how layers are cut into chunks."""
+        heads = np.stack([getattr(self, name) for name in Cores.__slots__[:6]])
+        changes = np.any(heads[:, 1:] != heads[:, :-1], axis=0)
+        return np.concatenate([np.zeros(min(len(self), 1), np.intp), np.flatnonzero(changes) + 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,7 @@ def chunks_of(pipeline: int, choices: Choices) -> Ints:
     return np.array(kept, np.int64).reshape(-1, 2)
 
 
+@lru_cache(maxsize=256)
 def cores_of(accelerators: int, choices: Choices) -> Cores:
     """Every core on `accelerators`: each frame with each microbatch and each way to cut the layers into chunks.
 
@@ -195,6 +204,18 @@ def options_of(choices: Choices) -> Ints:
     activations = [False, True] if "activations" in choices.offload else [False]
     rows = itertools.product(recompute, sharding, sequence, tensor, data, optimizer, activations)
     return np.array([(r, *zh, *others) for r, zh, *others in rows], np.int64).reshape(-1, 8)
+
+
+def _alike(cores: Cores, choices: Choices, domain: int) -> tuple[Ints, Ints]:
+    """(one core of each kind that `_possible` tells apart, which of these each core is like)."""
+    ranks = cores.data * cores.context
+    flags = (
+        cores.tensor > 1, cores.tensor < domain, cores.pipeline > 1, ranks > 1, ranks * cores.tensor > domain,
+        cores.data * cores.microbatch == choices.sequences,
+    )  # fmt: skip
+    code = sum(flag.astype(np.int64) << place for place, flag in enumerate(flags))
+    _, first, like = np.unique(code, return_index=True, return_inverse=True)
+    return first, like
 
 
 def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDArray[np.bool_]:
@@ -242,13 +263,17 @@ def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDA
 
 def count_of(cores: Cores, choices: Choices, domain: int) -> Ints:
     """How many strategies each core has."""
-    return np.asarray(_possible(cores, choices, options_of(choices), domain).sum(axis=1))
+    if not len(cores):
+        return np.empty(0, np.int64)
+    first, like = _alike(cores, choices, domain)
+    return np.asarray(_possible(cores.at(first), choices, options_of(choices), domain).sum(axis=1)[like])
 
 
 def strategies_of(cores: Cores, choices: Choices, precision: str, domain: int) -> Strategies:
     """Every strategy of these cores in one number format."""
     options = options_of(choices)
-    core, option = np.nonzero(_possible(cores, choices, options, domain))
+    first, like = _alike(cores, choices, domain)
+    core, option = np.nonzero(_possible(cores.at(first), choices, options, domain)[like])
     mode, stage, hybrid, split, tensor_overlap, data_overlap, offloaded, away = options[option].T
     fsdp = (stage >= 3) | ((stage == 2) & ("none" not in choices.ways.sharding))
     layouts = layouts_of(

@@ -1,11 +1,13 @@
 """The best layouts on N accelerators, proven: bounds first, then memory, then the exact step time of what may still win.
 
-A bound never exceeds the exact time (`bound_of`); strategies are evaluated in its order until it exceeds the worst of the
-best found. What a bound discards cannot win, so the result equals that of full enumeration.
+Two bounds that never exceed the exact time: of all ways to cut the layers into chunks at once (`split_bound`), then of each
+(`core_bound`). Strategies are evaluated in their order until they exceed the worst of the best found. What a bound discards
+cannot win, so the result equals that of full enumeration.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +24,9 @@ from zoo.units import Q, Quantity
 
 from .layouts import Choices, Cores, Strategies, cores_of, count_of, layouts_of, strategies_of
 
-_BATCH = 8192  # strategies evaluated at once: large enough for arrays to pay, small enough that bounds stop early
+# Evaluated at once, large enough for arrays to pay, small enough that bounds stop early:
+_CORES = 8192  # cores that are bounded
+_BATCH = 4096  # strategies
 
 Floats = NDArray[np.float64]
 
@@ -120,25 +124,28 @@ def search(
         return min(cutoff, best[-1].ranked) if len(best) == top else cutoff
 
     cores = cores_of(accelerators, task.choices)
-    blocks = []
+    sizes = count_of(cores, task.choices, accelerator.scale_up_domain)
+    heap: list[_Batch] = []
     for precision in task.precisions if len(cores) else ():
-        sizes = count_of(cores, task.choices, accelerator.scale_up_domain)
         counted.strategies += int(sizes.sum())
         if prune and floors is not None and machine_bound(task, accelerator, accelerators, floors[precision]) > cutoff:
             counted.bound += int(sizes.sum())
             continue
-        bound = core_bound(task, accelerator, cores, precision)
-        order = np.argsort(bound, kind="stable")
-        edges = np.searchsorted(np.cumsum(sizes[order]), np.arange(_BATCH, sizes.sum() + _BATCH, _BATCH), side="left") + 1
-        for at in np.split(order, np.unique(np.minimum(edges, len(order)))):
-            if len(at):
-                blocks.append((float(bound[at[0]]), precision, at, bound, sizes))
-    for least, precision, at, bound, sizes in sorted(blocks, key=lambda block: block[0]):
+        bound = np.repeat(split_bound(task, accelerator, cores, precision), np.diff(cores.splits, append=len(cores)))
+        heap += _batches(precision, np.arange(len(cores)), bound, np.ones(len(cores)), _CORES, False)
+    heapq.heapify(heap)
+    while heap:
+        batch = heapq.heappop(heap)
+        at, precision, lost = batch.at, batch.precision, batch.bound > worst()
         if prune:
-            lost = bound[at] > worst()
             counted.bound += int(sizes[at[lost]].sum())
             at = at[~lost]
-        if not len(at) or (prune and least > worst()):
+        if not len(at):
+            continue
+        if not batch.refined:
+            bound = core_bound(task, accelerator, cores.at(at), precision)
+            for refined in _batches(precision, at, bound, sizes[at], _BATCH, True):
+                heapq.heappush(heap, refined)
             continue
         every = strategies_of(cores.at(at), task.choices, precision, accelerator.scale_up_domain)
         fitting = np.flatnonzero(fits(task, accelerator, every, host)) if len(every) else np.arange(0)
@@ -151,6 +158,29 @@ def search(
             good = good[np.argsort(ranked[good], kind="stable")[:top]]
             best = sorted([*best, *(_found(part, int(i), float(ranked[i])) for i in good)], key=lambda f: f.ranked)[:top]
     return Result(tuple(best), counted)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Batch:
+    """Cores with their bounds, ascending; `refined` where the bounds are those of `core_bound`."""
+
+    least: float
+    first: int  # index of the first core, so that no two batches are equal
+    precision: str
+    refined: bool
+    at: NDArray[np.intp] = field(compare=False)
+    bound: Floats = field(compare=False)
+
+
+def _batches(
+    precision: str, at: NDArray[np.intp], bound: Floats, weight: NDArray[Any], most: int, refined: bool
+) -> list[_Batch]:  # fmt: skip
+    """The cores `at` by their bounds, in batches of a weight of about `most`."""
+    order = np.argsort(bound, kind="stable")
+    at, bound = at[order], bound[order]
+    cuts = np.flatnonzero(np.diff(np.cumsum(weight[order]) // most)) + 1
+    pairs = zip(np.split(at, cuts), np.split(bound, cuts), strict=True)
+    return [_Batch(float(low[0]), int(part[0]), precision, refined, part, low) for part, low in pairs if len(part)]
 
 
 def _found(part: Strategies, i: int, ranked: float) -> Found:
@@ -259,6 +289,35 @@ def core_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: st
     accumulated and states updated on the smallest share, all hidden that can be, nothing offloaded, and neither gathers nor a
     reduction. Each of these only adds time.
     """
+    return _bound(task, accelerator, cores, precision, uneven_stretch(*_stages(task, cores)), ("gathers", "reduction"))
+
+
+def split_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: str) -> Floats:
+    """A lower bound on the ranked time [s] of all cores of each of `cores.splits`: they differ in chunks only.
+
+    That of a core with the most chunks (least bubble), the least uneven stages, no wait for the logits and no sends.
+    """
+    starts = cores.splits
+    stretch = np.minimum.reduceat(uneven_stretch(*_stages(task, cores)), starts)
+    first = cores.at(starts)
+    most = replace(
+        first,
+        virtual_stages=np.maximum.reduceat(cores.virtual_stages, starts),
+        stage_layers=np.full(len(starts), task.model.layers + 1),  # no number of stages makes these even
+    )
+    return _bound(task, accelerator, most, precision, stretch, ("gathers", "reduction", "sends"))
+
+
+def _stages(task: Task, cores: Cores) -> tuple[float, Floats, Floats, float]:
+    """The arguments of `uneven_stretch`."""
+    stages, fullest = cores.pipeline.astype(float), cores.stage_layers.astype(float)
+    return float(task.model.layers), stages, fullest, task.choices.logit_layers
+
+
+def _bound(
+    task: Task, accelerator: Accelerator, cores: Cores, precision: str, stretch: Any, without: tuple[str, ...]
+) -> Floats:  # fmt: skip
+    """The ranked time [s] of cores under the most favourable options, their layers stretched, without these parts."""
     n = len(cores)
     sequence = cores.tensor > 1 if task.choices.ways.sequence_parallel else np.full(n, False)
     yes, no = np.full(n, True), np.full(n, False)
@@ -270,10 +329,9 @@ def core_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: st
     constants["tensor_exposed"] = min(_single(c["tensor_exposed"]) for c in resolved)
     _, parts = training.evaluate(training.run_of(task.model, accelerator, task.job, layouts, task.stack), constants)
     lag = training.straggling(layouts.accelerators, Q(1.0, "s"), constants["straggler_growth"]) / Q(1.0, "s")
-    gathers = parts.pop("gathers")
-    parts["bubble"] = parts["bubble"] - lag * gathers
-    parts.pop("reduction")
-    total = _total(parts) + stretched(parts, stretch_of(task, layouts))
+    for name in without:  # and what waiting for the slowest adds to them
+        parts["bubble"] = parts["bubble"] - lag * parts.pop(name)
+    total = _total(parts) + stretched(parts, stretch)
     factor = min(_single(c["time_factor"]) / constants["time_factor"] * np.exp(w) for c, w in zip(resolved, widths, strict=True))
     return np.asarray(total.m_as("s") * factor * max(task.slowdown, 1.0) * (1 - 1e-9), float)
 
@@ -307,23 +365,21 @@ def floor_of(task: Task, accelerator: Accelerator, precision: str) -> float:
     experts = shape.expert_share * shape.top_k * wide * hidden * shape.expert_hidden
     elementwise = shape.dense_share * wide * shape.ffn_hidden + shape.expert_share * 3 * shape.shared_hidden
     elementwise += shape.query_width + 2 * shape.key_width
-    floors = []
-    for setting in _settings(task, accelerator, precision):
-        c = {name: _single(value) for name, value in task.constants.resolve([setting]).items()}
-        rate = machine.peak * c["power_limit"] * c["gemm_efficiency"]
-        flop = Q(2.0 * tokens, "flop")
-        products = flop * shape.work_scale * (dense + experts / max(c["expert_efficiency"], 1.0)) / rate
-        bandwidth = c["bandwidth_efficiency"] * machine.memory_bandwidth
-        kernels = training.memory_bound_time(tokens, hidden, elementwise, 1.0, 1.0, c["elementwise_traffic"], bandwidth)
-        reached = c["flash_efficiency"] if task.stack.fused_attention else c["score_efficiency"] / 2
-        attention = shape.attention_operations / shape.layers / (machine.peak16 * reached)
-        backward = c["flash_backward"] if task.stack.fused_attention else 2.0
-        layer = 3 * (products + kernels * c["unfused_share"]) + (1 + backward) * attention
-        logits = 3 * flop * hidden * shape.vocab / rate + c["logit_traffic"] * tokens * shape.vocab / bandwidth
-        wider = np.exp(task.constants.half_width(setting, model.name)) if task.pessimistic else 1.0
-        factor = c["time_factor"] * wider * max(task.slowdown, 1.0) * task.choices.sequences * (1 - 1e-9)
-        floors.append(factor * (shape.layers * layer + logits).m_as("s"))
-    return float(min(floors))
+    settings = _settings(task, accelerator, precision)
+    c = task.constants.resolve(settings)
+    rate = machine.peak * c["power_limit"] * c["gemm_efficiency"]
+    flop = Q(2.0 * tokens, "flop")
+    products = flop * shape.work_scale * (dense + experts / np.maximum(c["expert_efficiency"], 1.0)) / rate
+    bandwidth = c["bandwidth_efficiency"] * machine.memory_bandwidth
+    kernels = training.memory_bound_time(tokens, hidden, elementwise, 1.0, 1.0, c["elementwise_traffic"], bandwidth)
+    reached = c["flash_efficiency"] if task.stack.fused_attention else c["score_efficiency"] / 2
+    attention = shape.attention_operations / shape.layers / (machine.peak16 * reached)
+    backward = c["flash_backward"] if task.stack.fused_attention else 2.0
+    layer = 3 * (products + kernels * c["unfused_share"]) + (1 + backward) * attention
+    logits = 3 * flop * hidden * shape.vocab / rate + c["logit_traffic"] * tokens * shape.vocab / bandwidth
+    widths = [task.constants.half_width(setting, model.name) if task.pessimistic else 0.0 for setting in settings]
+    factor = c["time_factor"] * np.exp(widths) * max(task.slowdown, 1.0) * task.choices.sequences * (1 - 1e-9)
+    return float(np.min(factor * (shape.layers * layer + logits).m_as("s")))
 
 
 def machine_bound(task: Task, accelerator: Accelerator, accelerators: Any, floor: float) -> Floats:
