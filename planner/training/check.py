@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from .job import (
     accelerator_of,
     bounds_of,
     fed_of,
+    goodput_with,
     hours_of,
     longest,
     objective_of,
@@ -110,24 +111,29 @@ def _overlap(question: Question, name: str, one: Callable[[str], int]) -> bool |
 
 def strategy_of(question: Question, layout: TrainLayout) -> Strategies:
     """A layout as arrays of one."""
-    core = Cores(
-        *(
-            np.array([value])
-            for value in (
-                layout.tensor_parallel, layout.pipeline_parallel, layout.context_parallel, layout.data_parallel,
-                layout.expert_parallel, layout.microbatch, layout.virtual_stages, max(layout.stage_layers),
-            )
-        )
-    )  # fmt: skip
-    stage = _STAGES[layout.sharding]
+    return strategies_from(question, [layout])
+
+
+def strategies_from(question: Question, layouts: Sequence[TrainLayout]) -> Strategies:
+    """Layouts of one number format as arrays."""
+
+    def each(name: str) -> Any:
+        values = (getattr(layout, name) for layout in layouts)
+        return np.array([max(value) if isinstance(value, tuple) else value for value in values])
+
+    names = ("tensor_parallel", "pipeline_parallel", "context_parallel", "data_parallel", "expert_parallel", "microbatch",
+             "virtual_stages", "stage_layers")  # fmt: skip
+    core = Cores(*(each(name) for name in names))
+    stage = np.array([_STAGES[layout.sharding] for layout in layouts])
     modes = {name: mode for mode, name in _RECOMPUTE.items()}
     always = "none" not in question.task.choices.ways.sharding
     arrays = layouts_of(
-        core, layout.precision, np.array([layout.sequence_parallel]), np.array([modes[layout.recompute]]), np.array([stage]),
-        np.array([stage >= 3 or (stage == 2 and always)]), np.array([layout.sharding == "hybrid"]),
-        np.array([layout.tensor_overlap is not False]), np.array([layout.data_overlap is not False]),
+        core, layouts[0].precision, each("sequence_parallel"), np.array([modes[layout.recompute] for layout in layouts]), stage,
+        (stage >= 3) | ((stage == 2) & always), each("sharding") == "hybrid",
+        np.array([layout.tensor_overlap is not False for layout in layouts]),
+        np.array([layout.data_overlap is not False for layout in layouts]),
     )  # fmt: skip
-    return Strategies(arrays, np.array([layout.offload]), np.array([layout.activation_offload]), np.array([0]))
+    return Strategies(arrays, each("offload"), each("activation_offload"), np.arange(len(layouts)))
 
 
 def utilisation(question: Question, chip: Accelerator, precision: str, accelerators: int, step: float) -> float:
@@ -141,26 +147,28 @@ def utilisation(question: Question, chip: Accelerator, precision: str, accelerat
 
 def ranked_of(question: Question, family: Family, accelerators: int, found: tuple[Found, ...]) -> tuple[Ranked, ...]:
     """The best layouts as rows."""
+    if not found:
+        return ()
     accelerator = accelerator_of(question, family.machine, accelerators)
-    rows = []
-    for place, each in enumerate(found, 1):
-        layout = layout_of(question, each)
-        strategy = strategy_of(question, layout)
+    layouts = [layout_of(question, each) for each in found]
+    rows: dict[int, Ranked] = {}
+    for precision in dict.fromkeys(layout.precision for layout in layouts):
+        places = [place for place, layout in enumerate(layouts) if layout.precision == precision]
+        strategy = strategies_from(question, [layouts[place] for place in places])
         step = step_of(family.task, accelerator, strategy, family.host)
-        memory = memory_of(family.task, accelerator, strategy)
-        rows.append(
-            Ranked(
-                rank=place,
-                layout=layout,
-                step_s=float(step.total[0]),
-                step_low_s=float(step.low[0]),
-                step_high_s=float(step.high[0]),
-                mfu=utilisation(question, accelerator, layout.precision, accelerators, float(step.total[0])),
-                memory_gib=_first(memory.peak, "GiB"),
-                slower_by=each.ranked / found[0].ranked - 1,
+        peak = memory_of(family.task, accelerator, strategy).peak.m_as("GiB")
+        for i, place in enumerate(places):
+            rows[place] = Ranked(
+                rank=place + 1,
+                layout=layouts[place],
+                step_s=float(step.total[i]),
+                step_low_s=float(step.low[i]),
+                step_high_s=float(step.high[i]),
+                mfu=utilisation(question, accelerator, precision, accelerators, float(step.total[i])),
+                memory_gib=float(peak[i]),
+                slower_by=found[place].ranked / found[0].ranked - 1,
             )
-        )
-    return tuple(rows)
+    return tuple(rows[place] for place in range(len(found)))
 
 
 def family_of(question: Question, offer: Offer) -> Family:
@@ -214,8 +222,9 @@ def evaluate(question: Question, decision: Decision) -> Evaluated:
     totals = {name: whole(Q(values[0], ""), Q(1.0, ""), "up")[0] for name, values in exact.items()}
     objective = whole(Q(objective_of(question, exact)[0], ""), Q(1.0, ""), "up")[0]
     wait = float(wait_of(question, hours)[0])
-    low = hours_of(question, service, step.low, service.goodput_high)
-    high = hours_of(question, service, step.high, service.goodput_low)
+    often, _, seldom = (np.asarray(goodput_with(question, machine, nodes, family.spot, m).fraction) for m in question.mtbf)
+    low = hours_of(question, service, step.low, seldom)
+    high = hours_of(question, service, step.high, often)
     days = float(hours[0]) / 24
     mfu = utilisation(question, accelerator, layout.precision, count, float(step.total[0]))
     best = best_measured(catalog, machine.accelerator, layout.precision)
@@ -246,8 +255,8 @@ def evaluate(question: Question, decision: Decision) -> Evaluated:
         memory_peak_gib=_first(memory.peak, "GiB"),
         memory_there_gib=_first(memory.capacity, "GiB"),
         goodput=float(fraction[0]),
-        goodput_low=float(service.goodput_low[0]),
-        goodput_high=float(service.goodput_high[0]),
+        goodput_low=float(often[0]),
+        goodput_high=float(seldom[0]),
         job_mtbf_h=_first(good.mtbf, "hour"),
         failures=float(hours[0]) / _first(good.mtbf, "hour"),
         checkpoint_gb=_first(service.checkpoint, "GB"),

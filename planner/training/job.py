@@ -63,53 +63,57 @@ def host_of(question: Question, machine: Machine, offers: Sequence[Offer]) -> Ho
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What `accelerators` of a machine (an array) do with time: goodput at low, typical and high MTBF, and feeding."""
+    """What `accelerators` of a machine (an array) do with time: goodput at typical MTBF, and feeding."""
 
     goodput: Goodput
-    goodput_low: Floats
-    goodput_high: Floats
     read: Quantity  # time to read one step's tokens [s]
     transform: Quantity | None  # time of the host's processors [s], None where their number is not known
     supply: Quantity  # of storage [byte/s]
     checkpoint: Quantity
 
 
-def service_of(question: Question, machine: Machine, accelerators: Floats, offer: Offer | None, vcpus: int | None) -> Service:
-    """Goodput and feeding on each number of accelerators. `offer`: a spot offer adds its own interruptions."""
-    model, store = question.model, question.store
-    nodes = accelerators / machine.accelerators
-    size = operations.checkpoint_bytes(model.parameters, Q(2.0, "byte"), question.task.optimizer_bytes)
+def checkpoint_of(question: Question) -> Quantity:
+    """Size of a checkpoint."""
+    return operations.checkpoint_bytes(question.model.parameters, Q(2.0, "byte"), question.task.optimizer_bytes)
 
-    def limits(pair: tuple[Quantity | None, Quantity | None]) -> tuple[Quantity, Quantity]:
-        each, together = pair
-        if together is None:
-            assert each is not None
-            together = Q(float(np.max(nodes)) * each.m_as("byte/s"), "byte/s")
-        return (together if each is None else each), together
 
+def _shared(pair: tuple[Quantity | None, Quantity | None], nodes: Floats) -> tuple[Quantity, Quantity]:
+    """Bandwidths of storage (of one node, of all) where one of them is no limit."""
+    each, together = pair
+    if together is None:
+        assert each is not None
+        together = Q(float(np.max(nodes)) * each.m_as("byte/s"), "byte/s")
+    return (together if each is None else each), together
+
+
+def goodput_with(
+    question: Question, machine: Machine, accelerators: Floats, offer: Offer | None, mtbf: Quantity
+) -> Goodput:  # fmt: skip
+    """Goodput on each number of accelerators, of which one fails every `mtbf`. A spot offer adds its own interruptions."""
+    nodes, size = accelerators / machine.accelerators, checkpoint_of(question)
     snapshot = None
     if question.query.reliability.checkpoint == "asynchronous" and machine.accelerator.host_bandwidth is not None:
         snapshot = size / accelerators / machine.accelerator.host_bandwidth
-    read, write = limits(store.read), limits(store.write)
+    together = fleet.cluster_mtbf(mtbf, accelerators)
+    if offer is not None and offer.option == "spot":
+        month = -Q(1.0, "month") / np.log1p(-_BANDS[offer.interruption_band or ""])
+        together = fleet.series_mtbf(together, fleet.cluster_mtbf(month, nodes))
+    read, write = _shared(question.store.read, nodes), _shared(question.store.write, nodes)
+    return goodput_of(together, size, nodes, write, read, question.restart, snapshot)
 
-    def goodput(mtbf: Quantity) -> Goodput:
-        together = fleet.cluster_mtbf(mtbf, accelerators)
-        if offer is not None and offer.option == "spot":
-            month = -Q(1.0, "month") / np.log1p(-_BANDS[offer.interruption_band or ""])
-            together = fleet.series_mtbf(together, fleet.cluster_mtbf(month, nodes))
-        return goodput_of(together, size, nodes, write, read, question.restart, snapshot)
 
-    low, typical, high = (goodput(mtbf) for mtbf in question.mtbf)
+def service_of(question: Question, machine: Machine, accelerators: Floats, offer: Offer | None, vcpus: int | None) -> Service:
+    """Goodput and feeding on each number of accelerators. `offer`: a spot offer adds its own interruptions."""
+    nodes = accelerators / machine.accelerators
     tokens = float(question.query.workload.sequences * question.query.workload.length)
     sample = Q(published("bytes_per_token").typical, "byte")
-    supply = data.storage_supply(nodes, *read)
+    supply = data.storage_supply(nodes, *_shared(question.store.read, nodes))
     transform = None
     if vcpus is not None:
         core = Q(published("token_megabytes_per_core_second").low, "MB/s")
         transform = data.transformation_time(tokens, sample, nodes * vcpus / 2, core)
-    return Service(
-        typical, np.asarray(low.fraction), np.asarray(high.fraction), tokens * sample / supply, transform, supply, size
-    )
+    good = goodput_with(question, machine, accelerators, offer, question.mtbf[1])
+    return Service(good, tokens * sample / supply, transform, supply, checkpoint_of(question))
 
 
 def usable_spot(offer: Offer) -> bool:

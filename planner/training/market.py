@@ -184,7 +184,7 @@ def market_of(
 def families_of(question: Question, market: Market) -> list[Family]:
     means = columns.means_of(question.catalog)
     sites: dict[str, columns.Site | str] = {}
-    families = []
+    found: list[tuple[Machine, Task, dict[str, float], str | None, list[Offer], list[columns.Site]]] = []
     for machine, offers in question.machines:
         chip = machine.accelerator
         if chip.tdp is None or chip.host_power_share is None:
@@ -208,21 +208,25 @@ def families_of(question: Question, market: Market) -> list[Family]:
             else:
                 groups.setdefault(offer.interruption_band if offer.option == "spot" else None, []).append((offer, site))
         for band, pairs in groups.items():
-            theirs = [offer for offer, _ in pairs]
-            rates = rates_of(question, theirs, [site for _, site in pairs])
-            quotas = np.array(
-                [[columns.matches(quota, offer, question.catalog) for quota in question.query.supply.quota] for offer in theirs],
-                bool,
-            ).reshape(len(theirs), -1)
-            keep = _undominated(question, rates, quotas)
-            market.drop(None, "dominated", len(theirs) - len(keep), "another offer of the same machine takes no more of anything")
-            vcpus = [offer.vcpus for offer in theirs if offer.vcpus is not None]
-            families.append(
-                Family(
-                    machine, task, floors, host_of(question, machine, theirs), rates.at(keep), quotas[keep],
-                    min(vcpus) if len(vcpus) == len(theirs) else None, theirs[0] if band is not None else None,
-                )
-            )  # fmt: skip
+            found.append((machine, task, floors, band, [offer for offer, _ in pairs], [site for _, site in pairs]))
+    every = rates_of(question, [o for *_, theirs, _ in found for o in theirs], [s for *_, where in found for s in where])
+    families, first = [], 0
+    for machine, task, floors, band, theirs, _ in found:
+        rates = every.at(np.arange(first, first + len(theirs)))
+        first += len(theirs)
+        quotas = np.array(
+            [[columns.matches(quota, offer, question.catalog) for quota in question.query.supply.quota] for offer in theirs],
+            bool,
+        ).reshape(len(theirs), -1)
+        keep = _undominated(question, rates, quotas)
+        market.drop(None, "dominated", len(theirs) - len(keep), "another offer of the same machine takes no more of anything")
+        vcpus = [offer.vcpus for offer in theirs if offer.vcpus is not None]
+        families.append(
+            Family(
+                machine, task, floors, host_of(question, machine, theirs), rates.at(keep), quotas[keep],
+                min(vcpus) if len(vcpus) == len(theirs) else None, theirs[0] if band is not None else None,
+            )
+        )  # fmt: skip
     return families
 
 
