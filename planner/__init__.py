@@ -4,7 +4,7 @@
     plan = load("query.yaml").set("sla.ttft.p99", "300 ms").solve()
     plan.fleet, plan.walls, plan.certificate      # records; plan.frame("fleet") is a DataFrame
     plan.evaluate().violations                    # the exact check again, without a solver
-    plan.why_not(chip="l40s"), plan.marginal(), plan.alternatives(within=0.05)
+    plan.why_not(chip="l40s"), plan.marginal(), plan.alternatives(within=0.05), plan.tornado(), plan.synthesis("l40s")
 
 Records know nothing of solvers: this face of the package gives them their verbs, so that no file below imports a
 file above it. Names are imported when they are first asked for, so that the command line starts quickly.
@@ -32,6 +32,8 @@ def __getattr__(name: str) -> Any:
     plan.Plan.why_not = _why_not  # type: ignore[attr-defined]
     plan.Plan.marginal = _marginal  # type: ignore[attr-defined]
     plan.Plan.alternatives = _alternatives  # type: ignore[attr-defined]
+    plan.Plan.tornado = _tornado  # type: ignore[attr-defined]
+    plan.Plan.synthesis = _synthesis  # type: ignore[attr-defined]
     for module in (plan, query):
         globals().update({public: getattr(module, public) for public in __all__ if hasattr(module, public)})
     return globals()[name]
@@ -81,3 +83,17 @@ def _alternatives(self: Plan, within: float = 0.05) -> Any:
     from .prepare import prepare
 
     return alternatives(self, prepare(_question(self)), within)
+
+
+def _tornado(self: Plan) -> Any:
+    """The optimum at both ends of what is uncertain: see `planner.sensitivity.tornado`."""
+    from .sensitivity import tornado
+
+    return tornado(self, _question(self))
+
+
+def _synthesis(self: Plan, chip: str, budget: str | None = None) -> Any:
+    """What a chip would have to be to enter the plan: see `planner.synthesis.synthesis`."""
+    from .synthesis import synthesis
+
+    return synthesis(self, _question(self), chip, budget)

@@ -588,6 +588,14 @@ def explain(
     ] = None,
     wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
     switches: Annotated[bool, typer.Option("--switches", help="Also how far limits move before the plan changes.")] = False,
+    tornado: Annotated[bool, typer.Option("--tornado", help="The optimum at both ends of what is uncertain.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="With --tornado: draw it (.svg, .png or .pdf).")] = None,
+    synthesis: Annotated[
+        str | None, typer.Option("--synthesis", metavar="CHIP", help="What a chip would have to be to enter the plan.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help='With --synthesis: to serve alone at this cost, such as "300 USD/h".')
+    ] = None,
     format: Format = "table",
     quiet: Quiet = False,
 ) -> None:
@@ -605,14 +613,33 @@ def explain(
     from .whynot import why_not as force
 
     _check_format(format, "table", "json", "md", "csv")
+    for name, given, needs, there in (("--plot", plot, "--tornado", tornado), ("--budget", budget, "--synthesis", synthesis)):
+        if given is not None and not there:
+            raise _fail(f"{name} {given}: only together with {needs}")
+    _check_picture(plot)
     if _kind_of(plan) == "train":
+        if tornado or synthesis:
+            raise _fail(f"{plan}: --tornado and --synthesis explain plans of serve questions only")
         _explain_training(plan, why_not, wall, switches, format, quiet)
     saved, query = _plan_and_query(plan)
     progress = _Progress(not quiet)
     shown: list[tables.Table]
     records: list[Any]
     try:
-        if wall is not None:
+        if synthesis is not None:
+            from .synthesis import synthesis as needed
+
+            records = list(needed(saved, query, synthesis, budget, progress))
+            shown = [pages.synthesis_table(records, saved, budget)]
+            if not records:
+                typer.echo(f"{synthesis} is in the plan already", err=True)
+        elif tornado and saved.objective is not None:
+            from .sensitivity import tornado as swings
+
+            records = list(swings(saved, query, progress))
+            shown = [pages.tornado_table(records)]
+            _draw(records, saved.name, plot)
+        elif wall is not None:
             number = _wall_number(wall)
             shown = pages.wall_tables(saved, number)
             records = [row for row in saved.walls if row.number == number]
@@ -630,6 +657,26 @@ def explain(
         raise _fail(str(error)) from None
     progress.close()
     _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records))
+
+
+def _check_picture(path: Path | None) -> None:
+    from .report.picture import NoPicture, check
+
+    try:
+        if path is not None:
+            check(path)
+    except NoPicture as error:
+        raise _fail(f"--plot {error}") from None
+
+
+def _draw(swings: list[Any], name: str, path: Path | None) -> None:
+    from .report.picture import NoPicture, tornado
+
+    try:
+        if path is not None:
+            tornado(swings, name, path)
+    except NoPicture as error:
+        raise _fail(f"--plot {error}") from None
 
 
 @app.command()

@@ -214,8 +214,12 @@ def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: 
     amounts = {} if "prices" in scales else {
         (id(other), *key[1:]): known for key, known in memory.priced.items() if key[0] == id(today)
     }  # fmt: skip
-    same = {key: survey for key, survey in memory.surveys.items() if chip is not None and survey.machine.accelerator.name != chip}
-    return Memory(same, priced=amounts, catalogs={files: other}, like=memory.surveys)
+    same = Memory(priced=amounts, catalogs={files: other}, like=memory.surveys)
+    if chip is not None:  # the other chips' machines are those of today
+        same.surveys = {key: one for key, one in memory.surveys.items() if one.machine.accelerator.name != chip}
+        same.runs = {key: one for key, one in memory.runs.items() if key[1:] in same.surveys}
+        same.curves = dict(memory.curves)  # by the identity of runs, all of which `memory` keeps alive
+    return same
 
 
 def solved(

@@ -204,6 +204,40 @@ class Marginal(Record):
     breaks: bool = False  # tightened by 1 % there is no plan
 
 
+class Swing(Record):
+    """The optimum at both ends of one uncertain figure: factors, objectives (None: no plan), and what the best plan rents.
+
+    `switches_low` and `switches_high`: another plan wins there than today's (`plan`).
+    """
+
+    what: str
+    low: float
+    high: float
+    source: str
+    objective: float | None
+    objective_low: float | None
+    objective_high: float | None
+    unit: str
+    plan: str
+    plan_low: str
+    plan_high: str
+    switches_low: bool
+    switches_high: bool
+
+
+class Need(Record):
+    """The least factor on one figure of a chip that brings it into the plan (None: none up to ten times does), and what the
+    best plan then costs."""
+
+    what: str
+    chip: str
+    factor: float | None
+    today: str
+    needed: str
+    objective: float | None
+    unit: str
+
+
 class Robustness(Record):
     """A figure under the query's uncertainty: p10, p50, p90, and the probability that its limit holds (None: no limit)."""
 

@@ -301,7 +301,7 @@ def _tried_as_far_as_needed(
     query: ServeQuery,
     like: Sequence[Survey],
 ) -> list[Times]:
-    """`_times` of each grid up to its first batch that breaks TPOT: as far as in `like`, then the rest where all of that keep it."""
+    """`_times` of each grid up to its first batch that breaks TPOT: as far as in `like`, the rest where all of those keep it."""
     limit = tpot_limit(query)
     tightest = np.inf if limit is None else float(limit.m_as("s"))
 

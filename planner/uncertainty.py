@@ -83,23 +83,27 @@ def any_of(query: ServeQuery) -> bool:
 
 
 def guarded_query(query: ServeQuery) -> ServeQuery:
-    """The question that a plan must answer so that demand and latency hold with probability `uncertain.hold`.
+    """The question that a plan must answer so that demand and latency hold with probability `uncertain.hold`."""
+    demand, efficiency = guarded(query)
+    return at_other_rates(query, demand / efficiency, efficiency)
+
+
+def at_other_rates(query: ServeQuery, rates: float, latencies: float = 1.0) -> ServeQuery:
+    """The question with every rate and every latency limit times a factor.
 
     If every time grows by 1 / e and demand by d, times stay within T and the queues stable exactly when, at today's speed,
     they stay within T e at d / e of today's rate (the network's share of TTFT is scaled too, which errs on the safe side).
     """
-    demand, efficiency = guarded(query)
-    if demand == 1 and efficiency == 1:
-        return query
     changes: dict[str, object] = {}
-    for bound in query.sla.bounds():
-        changes[f"sla.{bound.metric}.{bound.statistic}"] = f"{bound.limit.m_as('ms') * efficiency:.6f} ms"
-    growth = demand / efficiency
-    if query.workload.rate is not None:
-        changes["workload.rate"] = f"{query.workload.rate.m_as('1/s') * growth:.6f}/s"
+    if latencies != 1:
+        for bound in query.sla.bounds():
+            changes[f"sla.{bound.metric}.{bound.statistic}"] = f"{bound.limit.m_as('ms') * latencies:.6f} ms"
+    if rates != 1 and query.workload.rate is not None:
+        changes["workload.rate"] = f"{query.workload.rate.m_as('1/s') * rates:.6f}/s"
     for i, population in enumerate(query.workload.populations or ()):
-        changes[f"workload.populations[{i}].rate"] = f"{population.rate.m_as('1/s') * growth:.6f}/s"
-    result = query.override(changes)
+        if rates != 1:
+            changes[f"workload.populations[{i}].rate"] = f"{population.rate.m_as('1/s') * rates:.6f}/s"
+    result = query.override(changes) if changes else query
     assert isinstance(result, ServeQuery)
     return result
 

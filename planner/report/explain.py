@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..plan import Alternative, Difference, Marginal, Plan, Pool, WhyNot
+from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WhyNot
 from .tables import Table, fix_rows, number
 
 
@@ -28,6 +28,50 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
     if asked:
         notes.append("better (worse) from: the first value, looser (tighter) than today's, with another optimum, to 0.1 %")
     return Table("What one more is worth", tuple(heads), tuple(rows), frozenset({"#", f"1 % saves {unit}"}), tuple(notes))
+
+
+def tornado_table(swings: Sequence[Swing]) -> Table:
+    """The optimum at both ends of each uncertain figure, and which plan wins there."""
+    unit = swings[0].unit if swings else ""
+    rows = []
+    for s in swings:
+        winners = [
+            f"{'low' if low else 'high'}: {plan or 'no plan'}"
+            for low, plan, switches in ((True, s.plan_low, s.switches_low), (False, s.plan_high, s.switches_high))
+            if switches
+        ]
+        ends = [number(value, 6) if value is not None else "infeasible" for value in (s.objective_low, s.objective_high)]
+        rows.append((s.what, f"x {s.low:g} to {s.high:g}", *ends, "; ".join(winners) or "the same plan wins", s.source))
+    heads = ("figure", "range", f"low {unit}", f"high {unit}", "which plan wins", "range from")
+    notes = (
+        f"today: {number(swings[0].objective, 6)} {unit} with {swings[0].plan}" if swings else "",
+        "each figure alone, re-solved at both ends; a plan is another one when it rents other machines, however many",
+    )
+    return Table("Tornado", heads, tuple(rows), frozenset({f"low {unit}", f"high {unit}"}), notes)
+
+
+def synthesis_table(needs: Sequence[Need], plan: Plan, budget: str | None) -> Table:
+    """What a chip would have to be."""
+    rows = tuple(
+        (
+            n.what,
+            n.today or "-",
+            "not up to x 10" if n.factor is None and "price" not in n.what else "at no price" if n.factor is None
+            else "as it is" if n.factor == 1 else f"x {n.factor:.2f}",
+            n.needed or "-",
+            "-" if n.objective is None else f"{number(n.objective, 6)} {n.unit}",
+        )
+        for n in needs
+    )  # fmt: skip
+    chip = needs[0].chip if needs else ""
+    purpose = "enters the plan"
+    if budget is not None:
+        purpose = f"serves the question alone within {budget}"
+    elif plan.objective is None:
+        purpose = "makes a plan possible"
+    heads = ("figure, others as they are", "today", "needed", "that is", "the best plan is then")
+    notes = ("each verified on both sides: one hundredth of today's figure less (of a price: more) does not do",)
+    return Table(f"What {chip} has to be, so that it {purpose}", heads, rows, frozenset(), notes)
 
 
 def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:

@@ -1,4 +1,4 @@
-"""Marginal values are differences of two answers, and switch points have one plan on each side."""
+"""Marginal values are differences of two answers, and switch points have one plan on each side; swings and syntheses too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 
-from planner import marginal
+from planner import marginal, sensitivity, synthesis
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.marginal import knobs, marginals, moved, varied
@@ -145,6 +145,54 @@ def _warm(query: ServeQuery) -> preparing.Memory:
     return memory
 
 
+def test_swings_are_answers_to_moved_questions(put: Callable[[Catalog], None]) -> None:
+    catalog = town()
+    put(catalog)
+    query = ask(uncertain={"prices": [0.5, 1.0, 1.5]})
+    best = solve(query)
+    rows = {row.what: row for row in sensitivity.tornado(best, query)}
+    assert [rows["prices"].low, rows["prices"].high, rows["demand"].low, rows["demand"].high] == [0.5, 1.5, 0.8, 1.2]
+    assert rows["prices"].objective_high == objective(query, catalog, {"prices": 1.5}, put)
+    assert rows["demand"].objective_high == solve(query.set("workload.rate", f"{61 * 1.2}/s")).objective
+    assert rows["carbon intensity"].objective_low == rows["carbon intensity"].objective_high == best.objective
+    slower = query.override({"workload.rate": f"{61 / 0.8}/s", "sla.ttft.p99": "400 ms", "sla.tpot.p99": "32 ms"})
+    assert rows["efficiency"].objective_low == solve(slower).objective
+    for row in rows.values():
+        for switches, fleet in ((row.switches_low, row.plan_low), (row.switches_high, row.plan_high)):
+            assert switches or fleet == rows["carbon intensity"].plan_low
+    widths = [abs((r.objective_high or 0) - (r.objective_low or 0)) for r in sensitivity.tornado(best, query)]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_a_chip_enters_where_synthesis_says(put: Callable[[Catalog], None]) -> None:
+    """At the factor the chip is in the optimal plan; one hundredth less, it is not."""
+    catalog = town()
+    put(catalog)
+    query = ask()
+    best = solve(query)
+    outside = next(name for name in catalog.chips if name not in {pool.chip for pool in best.fleet})
+    needs = synthesis.synthesis(best, query, outside)
+    assert {need.what for need in needs} >= {"memory bandwidth", "memory capacity"}
+    names = {"memory bandwidth": "memory bandwidth", "memory capacity": "memory capacity",
+             "price (all its offers; the cheapest chip-hour)": "prices"}  # fmt: skip
+    entered = 0
+    for need in needs:
+        if need.what not in names or need.factor is None:
+            continue
+        entered += 1
+        back = 0.01 if names[need.what] == "prices" else -0.01
+        for factor, inside in ((need.factor, True), (need.factor + back, False)):
+            put(varied(catalog, {names[need.what]: factor}, outside))
+            found = solve(query)
+            assert (outside in {pool.chip for pool in found.fleet}) is inside
+            assert found.objective == (need.objective if inside else best.objective)
+        put(catalog)
+    assert entered
+    assert synthesis.synthesis(best, query, best.fleet[0].chip) == ()
+    with pytest.raises(QueryError):
+        synthesis.synthesis(best, query, "green")
+
+
 def test_a_plan_of_changed_prices_is_evaluated_without_a_solver(put: Callable[[Catalog], None], monkeypatch: Any) -> None:
     """The same machines at other prices, at another demand, under another promise."""
     catalog = town()
@@ -180,4 +228,4 @@ def test_a_plan_has_its_verbs_in_python(put: Callable[[Catalog], None]) -> None:
     assert best.evaluate().violations == ()
     assert best.why_not(chip="blue").what == "chip=blue"
     assert best.alternatives(within=0.5) is not None
-    assert best.marginal()
+    assert best.marginal() and best.tornado() and best.synthesis("red") is not None

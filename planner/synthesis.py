@@ -1,0 +1,164 @@
+"""Wall 22 as a query: the least of each of a chip's figures with which it would enter the optimal plan, or make one possible.
+
+One figure is moved at a time, then all of them together, in steps of 1 % of today's. Every answer is verified by a proven
+optimum on both sides: at the factor that is named the chip is in, one step before it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zoo.catalog import Catalog
+from zoo.errors import UnknownName
+from zoo.units import Quantity, UnitError, quantity
+
+from . import in_parallel
+from .columns import Memory
+from .marginal import solved
+from .plan import Need, Plan
+from .prepare import Progress, in_objective_units, prepare
+from .query import QueryError, ServeQuery
+from .uncertainty import guarded_query
+
+# Figures are moved in hundredths of today's, at most to ten times of it; prices down to one hundredth.
+_STEPS = 100
+_MOST = 10 * _STEPS
+_FIGURES = ("memory bandwidth", "memory capacity", "peak FLOP/s", "link bandwidth")
+
+
+def synthesis(
+    plan: Plan, query: ServeQuery, chip: str, budget: str | None = None, progress: Progress = lambda _: None
+) -> tuple[Need, ...]:
+    """What `chip` would have to be, figure by figure: bandwidth, capacity, peak, links, all of them at once, or its price.
+
+    Three questions, by what is given. A plan: the least with which the chip is part of the optimum (a chip that is in the
+    plan needs nothing: an empty answer). `budget` ("300 USD/h"): the least with which a fleet of this chip alone meets the
+    SLA at that cost. An infeasible question: the least with which there is any plan; a list of chips that leaves this one
+    out is widened by it. Raises QueryError for a chip that does not exist, that nobody offers, or a budget that is none.
+    """
+    memory = Memory()
+    catalog = prepare(guarded_query(query), memory=memory).catalog
+    name = _offered(catalog, chip)
+    question, done = _question(plan, query, name, None if budget is None else _budget(budget))
+    if budget is None and name in {pool.chip for pool in plan.fleet}:
+        return ()
+    prepare(guarded_query(question), memory=memory)
+    wanted = [_Wanted(name, (figure,), 1) for figure in _FIGURES]
+    wanted += [_Wanted(name, _FIGURES, 1), _Wanted(name, ("prices",), -1)]
+    if budget is None and plan.objective is None and query.limits.cost is None:
+        wanted.pop()  # nothing is too dear where nothing limits cost
+
+    def least(one: _Wanted) -> Need:
+        progress(f"{name}: {one.text}")
+        return _least(question, one, done, memory, plan.objective_unit, catalog)
+
+    return tuple(in_parallel.each(least, wanted))
+
+
+def _offered(catalog: Catalog, chip: str) -> str:
+    """The catalog's name of a chip that somebody offers. Raises QueryError."""
+    try:
+        name = str(catalog.find("chips", chip).name)
+    except UnknownName as error:
+        raise QueryError(str(error)) from None
+    if not any(offer.accelerator == name for offer in catalog.offers.values()):
+        raise QueryError(f"nobody offers {name} at a known price; add one with zoo: (prices) or ask for another chip")
+    return name
+
+
+def _budget(text: str) -> str:
+    """A budget in the words of `limits.cost`. Raises QueryError."""
+    try:
+        return f"{float(quantity(text, 'money rate').m_as('USD/hour')):.10g} USD/h"
+    except UnitError as error:
+        raise QueryError(f"budget: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    chip: str
+    figures: tuple[str, ...]
+    direction: int  # 1: more of it is better; -1: less
+
+    @property
+    def text(self) -> str:
+        if self.figures == ("prices",):
+            return "price (all its offers; the cheapest chip-hour)"
+        return self.figures[0] if len(self.figures) == 1 else "all of these together"
+
+    def scales(self, steps: int) -> dict[str, float]:
+        return dict.fromkeys(self.figures, steps / _STEPS)
+
+
+Done = Callable[[set[str]], bool]  # of the chips of the best plan, which is empty where there is none
+
+
+def _question(plan: Plan, query: ServeQuery, chip: str, budget: str | None) -> tuple[ServeQuery, Done]:
+    """The question to solve again and again, and when its best plan is what is wanted."""
+    changes: dict[str, object] = {}
+    if budget is not None:
+        changes = {"supply.chips": [chip], "limits.cost": budget}
+    elif plan.objective is None and query.supply.chips != "all":
+        changes = {"supply.chips": [*query.supply.chips, chip]}
+    widened = query.override(changes) if changes else query
+    assert isinstance(widened, ServeQuery)
+    if budget is not None or plan.objective is None:
+        return widened, bool
+    return widened, lambda chips: chip in chips
+
+
+def _least(question: ServeQuery, wanted: _Wanted, done: Done, memory: Memory, unit: str, catalog: Catalog) -> Need:
+    """The first step away from today's figure at which it is done: bisection, with both sides solved."""
+    known: dict[int, tuple[bool, float | None]] = {}
+
+    def there(steps: int) -> bool:
+        if steps not in known:
+            scales = {} if steps == _STEPS else wanted.scales(steps)
+            prepared, certificate = solved(question, scales, memory, wanted.chip, tie_break=True)
+            chips = {prepared.market.columns[purchase.column].offer.accelerator for purchase in certificate.purchases}
+            known[steps] = done(chips), in_objective_units(question, certificate.objective)
+        return known[steps][0]
+
+    today = _figure(catalog, wanted)
+    near, far = (_STEPS, _MOST) if wanted.direction > 0 else (_STEPS, 1)
+    factor = None
+    if there(near):
+        factor = near
+    elif there(far):
+        while abs(far - near) > 1:
+            middle = (near + far) // 2
+            near, far = (near, middle) if there(middle) else (middle, far)
+        factor = far
+    return Need(
+        what=wanted.text,
+        chip=wanted.chip,
+        factor=None if factor is None else factor / _STEPS,
+        today=_text(today, 1.0),
+        needed="" if factor is None else _text(today, factor / _STEPS),
+        objective=None if factor is None else known[factor][1],
+        unit=unit,
+    )
+
+
+def _figure(catalog: Catalog, wanted: _Wanted) -> Quantity | None:
+    """Today's figure of the chip in its usual unit; None where it is not known, or where several are moved."""
+    chip = catalog.chips[wanted.chip]
+    if len(wanted.figures) > 1:
+        return None
+    if wanted.figures == ("prices",):
+        prices = [o.price / o.accelerators for o in catalog.offers.values() if o.accelerator == chip.name]
+        return min(prices).to("USD/hour") if prices else None
+    if wanted.figures == ("peak FLOP/s",):
+        peak = chip.peak.get("bf16", chip.peak.get("fp16"))
+        return None if peak is None else peak.to("Tflop/s")
+    value, unit = {
+        "memory bandwidth": (chip.memory_bandwidth, "GB/s"),
+        "memory capacity": (chip.memory, "GiB"),
+        "link bandwidth": (chip.link_bandwidth if chip.link_bandwidth is not None else chip.host_bandwidth, "GB/s"),
+    }[wanted.figures[0]]
+    return None if value is None else value.to(unit)
+
+
+def _text(value: Quantity | None, factor: float) -> str:
+    return "" if value is None else f"{float(value.magnitude) * factor:.4g} {value.units:~C}".replace("usd", "USD")
