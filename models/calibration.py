@@ -334,9 +334,10 @@ class Selector:
         return None
 
     def constants(self, values: Array) -> Constants:
-        """The constants of the selection, out of a vector of values (SI units; the last is 1)."""
-        v = {name: values[at] for name, at in self.columns.items()}
-        g = {name: float(values[at]) for name, at in self.index.items() if "." not in name}
+        """The constants of the selection, out of a vector of values (SI units; the last is 1), or of many along leading axes."""
+        v = {name: values[..., at] for name, at in self.columns.items()}
+        several = values.ndim > 1
+        g = {name: values[..., at, None] if several else float(values[at]) for name, at in self.index.items() if "." not in name}
         overhead = v["overhead"] * v["young_port_overhead"]
         efficiency = v["engine_efficiency"] * v["young_port_efficiency"]
         compute = {bits: np.minimum(v[f"compute_{bits}bit"] * efficiency, 0.95) for bits in (16, 8, 4)}
@@ -352,7 +353,7 @@ class Selector:
             engine_efficiency=efficiency,
             prefill_efficiency=v["prefill_efficiency"],
             half_efficiency_rows=g["half_efficiency_rows"],
-            roofline_exponent=max(g["roofline_exponent"], 1.0),
+            roofline_exponent=np.maximum(g["roofline_exponent"], 1.0),
             memory=v["memory"] * v["engine_efficiency"],
             memory_8bit=g["memory_8bit"],
             memory_4bit=g["memory_4bit"],

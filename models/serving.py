@@ -744,7 +744,7 @@ def open_loop(d: Deployment, load: Load, iterations: int = 25) -> Latency:
     stages = x.pipeline_parallel
     launch = 0.5 * c.prefill_launch
     service = (prompt_time(d, 4.0) / 4 + launch).m_as("s")
-    one = np.ones_like(rate)
+    one = np.ones_like(limit)
     tpot = (stages * step_time(d, one, one).decode).m_as("s") + count / 2 * service / w.output
     for _ in range(iterations):
         lasts = w.output * tpot

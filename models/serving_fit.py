@@ -98,99 +98,68 @@ def predictions(runs: Runs, calibration: Calibration, chosen: Array | None = Non
 
 
 def _errors(part: _Part, values: Array) -> Array:
-    """Weighted, softened errors of one part, one after the other by regime."""
+    """Weighted, softened errors of one part along the last axis, one after the other by regime; other axes as in `values`."""
     out = []
     for regime, predicted in predict(part.runs, part.selector, values).items():
         measured = part.runs.targets[regime]
         there = np.isfinite(measured)
         if not there.any():
             continue
-        log = np.log(np.maximum(predicted[there], 1e-12) / measured[there])
+        log = np.log(np.maximum(predicted[..., there], 1e-12) / measured[there])
         log = np.clip(np.nan_to_num(log, nan=5.0, posinf=5.0, neginf=-5.0), -5.0, 5.0)
         error = 0.5 * (log + np.expm1(np.minimum(log, 2.5)))
         trust = part.runs.trust[there] * (part.runs.trust_ttft[there] if regime == "closed_ttft" else 1.0)
         size = np.abs(error) / _SOFT
         out.append(_WEIGHTS[regime] * trust * _SOFT * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + size * size) - 1)))
-    return np.concatenate(out) if out else np.zeros(0)
-
-
-Pattern = dict[tuple[str, int], Array]
-
-
-def _keys(part: _Part) -> list[tuple[str, int]]:
-    """Regime and position of every error of a part, in the order of `_errors`."""
-    kind = str(part.runs.kind[0])
-    order = (f"{kind}_tpot", f"{kind}_ttft") if kind in ("closed", "open") else _KINDS[kind]
-    return [(regime, int(part.at[k])) for regime in order for k in np.flatnonzero(np.isfinite(part.runs.targets[regime]))]
+    return np.concatenate(out, axis=-1) if out else np.zeros((*values.shape[:-1], 0))
 
 
 class _Problem:
-    """The least-squares problem: residuals and their sparse Jacobian.
+    """The least-squares problem: residuals and their Jacobian.
 
-    Constants of different chips and engines never meet in a row, so that they are moved together in one evaluation.
+    Constants of different chips and engines never meet in a row, so that they are moved together, and all groups of
+    constants that are moved are one evaluation of the model on arrays with a leading axis.
     """
 
-    def __init__(self, runs: Runs, prior: Calibration, chosen: Array, pattern: Pattern | None = None) -> None:
-        """`prior`: a calibration whose values are the priors; `pattern`: of all runs, where it is known already."""
+    def __init__(self, runs: Runs, prior: Calibration, chosen: Array) -> None:
+        """`prior`: a calibration whose values are the priors."""
         self.parts = _parts(runs, prior, chosen)
         self.base = prior.values
         sigma = np.array([record.sigma for record in prior.records])
         self.free = np.flatnonzero(sigma > 0)
         self.sigma = sigma[self.free]
         self.prior = np.log(self.base[self.free])
-        known = {} if pattern is None else pattern
-        self.moves = [
-            np.array([known[key] for key in _keys(part)]) if pattern is not None else self._pattern(part) for part in self.parts
-        ]
-        self.groups = [self._groups(moves) for moves in self.moves]
-
-    def pattern(self) -> Pattern:
-        """(regime, run) -> which constants move its error."""
-        return {
-            key: row
-            for part, moves in zip(self.parts, self.moves, strict=True)
-            for key, row in zip(_keys(part), moves, strict=True)
-        }
+        self.reach = [self._reach(part) for part in self.parts]
+        self.groups = [self._groups(reach) for reach in self.reach]
 
     def values(self, theta: Array) -> Array:
-        values = self.base.copy()
-        values[self.free] = np.exp(theta)
+        values = np.broadcast_to(self.base, (*theta.shape[:-1], len(self.base))).copy()
+        values[..., self.free] = np.exp(theta)
         return values
 
-    def _pattern(self, part: _Part) -> Array:
-        """Which errors each constant moves, at the union of three deterministic points around the prior."""
-        generator = np.random.default_rng(0)
-        moves: Array | None = None
-        for _ in range(3):
-            theta = self.prior + generator.normal(0, 0.4, len(self.prior)) * self.sigma
-            before = _errors(part, self.values(theta))
-            found = np.zeros((len(before), len(theta)), bool)
-            for j in self._reachable(part):
-                moved = theta.copy()
-                moved[j] += 1e-3
-                found[:, j] = _errors(part, self.values(moved)) != before
-            moves = found if moves is None else moves | found
-        assert moves is not None
-        return moves
+    def _reach(self, part: _Part) -> Array:
+        """(errors of the part, free constants): whether the run of the error selects the constant; general ones reach all."""
+        selected = np.zeros((len(part.runs), len(self.base)), bool)
+        for columns in part.selector.columns.values():
+            selected[np.arange(len(part.runs)), columns] = True
+        selected[:, [i for name, i in part.selector.index.items() if "." not in name]] = True
+        kind = str(part.runs.kind[0])
+        order = (f"{kind}_tpot", f"{kind}_ttft") if kind in ("closed", "open") else _KINDS[kind]
+        rows = [np.flatnonzero(np.isfinite(part.runs.targets[regime])) for regime in order]
+        return selected[np.concatenate(rows)][:, self.free]
 
-    def _reachable(self, part: _Part) -> list[int]:
-        """Constants that some run of the part selects, or that belong to all."""
-        selected = {int(i) for columns in part.selector.columns.values() for i in np.unique(columns)}
-        general = {i for name, i in part.selector.index.items() if "." not in name}
-        return [j for j, at in enumerate(self.free) if at in selected or at in general]
-
-    def _groups(self, moves: Array) -> list[Array]:
+    def _groups(self, reach: Array) -> list[Array]:
         groups: list[tuple[list[int], Array]] = []
-        for j in np.argsort(-moves.sum(axis=0), kind="stable"):
-            if not moves[:, j].any():
+        for j in np.argsort(-reach.sum(axis=0), kind="stable"):
+            if not reach[:, j].any():
                 continue
             for members, rows in groups:
-                if not (rows & moves[:, j]).any():
+                if not (rows & reach[:, j]).any():
                     members.append(int(j))
-                    rows |= moves[:, j]
+                    rows |= reach[:, j]
                     break
             else:
-                groups.append(([int(j)], moves[:, j].copy()))
+                groups.append(([int(j)], reach[:, j].copy()))
         return [np.array(members) for members, _ in groups]
 
     def residuals(self, theta: Array) -> Array:
@@ -199,23 +168,21 @@ class _Problem:
 
     def jacobian(self, theta: Array) -> Array:
         blocks = [np.diag(_PRIOR / self.sigma)]
-        for part, moves, groups in zip(self.parts, self.moves, self.groups, strict=True):
-            before = _errors(part, self.values(theta))
-            block = np.zeros(moves.shape)
-            for group in groups:
-                moved = theta.copy()
-                moved[group] += 1e-5
-                slope = (_errors(part, self.values(moved)) - before) / 1e-5
-                for j in group:
-                    block[:, j] = np.where(moves[:, j], slope, 0.0)
+        for part, reach, groups in zip(self.parts, self.reach, self.groups, strict=True):
+            moved = np.tile(theta, (1 + len(groups), 1))
+            for at, group in enumerate(groups, start=1):
+                moved[at, group] += 1e-5
+            errors = _errors(part, self.values(moved))
+            block = np.zeros(reach.shape)
+            for slope, group in zip((errors[1:] - errors[0]) / 1e-5, groups, strict=True):
+                block[:, group] = np.where(reach[:, group], slope[:, None], 0.0)
             blocks.append(block)
         return np.concatenate(blocks)
 
-    def rows_moved(self, count: int) -> list[int]:
+    def rows_moved(self, jacobian: Array, count: int) -> list[int]:
         """How many measurements each constant moves, in the order of the records."""
         moved = np.zeros(count, int)
-        for moves in self.moves:
-            moved[self.free] += moves.sum(axis=0)
+        moved[self.free] = (jacobian[len(self.free) :] != 0).sum(axis=0)
         return moved.tolist()
 
 
@@ -223,21 +190,19 @@ def _at_priors(calibration: Calibration) -> Calibration:
     return replace(calibration, records=tuple(replace(r, value=r.prior) for r in calibration.records))
 
 
-def fit_runs(
-    runs: Runs, prior: Calibration, chosen: Array, evaluations: int = 25, pattern: Pattern | None = None
-) -> Calibration:  # fmt: skip
+def fit_runs(runs: Runs, prior: Calibration, chosen: Array, evaluations: int = 25) -> Calibration:
     """Constants fitted to the chosen runs, starting from the priors (the `prior` column of the calibration given)."""
     from scipy.optimize import least_squares
 
     start = _at_priors(prior)
-    problem = _Problem(runs, start, chosen, pattern)
+    problem = _Problem(runs, start, chosen)
     found = least_squares(
         problem.residuals, problem.prior, jac=problem.jacobian, method="trf", max_nfev=evaluations, ftol=1e-4, xtol=1e-5,
         x_scale=problem.sigma,
     )  # fmt: skip
     values = np.array([r.value for r in start.records])
     values[problem.free] *= np.exp(found.x - problem.prior)
-    moved = problem.rows_moved(len(values))
+    moved = problem.rows_moved(found.jac, len(values))
     free = set(problem.free.tolist())
     records = tuple(
         replace(r, value=float(v), rows=rows, basis=("fitted" if rows else "prior") if i in free else r.basis)
@@ -379,22 +344,22 @@ def folds(runs: Runs, count: int = 5) -> Array:
     return result
 
 
-def out_of_group(runs: Runs, prior: Calibration, groups: Array, pattern: Pattern, evaluations: int = 10) -> dict[str, Array]:
+def out_of_group(runs: Runs, prior: Calibration, groups: Array, evaluations: int = 10) -> dict[str, Array]:
     """regime -> predictions of every run by constants fitted without its group, each fit started from the priors."""
     from concurrent.futures import ProcessPoolExecutor
 
     names = np.unique(groups)
     result = {regime: np.full(len(runs), np.nan) for regime in REGIMES}
     with ProcessPoolExecutor(2) as pool:
-        jobs = [(runs, prior, groups != name, evaluations, pattern) for name in names]
+        jobs = [(runs, prior, groups != name, evaluations) for name in names]
         for name, values in zip(names, pool.map(_left_out, *zip(*jobs, strict=True)), strict=True):
             for regime in REGIMES:
                 result[regime][groups == name] = values[regime][groups == name]
     return result
 
 
-def _left_out(runs: Runs, prior: Calibration, chosen: Array, evaluations: int, pattern: Pattern) -> dict[str, Array]:
-    return predictions(runs, fit_runs(runs, prior, chosen, evaluations, pattern), ~chosen)
+def _left_out(runs: Runs, prior: Calibration, chosen: Array, evaluations: int) -> dict[str, Array]:
+    return predictions(runs, fit_runs(runs, prior, chosen, evaluations), ~chosen)
 
 
 def _half_widths(runs: Runs, predicted: Mapping[str, Array], share: float = 0.8) -> dict[str, float]:
@@ -413,8 +378,7 @@ def cross_validate(
         [str(row.get("source", "")).split(" id=")[0].split(" closed/")[0].split("bench/examples")[0] for row in rows]
     )
     named = {"random": folds(runs), "model": runs.model, "chip": runs.chip, "source": sources}
-    pattern = _Problem(runs, _at_priors(prior), np.ones(len(runs), bool)).pattern()
-    predicted = {name: out_of_group(runs, prior, groups, pattern) for name, groups in named.items()}
+    predicted = {name: out_of_group(runs, prior, groups) for name, groups in named.items()}
     widths = {name: _half_widths(runs, values) for name, values in predicted.items()}
     intervals = {}
     for regime in REGIMES:
