@@ -213,7 +213,7 @@ def fit_runs(runs: Runs, prior: Calibration, chosen: Array, evaluations: int = 2
 
 def _covered(runs: Runs, chosen: Array) -> dict[str, dict[str, int]]:
     covered: dict[str, dict[str, int]] = {}
-    for kind, names in (("model", runs.model), ("chip", runs.chip), ("engine", runs.engine)):
+    for kind, names in (("model", runs.model), ("chip", runs.chip), ("engine", runs.engine_said)):
         found, counts = np.unique(names[chosen], return_counts=True)
         covered[kind] = {str(name): int(count) for name, count in zip(found, counts, strict=True)}
     return covered
@@ -275,7 +275,7 @@ def validate_serving(path_or_rows: str | Path | Sequence[Row], constants: Calibr
                 if not (math.isfinite(value) and value > 0):
                     reasons[at[k]] = f"no finite prediction of {regime}"
                     continue
-                width = calibration.half_width(regime, str(runs.model[k]), str(runs.chip[k]), str(runs.engine[k]))
+                width = calibration.half_width(regime, str(runs.model[k]), str(runs.chip[k]), str(runs.engine_said[k]))
                 found.append(
                     {"id": _id(rows, at[k]), "row": at[k], "regime": regime, "predicted": value,
                      "measured": float(runs.targets[regime][k]), "low": value * math.exp(-width), "high": value * math.exp(width),

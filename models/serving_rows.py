@@ -38,10 +38,11 @@ COLUMNS = (
     "concurrency_or_batch", "scenario", "request_rate_qps", "ttft_ms", "tpot_ms", "output_tokens_per_s_total",
     "total_tokens_per_s", "tokens_per_s_per_accelerator", "verified", "note",
 )  # fmt: skip
-_NEEDED = ("model", "hardware", "engine", "weight_precision", "scenario")
+_NEEDED = ("model", "hardware")
+_MEASURED = ("ttft_ms", "tpot_ms", "output_tokens_per_s_total")
 
-# Stored bytes per element and the bits that are multiplied in. 4-bit block formats: 16 elements to an 8-bit scale (nvfp4),
-# 32 (mxfp4); "mxfp4" and "int4" checkpoints quantise the experts only.
+# Stored bytes per element. 4-bit block formats: 16 elements to an 8-bit scale (nvfp4), 32 (mxfp4). "mxfp4" and "int4"
+# checkpoints of mixtures of experts quantise the experts only; int4 weights are multiplied in 16 bits.
 _BYTES = {
     "fp32": 4.0,
     "fp16": 2.0,
@@ -55,6 +56,14 @@ _BYTES = {
 }
 
 
+_FORMATS = (  # the first that a spelling contains, without punctuation
+    ("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("fp4", "fp4"), ("w4a16", "int4"), ("w4a8", "int4"), ("int4", "int4"), ("awq", "int4"),
+    ("gptq", "int4"), ("w8a8fp8", "fp8"), ("fp8", "fp8"), ("e4m3", "fp8"), ("e5m2", "fp8"), ("w8a8", "int8"), ("w8a16", "int8"),
+    ("int8", "int8"), ("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16"), ("float16", "fp16"), ("half", "fp16"),
+    ("fp32", "fp32"), ("float32", "fp32"),
+)  # fmt: skip
+
+
 class MeasurementError(ValueError):
     """A measurement file that cannot be used. The message is one clear line."""
 
@@ -64,12 +73,24 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     file = Path(path)
     if not file.is_file():
         raise MeasurementError(f"{file}: no such file")
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise MeasurementError(f"{file}: missing columns {', '.join(missing)} (needed: {', '.join(_NEEDED)})")
-        return [{key: value or "" for key, value in row.items() if key} for row in reader]
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            names = {name: name.strip().lower() for name in reader.fieldnames or () if name}
+            if not names:
+                raise MeasurementError(
+                    f"{file}: empty, expected a CSV whose first line names columns such as {', '.join(_NEEDED)}"
+                )
+            missing = [name for name in _NEEDED if name not in names.values()]
+            if not set(_MEASURED) & set(names.values()):
+                missing.append(" or ".join(_MEASURED))
+            if missing:
+                raise MeasurementError(f"{file}: missing columns {', '.join(missing)}")
+            return [{names[key]: (value or "").strip() for key, value in row.items() if key in names} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MeasurementError(f"{file}: not a CSV in UTF-8: {error}") from None
+    except OSError as error:
+        raise MeasurementError(f"{file}: cannot read: {error.strerror}") from None
 
 
 def read_benchmark(path: str | Path, **columns: str) -> dict[str, str]:
@@ -158,9 +179,9 @@ def _text(value: float) -> str:
 
 
 def number(value: Any, default: float = math.nan) -> float:
-    """`value` as a number, `default` where it is blank, not a number, or text."""
+    """`value` as a number (thousands may be set off by commas), `default` where it is blank, not a number, or text."""
     try:
-        result = float(value)
+        result = float(re.sub(r"(?<=\d),(?=\d{3}\b)", "", value) if isinstance(value, str) else value)
     except (TypeError, ValueError):
         return default
     return default if math.isnan(result) else result
@@ -196,9 +217,11 @@ def is_static(row: Row) -> bool:
 
 def engine_of(row: Row) -> str:
     """The engine generation (serving_engines.csv) of a row. An engine that is not known is taken for vLLM."""
+    return _engine_generation(row) or "vllm"
+
+
+def _engine_generation(row: Row) -> str | None:
     text, source = str(row.get("engine", "")).lower(), str(row.get("source", "")).lower()
-    found = re.search(r"(\d+)\.(\d+)", text)
-    version = (int(found[1]), int(found[2])) if found else None
     if text in {r["engine"] for r in table("serving_engines")}:
         return text
     if "mlperf" in source or "mlcommons" in source:
@@ -206,6 +229,7 @@ def engine_of(row: Row) -> str:
     if "sglang" in text:
         return "sglang"
     if "trt" in text or "tensorrt" in text:
+        version = _version(text, r"\D*?")
         if "static" in text or "2024" in text or (version and version < (0, 10)):
             return "trt_static"
         if version and version[0] == 0:
@@ -214,35 +238,49 @@ def engine_of(row: Row) -> str:
     if "deepspeed" in text:
         return "deepspeed"
     if "vllm" in text:
+        version = _version(text, r".*?vllm[^\d,;(]*")
         if "2023" in text:
             return "vllm23"
         if "2024" in text or (version and version < (0, 6)):
             return "vllm24"
-        if version and version < (0, 15):
-            return "vllm_old"
-    return "vllm"
+        return "vllm_old" if version and version < (0, 15) else "vllm"
+    return None
+
+
+def _version(text: str, before: str) -> tuple[int, int] | None:
+    found = re.match(before + r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 # ------------------------------------------------------------------------------------------------- chips and models
 
 
+_MAKERS = re.compile(r"\b(nvidia|amd|intel|google|cloud|aws|habana|instinct|tesla|geforce|radeon|quadro)\b", re.IGNORECASE)
+_VARIANT = re.compile(r"\d+(gb|gib|g)?|sxm\d*|pcie|hbm\w*|nvl\d*|x\d+")  # what tells cards of one chip apart
+
+
 def chip_of(name: str, catalog: Catalog) -> Accelerator | None:
-    """The catalogue's accelerator that a row's hardware name means; None where nothing is like it."""
-    for spelling in (name, re.sub(r"[- ]?\d+ ?gb$", "", name, flags=re.IGNORECASE)):
+    """The catalogue's accelerator that a row's hardware name means; None where nothing is like it.
+
+    Makers and counts ("8x NVIDIA H100") are left aside; the chip itself must be named, form and memory choose among its cards.
+    """
+    bare = re.sub(r"^\s*\d+ ?x ?(?=[a-z])", "", _MAKERS.sub(" ", name), flags=re.IGNORECASE).strip(" -_")
+    for spelling in (name, bare, re.sub(r"[- ]?\d+ ?gb$", "", bare, flags=re.IGNORECASE)):
         try:
             found = catalog.find("chips", spelling)
         except UnknownName:
             continue
         assert isinstance(found, Accelerator)
         return found
-    asked = [t for t in re.split(r"[^a-z0-9]+", name.lower()) if t]
+    asked = [t for t in re.split(r"[^a-z0-9]+", bare.lower()) if t]
+    wanted = [t for t in asked if any(c.isdigit() for c in t) and not _VARIANT.fullmatch(t)] or asked[:1]
     best: tuple[float, str] | None = None
     for chip in catalog.chips.values():
         for spelling in (chip.name, *chip.aliases):
             tokens = [t for t in re.split(r"[^a-z0-9]+", spelling.lower()) if t]
-            if not tokens or not asked or tokens[0].rstrip("x") != asked[0].rstrip("x"):
+            if not wanted or not all(any(t.rstrip("x") == w.rstrip("x") for t in tokens) for w in wanted):
                 continue
-            shared = sum(any(a.startswith(t) or t.startswith(a) for t in tokens[1:]) for a in asked[1:])
+            shared = sum(any(a.startswith(t) or t.startswith(a) for t in tokens) for a in asked)
             score = (shared - 0.1 * len(tokens), chip.name)
             if best is None or score > best:
                 best = score
@@ -252,10 +290,11 @@ def chip_of(name: str, catalog: Catalog) -> Accelerator | None:
 def model_of(row: Row, catalog: Catalog) -> Transformer | None:
     """The transformer of a row: the catalogue's by name or by shape, with the row's own figures; None without any figure."""
     found = _known_model(row, catalog)
-    total = number(row.get("params_b"), found.parameters / 1e9 if found else math.nan) * 1e9
+    said, said_active = _sizes_in(str(row.get("model", "")))
+    total = number(row.get("params_b"), found.parameters / 1e9 if found else said) * 1e9
     if math.isnan(total):
         return None
-    active = number(row.get("active_params_b"), found.active_parameters / 1e9 if found else total / 1e9) * 1e9
+    active = number(row.get("active_params_b"), found.active_parameters / 1e9 if found else min(said_active, total / 1e9)) * 1e9
     kv = str(row.get("kv_heads", ""))
     if found is None:
         layers = int(number(row.get("layers"), round(6.0 * (active / 1e9) ** 0.45 + 18)))  # the trend over published models
@@ -283,7 +322,8 @@ def model_of(row: Row, catalog: Catalog) -> Transformer | None:
 
 def _known_model(row: Row, catalog: Catalog) -> Transformer | None:
     name = str(row.get("model", ""))
-    for spelling in (name, name.split("/")[-1], name.split("/")[0]):
+    plain = _EDITION.sub("", name.split("/")[-1])
+    for spelling in (name, name.split("/")[-1], name.split("/")[0], plain):
         try:
             found = catalog.find("models", spelling)
         except UnknownName:
@@ -291,7 +331,7 @@ def _known_model(row: Row, catalog: Catalog) -> Transformer | None:
         if isinstance(found, Transformer) and found.kv_layers + found.state_layers:
             return found
     total, layers, hidden = (number(row.get(k)) for k in ("params_b", "layers", "hidden"))
-    asked = _letters(name.split("/")[-1])
+    asked = _letters(plain)
     near: list[tuple[float, str]] = []
     for known in catalog.models.values():
         if not isinstance(known, Transformer) or not known.kv_layers + known.state_layers:
@@ -304,6 +344,31 @@ def _known_model(row: Row, catalog: Catalog) -> Transformer | None:
             near.append((1 + apart, known.name))
     chosen = catalog.models[min(near)[1]] if near else None
     return chosen if isinstance(chosen, Transformer) else None
+
+
+# What a checkpoint's name adds to that of its model: tuning, number format, date.
+_EDITION = re.compile(
+    r"[-_ .](instruct|chat|it|hf|base|thinking|preview|kv|dynamic|static|awq|gptq|(nv|mx)?fp(4|8|16)|bf16|int[48]|w\da\d+|"
+    r"quantized[.\w]*|v0\.\d|\d{4}|block|2507)(?=$|[-_ .])",
+    re.IGNORECASE,
+)
+
+
+def format_of(*spellings: Any) -> str:
+    """The number format (a key of `_BYTES`) that the first of some spellings names; "" where none does."""
+    for spelling in spellings:
+        text = re.sub(r"[^a-z0-9]", "", str(spelling or "").lower())
+        for part, name in _FORMATS:
+            if part in text:
+                return name
+    return ""
+
+
+def _sizes_in(name: str) -> tuple[float, float]:
+    """(total, active) billions of parameters that a model's name states ("Qwen3-30B-A3B": 30 and 3), nan and infinity if not."""
+    total = re.search(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)b(?![a-z0-9])", name, re.IGNORECASE)
+    active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z0-9])", name, re.IGNORECASE)
+    return float(total[1]) if total else math.nan, float(active[1]) if active else math.inf
 
 
 def _letters(text: str) -> str:
@@ -321,6 +386,7 @@ class Run:
     chip: Accelerator
     model: str
     engine: str
+    engine_said: str  # the generation, or the row's own words where they name none
     work: serving.Work
     device: serving.Device
     layouts: serving.Layouts
@@ -341,6 +407,7 @@ class Runs:
     chip: Any
     model: Any
     engine: Any
+    engine_said: Any
     family: Any
     vendor: Any
     work: serving.Work
@@ -394,18 +461,19 @@ def run_of(row: Row, catalog: Catalog) -> Run:
     mlperf = "mlcommons" in source.lower() or "mlperf" in source.lower()
 
     # Precision. MLPerf lists the checkpoint it started from; its engines run the lowest precision that the chip supports.
-    weights, cache = str(row.get("weight_precision", "")).lower(), str(row.get("kv_precision", "")).lower()
+    weights = format_of(row.get("weight_precision"), row.get("model")) or "bf16"
+    cache = format_of(row.get("kv_precision"))
     if mlperf and weights in ("fp16", "bf16") and cache == "fp8":
         weights = "fp4" if "fp4" in chip.peak else "fp8"
-    if cache in ("", "nan", "auto"):
+    if not cache:
         cache = "fp8" if weights in ("fp8", "fp4") and not engine.startswith(("vllm", "sglang")) else "bf16"
-    experts_only = weights in ("mxfp4", "int4")
+    experts_only = moe and weights in ("mxfp4", "int4")
     expert_bytes = _BYTES.get(weights, 2.0)
     dense_bytes = 2.0 if experts_only else expert_bytes
     peaks = {16: chip.peak.get("bf16", chip.peak.get("fp16")), 8: chip.peak.get("fp8"), 4: chip.peak.get("fp4")}
     if peaks[16] is None:
         raise MeasurementError(f"no 16-bit peak of {chip.name} is known")
-    bits = 16 if experts_only or dense_bytes >= 2 or family in ("ampere", "cdna2") else 8
+    bits = 16 if weights == "int4" or experts_only or dense_bytes >= 2 or family in ("ampere", "cdna2") else 8
     if weights in ("fp4", "nvfp4"):
         bits = 4 if peaks[4] is not None else 8
     if peaks[bits] is None:
@@ -481,7 +549,7 @@ def run_of(row: Row, catalog: Catalog) -> Run:
     doubts *= 0.3 if "SUSPECT" in note else 1.0
     doubts *= 0.7 if math.isnan(given_input) else 1.0
     return Run(
-        kind, chip, model.name, engine, work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing), loaded,
+        kind, chip, model.name, engine, _engine_generation(row) or f"engine {row.get('engine')!r}", work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing), loaded,
         bits, expert_bits, tflops_per_watt(chip), doubts, 0.02 if "TTFT OUTLIER" in note else 1.0,
     )  # fmt: skip
 
@@ -505,6 +573,7 @@ def runs_of(rows: Sequence[Row], catalog: Catalog | None = None) -> tuple[Runs |
             chip=np.array([r.chip.name for r in runs]),
             model=np.array([r.model for r in runs]),
             engine=np.array([r.engine for r in runs]),
+            engine_said=np.array([r.engine_said for r in runs]),
             family=np.array([family_of(r.chip.name, r.chip.vendor) for r in runs]),
             vendor=np.array([r.chip.vendor for r in runs]),
             work=_stacked([r.work for r in runs]),

@@ -9,6 +9,7 @@ import pytest
 from models import serving_fit, serving_rows
 from models.calibration import REGIMES, calibration_from, calibration_to, serving_measurements, stored_calibration
 from models.serving_replica import ReplicaError, evaluate_replica
+from zoo.catalog import load
 
 ROWS = serving_rows.read_rows(serving_measurements())
 REPLICA = {
@@ -72,7 +73,7 @@ def test_strange_rows_are_skipped_with_a_reason_or_predicted() -> None:
             "layers": "40",
             "hidden": "5120",
         },
-        {**base, "id": "bare", "model": "Nobody-13B", **dict.fromkeys(("params_b", "layers", "hidden", "heads", "vocab"), "")},
+        {**base, "id": "bare", "model": "Nobody-Large", **dict.fromkeys(("params_b", "layers", "hidden", "heads", "vocab"), "")},
         {**base, "id": "moe", "model": "Nobody-MoE", "params_b": "100", "active_params_b": "6", "layers": "", "hidden": ""},
         {**base, "id": "engine", "engine": "SomethingNew 7.1"},
         {**base, "id": "amd", "hardware": "MI355X-288GB"},
@@ -172,3 +173,102 @@ def test_replica_errors_are_one_line(change: dict, message: str) -> None:
     with pytest.raises(ReplicaError, match=message) as caught:
         evaluate_replica({**REPLICA, **change})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "chip"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"), ("8xH100-SXM5", "h100-sxm"), ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("AMD Instinct MI300X", "mi300x"), ("h200_sxm", "h200-sxm"), ("GB200 NVL72", "gb200"), ("TPU v6e", "tpu-v6e"),
+        ("v5e-8", "tpu-v5e"), ("Intel Gaudi 3", "gaudi3"), ("H100 NVL", "h100-nvl"), ("RTX A6000", None), ("Quantum-9000", None),
+    ],
+)  # fmt: skip
+def test_chips_by_the_names_that_people_write(spelling: str, chip: str | None) -> None:
+    found = serving_rows.chip_of(spelling, load())
+    assert (found.name if found else None) == chip
+
+
+@pytest.mark.parametrize(
+    ("spelling", "model"),
+    [
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.3-70b"), ("RedHatAI/Meta-Llama-3.1-70B-Instruct-FP8", "llama-3.1-70b"),
+        ("nvidia/DeepSeek-R1-FP4", "deepseek-r1"), ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b"),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507", "qwen3-235b-a22b"), ("openai/gpt-oss-20b", "gpt-oss-20b"),
+        ("google/gemma-2-27b-it", "gemma-2-27b"), ("nobody/Nothing", None),
+    ],
+)  # fmt: skip
+def test_models_by_the_names_that_people_write(spelling: str, model: str | None) -> None:
+    found = serving_rows.model_of({"model": spelling}, load())
+    assert (found.name if found else None) == model
+
+
+def test_an_unknown_model_has_the_size_that_its_name_states() -> None:
+    found = serving_rows.model_of({"model": "01-ai/Somebody-30B-A3B"}, load())
+    assert found is not None and (found.parameters, found.active_parameters) == (30e9, 3e9)
+
+
+@pytest.mark.parametrize(
+    ("words", "generation"),
+    [
+        ("vLLM 0.9.1 (ROCm 6.4.1)", "vllm_old"), ("vLLM ROCm 6.3", "vllm"), ("vllm 0.4.3+rocm614", "vllm24"), ("SGLang v0.5.6", "sglang"),
+        ("TensorRT-LLM 0.17 (C++ runtime)", "trt_cpp"), ("TensorRT-LLM 1.2.0rc1", "trt_py"), ("trtllm", "trt_py"),
+    ],
+)  # fmt: skip
+def test_engines_by_the_names_that_people_write(words: str, generation: str) -> None:
+    assert serving_rows.engine_of({"engine": words}) == generation
+
+
+@pytest.mark.parametrize("engine", ["tgi", "LMDeploy 0.7", "jetstream", "hex-llm", "optimum-habana", "", "DeepSeek in-house 2"])
+def test_an_engine_that_nobody_measured_has_the_widest_interval(engine: str) -> None:
+    base = next(row for row in ROWS if serving_rows.engine_of(row) == "vllm" and "closed_tpot" in serving_rows.targets_of(row))
+    known, other = (
+        serving_fit.validate_serving([{**base, "engine": name, "source": ""}])["predictions"][0]
+        for name in ("vllm 0.18.0", engine)
+    )
+    assert other["predicted"] == pytest.approx(known["predicted"])
+    assert other["high"] / other["predicted"] > 1.1 * known["high"] / known["predicted"]
+
+
+@pytest.mark.parametrize(
+    ("spellings", "expected"),
+    [
+        (("FP8",), "fp8"), (("fp8_e4m3",), "fp8"), (("W8A8-INT8",), "int8"), (("AWQ",), "int4"), (("w4a16",), "int4"),
+        (("NVFP4",), "nvfp4"), (("BFloat16",), "bf16"), (("float16",), "fp16"), (("", "RedHatAI/Llama-FP8"), "fp8"), (("auto",), ""),
+    ],
+)  # fmt: skip
+def test_number_formats_by_the_names_that_people_write(spellings: tuple[str, ...], expected: str) -> None:
+    assert serving_rows.format_of(*spellings) == expected
+
+
+def test_four_bit_weights_of_a_dense_model_are_small() -> None:
+    """70 billion 4-bit weights are 37 GB: they run on one card of 80 GB, and decode faster than 16-bit ones on two."""
+    row = {"model": "Llama-3.1-70B", "hardware": "H100", "engine": "vllm", "isl": "500", "osl": "100", "tpot_ms": "30",
+           "concurrency_or_batch": "1", "scenario": "online"}  # fmt: skip
+    narrow = serving_fit.validate_serving([{**row, "weight_precision": "AWQ", "tp": "1", "n_accelerators": "1"}])
+    wide = serving_fit.validate_serving([{**row, "weight_precision": "bf16", "tp": "2", "n_accelerators": "2"}])
+    assert narrow["out_of_memory"] == 0
+    assert narrow["predictions"][0]["predicted"] < wide["predictions"][0]["predicted"]
+
+
+def test_files_of_other_shapes(tmp_path: Path) -> None:
+    """Columns in any order, spelled with spaces and capitals, optional ones missing; thousands with commas; no rows at all."""
+    file = tmp_path / "bench.csv"
+    file.write_text('tpot_ms, Hardware,ISL,model,concurrency_or_batch\n20,H100,"1,000",Llama-3.1-8B,8\n,H100,5,Llama-3.1-8B,\n')
+    report = serving_fit.validate_serving(file)
+    assert (report["rows"], report["predicted"]) == (2, 1)
+    assert [s["id"] for s in report["skipped"]] == ["row 2"]
+    file.write_text("model,hardware,tpot_ms\n")
+    empty = serving_fit.validate_serving(file)
+    assert (empty["rows"], empty["predicted"], empty["skipped"]) == (0, 0, [])
+    assert all(r["n"] == 0 and r["mape"] is None for r in empty["regimes"].values())
+    file.write_text("model,hardware,tpot_ms\nx,y,\n")
+    assert len(serving_fit.validate_serving(file)["skipped"]) == 1
+    for content, message in (
+        (b"", "empty"),
+        (b"model,hardware\n", "missing columns ttft_ms or"),
+        (b"\xff\xfe\x00a", "not a CSV"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            serving_fit.validate_serving(file)
+        assert "bench.csv" in str(caught.value) and "\n" not in str(caught.value)
