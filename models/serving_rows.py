@@ -57,10 +57,10 @@ _BYTES = {
 
 
 _FORMATS = (  # the first that a spelling contains, without punctuation
-    ("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("fp4", "fp4"), ("w4a16", "int4"), ("w4a8", "int4"), ("int4", "int4"), ("awq", "int4"),
-    ("gptq", "int4"), ("w8a8fp8", "fp8"), ("fp8", "fp8"), ("e4m3", "fp8"), ("e5m2", "fp8"), ("w8a8", "int8"), ("w8a16", "int8"),
-    ("int8", "int8"), ("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16"), ("float16", "fp16"), ("half", "fp16"),
-    ("fp32", "fp32"), ("float32", "fp32"),
+    ("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("fp4", "fp4"), ("w4a16", "int4"), ("w4a8", "int4"), ("int4", "int4"),
+    ("awq", "int4"), ("gptq", "int4"), ("w8a8fp8", "fp8"), ("fp8", "fp8"), ("e4m3", "fp8"), ("e5m2", "fp8"), ("w8a8", "int8"),
+    ("w8a16", "int8"), ("int8", "int8"), ("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16"), ("float16", "fp16"),
+    ("half", "fp16"), ("fp32", "fp32"), ("float32", "fp32"),
 )  # fmt: skip
 
 
@@ -545,11 +545,12 @@ def run_of(row: Row, catalog: Catalog) -> Run:
         batch=loaded.concurrency, expert_bytes=Q(expert_bytes, "byte"), expert_peak=expert_peak,
         expert_efficiency=np.float64(1.0),  # type: ignore[arg-type]
     )  # fmt: skip
+    said = _engine_generation(row) or f"engine {row.get('engine')!r}"
     doubts = 0.6 if "MTP" in note else 1.0
     doubts *= 0.3 if "SUSPECT" in note else 1.0
     doubts *= 0.7 if math.isnan(given_input) else 1.0
     return Run(
-        kind, chip, model.name, engine, _engine_generation(row) or f"engine {row.get('engine')!r}", work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing), loaded,
+        kind, chip, model.name, engine, said, work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing), loaded,
         bits, expert_bits, tflops_per_watt(chip), doubts, 0.02 if "TTFT OUTLIER" in note else 1.0,
     )  # fmt: skip
 

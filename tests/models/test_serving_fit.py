@@ -210,7 +210,8 @@ def test_an_unknown_model_has_the_size_that_its_name_states() -> None:
 @pytest.mark.parametrize(
     ("words", "generation"),
     [
-        ("vLLM 0.9.1 (ROCm 6.4.1)", "vllm_old"), ("vLLM ROCm 6.3", "vllm"), ("vllm 0.4.3+rocm614", "vllm24"), ("SGLang v0.5.6", "sglang"),
+        ("vLLM 0.9.1 (ROCm 6.4.1)", "vllm_old"), ("vLLM ROCm 6.3", "vllm"), ("vllm 0.4.3+rocm614", "vllm24"),
+        ("SGLang v0.5.6", "sglang"),
         ("TensorRT-LLM 0.17 (C++ runtime)", "trt_cpp"), ("TensorRT-LLM 1.2.0rc1", "trt_py"), ("trtllm", "trt_py"),
     ],
 )  # fmt: skip
@@ -233,7 +234,8 @@ def test_an_engine_that_nobody_measured_has_the_widest_interval(engine: str) -> 
     ("spellings", "expected"),
     [
         (("FP8",), "fp8"), (("fp8_e4m3",), "fp8"), (("W8A8-INT8",), "int8"), (("AWQ",), "int4"), (("w4a16",), "int4"),
-        (("NVFP4",), "nvfp4"), (("BFloat16",), "bf16"), (("float16",), "fp16"), (("", "RedHatAI/Llama-FP8"), "fp8"), (("auto",), ""),
+        (("NVFP4",), "nvfp4"), (("BFloat16",), "bf16"), (("float16",), "fp16"), (("", "RedHatAI/Llama-FP8"), "fp8"),
+        (("auto",), ""),
     ],
 )  # fmt: skip
 def test_number_formats_by_the_names_that_people_write(spellings: tuple[str, ...], expected: str) -> None:
