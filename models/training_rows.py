@@ -29,7 +29,11 @@ from .training_memory import minimum_memory, peak_memory
 
 MEASUREMENTS = Path(__file__).with_name("data") / "training_measurements.csv"
 REQUIRED = ("id", "model", "hardware", "seq_len", "tp", "pp", "global_batch_sequences", "iteration_s")
-_RECOMPUTE = {"none": NONE, "selective": SELECTIVE, "full": FULL}
+_RECOMPUTE = {
+    "none": NONE, "no": NONE, "false": NONE, "off": NONE,
+    "selective": SELECTIVE, "attention": SELECTIVE, "core_attn": SELECTIVE, "op": SELECTIVE,
+    "full": FULL, "yes": FULL, "true": FULL, "on": FULL, "block": FULL,
+}  # fmt: skip
 # zero_or_fsdp -> (ZeRO stage, FSDP)
 _SHARDING = {
     "none": (0, False),
@@ -40,6 +44,23 @@ _SHARDING = {
     "fsdp_grad_op": (2, True),
     "fsdp_zero2": (2, True),
 }
+# Other words for them, without what is between the letters and digits.
+_SHARDING_WORDS = {
+    "ddp": "none", "dp": "none", "no": "none", "zero0": "none", "distributedoptimizer": "zero1", "fsdp": "fsdp_full",
+    "fsdp1": "fsdp_full", "fsdp2": "fsdp_full", "fullshard": "fsdp_full", "hsdp": "fsdp_full", "hybridshard": "fsdp_full",
+    "shardgradop": "fsdp_grad_op", "stage1": "zero1", "stage2": "zero2", "stage3": "zero3", "1": "zero1", "2": "zero2",
+    "3": "zero3",
+}  # fmt: skip
+
+
+# Words of a chip's name that tell no chip apart: who makes it, and the kind of its memory, as drivers print them.
+_MAKERS = re.compile(
+    r"\b(nvidia|tesla|amd|instinct|radeon|intel|habana|google|cloud|aws|amazon|huawei|hbm\d?e?|gpu|oam)\b", re.IGNORECASE
+)
+_BLANK = ("", "nan", "n/a", "na", "none", "null", "-", "?", "unknown")
+# A row that names no stack ran an old one, unless its chip is of this year or later: FlashAttention and overlapped collectives
+# have been in every stack since (Megatron-Core, NeMo, FSDP).
+_MODERN = 2022
 
 
 class Unpredictable(ValueError):
@@ -86,10 +107,10 @@ class _Cells:
 
     def number(self, column: str) -> float | None:
         text = self.text(column)
-        if not text or text.lower() == "nan":
+        if text.lower() in _BLANK:
             return None
         try:
-            value = float(text)
+            value = float(re.sub(r"(?<=\d),(?=\d{3})", "", text))
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and value > 0):
@@ -191,6 +212,30 @@ def _stack_name(s: str, n: str, sharding: str, hardware: str) -> tuple[str, str]
     if sharding.startswith("fsdp"):
         return "fsdp", ""
     return ("maxtext" if hardware.upper().startswith("TPU") else "other"), ""
+
+
+def chip_of(name: str, zoo: Zoo) -> Accelerator:
+    """The zoo's record of a chip, by any of its spellings; as a driver prints it, with its maker and kind of memory, too.
+
+    Raises zoo.errors.UnknownName, a ValueError, where there is none.
+    """
+    try:
+        found: Accelerator = zoo.find("chips", name)
+    except ValueError:
+        bare = re.sub(r"(?i)sxm\d", "sxm", _MAKERS.sub(" ", name)).strip(" -_")
+        if normalise(bare) == normalise(name):
+            raise
+        found = zoo.find("chips", bare)
+    return found
+
+
+def sharding_of(text: str) -> str:
+    """A row's sharding cell in the words of `_SHARDING`, where it is one of them or of their other spellings."""
+    word = text.lower()
+    if word in _SHARDING:
+        return word
+    bare = normalise(text)
+    return _SHARDING_WORDS.get(bare, bare if bare in _SHARDING else "" if word in _BLANK else word)
 
 
 def precision_of(text: str) -> str:
@@ -375,13 +420,16 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
     hardware, source, note = cells.text("hardware"), cells.text("source"), cells.text("note")
     if not hardware:
         raise Unpredictable("hardware is blank")
-    chip = zoo.find("chips", hardware)
+    chip = chip_of(hardware, zoo)
     family = family_of(chip.name)
-    stated = cells.text("precision")
+    stated = cells.text("precision") if cells.text("precision").lower() not in (*_BLANK, "mixed", "amp") else ""
     precision = precision_of(stated) if stated else ("bf16" if "bf16" in chip.peak else "fp16")
-    sharding = cells.text("zero_or_fsdp").lower()
+    sharding = sharding_of(cells.text("zero_or_fsdp"))
     used = stack_of(source, note, sharding, hardware)
     inferred: list[str] = [] if stated else [f"precision {precision}"]
+    if used.name == "other" and chip.year is not None and chip.year >= _MODERN:
+        used = stack("megatron-core", used.release, used.options)
+        inferred.append("stack megatron-core")
     model, about = model_of(cells, zoo)
     inferred += about
     sequence, batch = cells.count("seq_len"), cells.count("global_batch_sequences")

@@ -116,3 +116,31 @@ def test_a_memory_variant_is_read_from_the_note():
     assert read.run.machine.memory.m_as("GiB") == pytest.approx(96)
     assert read.run.machine.memory_bandwidth.m_as("TB/s") == pytest.approx(2.4)
     assert read.setting.stack.options == ("500W",)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("AMD Instinct MI250X", "mi250x"),
+        ("A100-40GB-SXM", "a100-sxm-40gb"),
+    ],
+)
+def test_chips_as_drivers_print_them(spelling, name):
+    assert r.chip_of(spelling, ZOO).name == name
+
+
+def test_an_unnamed_stack_is_of_its_chip_s_time():
+    old, new = case(source="a lab"), case(source="a lab", hardware="H100-80GB-SXM", precision="bf16")
+    assert old.setting.stack.name == "other" and new.setting.stack.name == "megatron-core"
+    assert "stack megatron-core" in new.inferred and "stack megatron-core" not in old.inferred
+
+
+def test_other_words_for_blank_cells_sharding_and_recompute():
+    read = case(virtual_stages="n/a", global_batch_sequences="1,024", n_accelerators="256", dp="", precision="mixed")
+    assert read.run.job.global_batch == 1024 and {"virtual_stages", "precision bf16"} & set(read.inferred)
+    assert [r.sharding_of(text) for text in ("FSDP", "ZeRO-3", "zero 1", "DDP", "stage3", "fsdp_grad_op", "N/A")] == [
+        "fsdp_full", "zero3", "zero1", "none", "zero3", "fsdp_grad_op", "",
+    ]  # fmt: skip
+    assert case(activation_recompute="Yes").run.layouts.recompute == FULL
