@@ -38,6 +38,7 @@ ASSUMPTIONS = (
 )
 
 _NO_TIME = Q(0.0, "s")
+_UNMEASURED = "prefill and decode apart"  # no engine of serving_coverage.csv
 _PAGE = Q(16.0, "token")
 
 
@@ -132,6 +133,7 @@ class Work:
     cache_read: Quantity  # [byte] that one sequence's decode step reads, mean context
     cache_live: Quantity  # [byte] that one sequence holds on average
     cache_longest: Quantity  # [byte] that one sequence holds at its end
+    cache_prompt: Quantity  # [byte] that its prompt alone holds
     step_attention: Quantity  # [FLOP] of one sequence's decode step
     prompt_attention: Quantity  # [FLOP] of one prompt
 
@@ -184,6 +186,8 @@ class Replica:
     first_token_time: Quantity  # both
     tpot: Quantity
     residence: Quantity
+    dispatch: Quantity  # of the delay, what there is without any decode step: network stack, one step's fixed costs
+    prompt_cache: Quantity  # [byte] of one prompt on one accelerator of the group that holds it
     prefill_time_high: Quantity
     first_token_delay_high: Quantity
     first_token_time_high: Quantity
@@ -316,6 +320,7 @@ def work_of(
         cache_read=read,
         cache_live=node.kv_bytes_per_sequence(model, mean, kv_bytes, _PAGE),
         cache_longest=node.kv_bytes_per_sequence(model, longest, kv_bytes, _PAGE),
+        cache_prompt=node.kv_bytes_per_sequence(model, traffic.input, kv_bytes, _PAGE),
         step_attention=step,
         prompt_attention=prompt,
     )
@@ -469,6 +474,13 @@ def _stack(*parts: Any, like: Array | None = None) -> Array:
     return result
 
 
+def bus_bandwidth(links: Links, device: Device, c: Constants) -> Quantity:
+    """What the chips of one machine reach between each other [byte/s]: a fraction of the scale-up link, or PCIe's constant."""
+    reached = links.inside.m_as("byte/s") * c.bus_bandwidth
+    pcie = np.minimum(c.pcie_bandwidth.m_as("byte/s"), _positive(links.inside))
+    return Q(np.where(device.linked, reached, pcie), "byte/s")
+
+
 def communication_time(d: Deployment, seen: Array) -> Quantity:
     """Collectives of one pass through one stage; `seen` are the tokens of one attention rank.
 
@@ -479,15 +491,7 @@ def communication_time(d: Deployment, seen: Array) -> Quantity:
     w, x, c = d.work, d.layouts, d.constants
     elements = seen * w.hidden
     activations = Q(elements * 2.0, "byte")
-    inside = d.links.inside
-    bus = Q(
-        np.where(
-            d.device.linked,
-            inside.m_as("byte/s") * c.bus_bandwidth,
-            np.minimum(c.pcie_bandwidth.m_as("byte/s"), _positive(inside)),
-        ),
-        "byte/s",
-    )
+    bus = bus_bandwidth(d.links, d.device, c)
     layers = stage_layers(d)
     total = 2 * layers * fleet.ring_all_reduce(activations, x.tensor_parallel, bus, _NO_TIME)
     wide = (x.expert_parallel > x.tensor_parallel) & (np.asarray(w.routed) > 0)
@@ -803,11 +807,19 @@ def replica(
 
 
 def slowness(
-    model: Transformer, accelerator: Accelerator, constants: Constants, calibration: Calibration | None = None
+    model: Transformer,
+    accelerator: Accelerator,
+    constants: Constants,
+    calibration: Calibration | None = None,
+    disaggregated: bool = False,
 ) -> tuple[float, float]:
-    """(of TPOT, of TTFT): the pessimistic end of the 80 % interval over the prediction, for this model on this chip."""
+    """(of TPOT, of TTFT): the pessimistic end of the 80 % interval over the prediction, for this model on this chip.
+
+    disaggregated: prefill and decode apart, which only seven runs have measured (one chip, two models): too few for a width
+    of their own, so they are taken as an engine that was never measured.
+    """
     known = calibration or stored_calibration()
-    names = (model.name, accelerator.name, str(constants.engine))
+    names = (model.name, accelerator.name, _UNMEASURED if disaggregated else str(constants.engine))
     token, first = (float(np.exp(known.half_width(regime, *names))) for regime in ("closed_tpot", "closed_ttft"))
     return token, first
 
@@ -828,13 +840,96 @@ def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: t
     tpot = decode_step + stages * disturbed * (step.increment + c.prefill_launch)
     prefill = pass_time(d, w.fresh, True)
     prefill_time = stages * (prefill.total + prefill_attention_time(d) + c.prefill_launch)
-    delay = c.first_token_fixed + stages * fixed_time(d) + c.step_wait * decode_step
+    dispatch = c.first_token_fixed + stages * fixed_time(d)
+    delay = dispatch + c.step_wait * decode_step
     first = delay + prefill_time
     residence = first + w.output * tpot
     return Replica(
         layouts, weights, cache, kept, needed, d.device.memory, largest_batch(d), step.decode_pass, prefill, decode_step,
-        prefill_time, delay, first, tpot, residence, prefill_time * slow_first, delay * slow_first, first * slow_first,
+        prefill_time, delay, first, tpot, residence, dispatch, w.cache_prompt * (share * layouts.attention_parallel),
+        prefill_time * slow_first, delay * slow_first, first * slow_first,
         tpot * slow_token, first * slow_first + w.output * tpot * slow_token, inherited,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- what a pool is made of: together, or prefill and decode apart
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """One unit of a pool, as its queues see it; arrays over units.
+
+    `servers` read prompts, each for `prefill_time` [s], after a `delay` [s] without queueing; `slots` decode, each held for
+    `residence` [s] by a request, which gets a token every `tpot` [s].
+    """
+
+    prefill_time: Quantity
+    delay: Quantity
+    servers: Array
+    slots: Array
+    tpot: Quantity
+    residence: Quantity
+
+
+def together(replica: Replica, replicas: Number) -> Station:
+    """A unit of `replicas` replicas that read prompts and decode."""
+    x = replica.layouts
+    servers, slots = replicas * x.pipeline_parallel, replicas * x.batch
+    return Station(replica.prefill_time, replica.first_token_delay, servers, slots, replica.tpot, replica.residence)
+
+
+def transfer_bandwidth(links: Links, device: Device, c: Constants, inside: Array) -> Quantity:
+    """What one chip reaches to a chip of another replica [byte/s]: `inside` the machine as collectives do, else over the NIC.
+
+    Of the NIC the same fraction is taken as of a scale-up link, 0.42: Qin et al. (2024) measured 0.48 of eight 400 Gbit/s
+    links and 0.87 of four of 200 Gbit/s.
+    """
+    between = links.between.m_as("byte/s") * c.bus_bandwidth
+    return Q(np.where(inside, bus_bandwidth(links, device, c).m_as("byte/s"), between), "byte/s")
+
+
+def transfer_time(sent: Quantity, received: Quantity, senders: Number, receivers: Number, bandwidth: Quantity) -> Quantity:
+    """Wall 14: a prompt's KV cache from the replica that read it to the one that decodes.
+
+    max(sent, received max(1, senders / receivers)) / bandwidth
+
+    sent, received [byte]: of one prompt, on one accelerator of either side, all of which send or receive at once, each over
+    its own link of `bandwidth` [byte/s]; senders, receivers: replicas of either kind. Contention: every sender sends at the
+    same moment, spread evenly over the receivers. Returns [s].
+    Source: Zhong et al. (2024), DistServe; Patel et al. (2024), Splitwise; Qin et al. (2024), Mooncake.
+    Leaves out: sending one layer while the next is read (Splitwise), which hides most of it.
+    """
+    return np.maximum(sent, received * np.maximum(senders / receivers, 1.0)) / bandwidth
+
+
+def apart(
+    prompt_time: Quantity,
+    dispatch: Quantity,
+    transfer: Quantity,
+    step: Quantity,
+    output: Number,
+    servers: Array,
+    slots: Array,
+    slow_token: Number = 1.0,
+    slow_first: Number = 1.0,
+    tokens_per_step: Number = 1.0,
+) -> Station:
+    """A unit in which some replicas only read prompts and the others only decode: no prefill disturbs a decode step.
+
+    service of a prompt = prompt_time + transfer;  delay = 2 dispatch + 2 step
+    TPOT = step / tokens_per_step;  residence = transfer + step + output TPOT
+
+    prompt_time [s]: prefill alone, of the prefill layout; its server is held until the cache has been sent, so that no link
+    is booked twice. dispatch [s]: network stack and scheduler, passed once on either side. A sequence waits for the decode step
+    in progress, at most one, and its first token comes with the next, from the decode side. step [s]: a decode step with every
+    slot busy; servers, slots: of the unit; slow_token, slow_first: see `slowness`, 1 for the prediction itself.
+    Both queues are M/M/c: departures of the first are Poisson too (Burke 1956).
+    Source: Zhong et al. (2024), DistServe; Patel et al. (2024), Splitwise.
+    """
+    tpot = step / tokens_per_step
+    return Station(
+        slow_first * (prompt_time + transfer), slow_first * (2 * dispatch + 2 * step), servers, slots, slow_token * tpot,
+        slow_first * transfer + slow_token * (step + output * tpot),
     )  # fmt: skip
 
 

@@ -44,10 +44,10 @@ class Curve:
     slope: int = field(init=False)  # load per unit that no number of units exceeds: a pool at saturation, rounded up
 
     def __post_init__(self) -> None:
-        runs = self.runs
+        runs, stations = self.runs, self.runs.stations
         self.saturation = runs.saturation
         idle = np.exp(
-            [-np.maximum((target.m_as(_SECOND) - runs.times.delay_s) / runs.times.prefill_s, 0.0) for _, target in self.targets]
+            [-np.maximum((target.m_as(_SECOND) - stations.delay_s) / stations.prefill_s, 0.0) for _, target in self.targets]
             or np.full((1, len(self.saturation)), -np.inf)
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
@@ -93,13 +93,13 @@ _PROMISING = 16
 
 def pool_rates(runs: Runs, at: np.ndarray, units: np.ndarray | int, targets: Targets, variability: float) -> np.ndarray:
     """Rate [1/s] that `units` units (one number, or one for each) carry within the targets, for the layouts at `at`."""
-    replicas, times = runs.replicas[at] * units, runs.times
+    stations = runs.stations
     rate = serving.pool_rate(
-        ureg.Quantity(times.prefill_s[at], _SECOND),
-        ureg.Quantity(times.delay_s[at], _SECOND),
-        replicas * times.pipeline_parallel[at],
-        replicas * times.batch[at],
-        ureg.Quantity(times.residence_s[at], _SECOND),
+        ureg.Quantity(stations.prefill_s[at], _SECOND),
+        ureg.Quantity(stations.delay_s[at], _SECOND),
+        stations.servers[at] * units,
+        stations.slots[at] * units,
+        ureg.Quantity(stations.residence_s[at], _SECOND),
         targets,
         variability,
     )

@@ -18,10 +18,10 @@ from zoo.units import Q, Quantity
 
 from . import calibrated, columns, permitted
 from .columns import Site
-from .plan import Layout, Pool, WallRow
+from .plan import Degrees, Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
-from .space import Machine, format_of, links_of, ranked, tpot_limit, traffic
+from .space import Machine, apart_of, format_of, links_of, ranked, tpot_limit, traffic
 
 # A latency wall binds when its limit times this would be broken.
 _STEP = 0.99
@@ -55,6 +55,7 @@ class _Checked:
 
     pool: Pool
     replica: serving.Replica
+    reader: serving.Replica | None  # that only reads prompts
     amounts: Mapping[str, int]
     objective: int
     late: tuple[tuple[str, float, float], ...]  # (label, share late, share allowed)
@@ -140,15 +141,10 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     layout = decision.layout
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
 
-    def run(batch: int) -> serving.Replica:
-        return replica_of(query, catalog, model, decision.offer, layout.model_copy(update={"batch": batch}))
-
-    replica = run(layout.batch)
-    chips = int(replica.layouts.chips[0])
-    span = max(1, chips // offer.accelerators)
+    running = running_of(query, catalog, model, decision.offer, layout)
+    replica, station = running.replica, running.station
+    span, per_unit, readers_per_unit = layout.unit(offer.accelerators)
     units = decision.instances // span
-    per_unit = span * offer.accelerators // chips
-    replicas = units * per_unit
     load = sum(decision.loads.values())
     site = columns.site_of(region, query, columns.means_of(catalog))
     if isinstance(site, str):
@@ -162,18 +158,14 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     network = max(trips.values(), default=Q(0.0, "s"), key=lambda trip: trip.m_as("s"))
     targets = columns.budgets(query, network)
     variability = query.workload.arrivals.cv**2
-    pool = (
-        replica.prefill_time, replica.first_token_delay, np.array([replicas * layout.pipeline_parallel * 1.0]),
-        np.array([replicas * layout.batch * 1.0]), replica.residence,
-    )  # fmt: skip
+    pool = (station.prefill_time, station.delay, units * station.servers, units * station.slots, station.residence)
 
     def carried(units: int, targets: columns.Targets | None) -> int:
         if targets is None or units < 1:
             return 0
-        count = units * per_unit
         rate = serving.pool_rate(
-            replica.prefill_time, replica.first_token_delay, np.array([count * layout.pipeline_parallel * 1.0]),
-            np.array([count * layout.batch * 1.0]), replica.residence, targets, variability,
+            station.prefill_time, station.delay, units * station.servers, units * station.slots, station.residence, targets,
+            variability,
         )  # fmt: skip
         return int(quantise(Q(float(rate.m_as("1/s")[0]), "1/s"), "load", "down"))
 
@@ -220,7 +212,8 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         option=offer.option,
         instances=decision.instances,
         accelerators=decision.instances * offer.accelerators,
-        replicas=replicas,
+        replicas=units * per_unit,
+        prefill_replicas=units * readers_per_unit,
         layout=layout,
         serves={name: float(dequantise(value, "load").m_as("1/s")) for name, value in decision.loads.items() if value},
         load_per_s=float(dequantise(load, "load").m_as("1/s")),
@@ -228,7 +221,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         network_ms=float(network.m_as("ms")),
         ttft_p50_ms=None if p50 is None else float(p50.m_as("ms")),
         ttft_p99_ms=None if p99 is None else float(p99.m_as("ms")),
-        tpot_ms=float(replica.tpot[0].m_as("ms")),
+        tpot_ms=float(station.tpot[0].m_as("ms")),
         cost_usd_per_h=float(cost.m_as("USD/hour")),
         usd_per_million_output_tokens=float((cost / output).m_as("USD/Mtoken")) if load else 0.0,
         carbon_kgco2e_per_h=float(dequantise(total["carbon"], "carbon").m_as("kgCO2e/hour")),
@@ -242,6 +235,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     return _Checked(
         row,
         replica,
+        running.reader,
         total,
         decision.instances * each,
         tuple(
@@ -258,10 +252,39 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     )
 
 
-def replica_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: str, layout: Layout) -> serving.Replica:
-    """One replica of a layout on an offer's machine, through the forward model: arrays of one element."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One unit of a pool, through the forward model: arrays of one element."""
+
+    station: serving.Station
+    replica: serving.Replica
+    reader: serving.Replica | None
+
+
+def running_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: str, layout: Layout) -> Running:
+    """One unit of a layout on an offer's machines, at the end of the intervals that the question ranks by."""
     record: Offer = catalog.find("offers", offer)
-    chip = catalog.chips[record.accelerator]
+    machine = Machine(catalog.chips[record.accelerator], record.accelerators, record.domain)
+    span, replicas, readers = layout.unit(record.accelerators)
+    predicted = _replica(query, model, machine, layout, layout)
+    replica = ranked(query, predicted)
+    if layout.prefill is None:
+        return Running(serving.together(replica, replicas), replica, None)
+    reader = _replica(query, model, machine, layout, layout.prefill)
+    known = apart_of(machine, model, query, serving_constants(machine.accelerator, calibration=calibrated.constants_of(query)))
+    inside = span * record.accelerators <= max(machine.domain, record.accelerators)
+    bandwidth = Q(known.bandwidth[0 if inside else 1], "byte/s")
+    transfer = serving.transfer_time(reader.prompt_cache, predicted.prompt_cache, readers, replicas, bandwidth)
+    station = serving.apart(
+        reader.prefill_time, reader.dispatch, transfer, predicted.decode_step, known.output,
+        readers * reader.layouts.pipeline_parallel, replicas * predicted.layouts.batch, *known.slow,
+    )  # fmt: skip
+    return Running(station, replica, reader)
+
+
+def _replica(query: ServeQuery, model: Transformer, machine: Machine, layout: Layout, degrees: Degrees) -> serving.Replica:
+    """One replica of a layout's formats and batch with these degrees of parallelism, as predicted."""
+    chip = machine.accelerator
     known = calibrated.constants_of(query)
     constants = serving_constants(chip, calibration=known)
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
@@ -270,13 +293,12 @@ def replica_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: s
         Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
         Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
         np.array([constants.compute_efficiency[weights.computes_in]]),
-        tensor_parallel=np.array([float(layout.tensor_parallel)]),
-        pipeline_parallel=np.array([float(layout.pipeline_parallel)]),
-        expert_parallel=np.array([float(layout.expert_parallel)]),
+        tensor_parallel=np.array([float(degrees.tensor_parallel)]),
+        pipeline_parallel=np.array([float(degrees.pipeline_parallel)]),
+        expert_parallel=np.array([float(degrees.expert_parallel)]),
         batch=np.array([float(layout.batch)]),
     )
-    links = links_of(Machine(chip, record.accelerators, record.domain))
-    return ranked(query, serving.replica(model, chip, layouts, links, traffic(query), constants, known))
+    return serving.replica(model, chip, layouts, links_of(machine), traffic(query), constants, known)
 
 
 def _loss(*losses: float | None) -> float | None:

@@ -356,7 +356,7 @@ def _least_latency(prepared: Prepared, clause: Clause) -> float:
     `prepared` is the question without the clause. It only tells where to begin to look.
     """
     statistic = clause.path.split(".", 2)[2]
-    times = [curve.runs.times for curve in prepared.choices.curves if len(curve.usable)]
+    times = [curve.runs.stations for curve in prepared.choices.curves if len(curve.usable)]
     if not times:
         return 0.0
     if clause.path.startswith("sla.tpot"):

@@ -12,7 +12,7 @@ from zoo.specs import Offer, Transformer
 
 from .plan import Layout
 from .query import AnyQuery, ServeQuery
-from .space import Machine, in_region, shapes_of
+from .space import UNIT_REPLICAS, Machine, in_region, shapes_of
 
 
 def offer_faults(query: AnyQuery, catalog: Catalog, offer: Offer) -> list[str]:
@@ -35,17 +35,28 @@ def layout_fault(
 ) -> str | None:
     """Why replicas cannot be laid out so on these machines, or may not; None when they can."""
     machine = Machine(catalog.chips[offer.accelerator], offer.accelerators, offer.domain)
-    degrees = (layout.tensor_parallel, layout.pipeline_parallel, layout.expert_parallel)
-    said = f"TP{degrees[0]} PP{degrees[1]} EP{degrees[2]} in {layout.precision} with KV in {layout.kv_precision}"
-    if not any(
-        (shape.weights.name, shape.cache.name) == (layout.precision, layout.kv_precision)
-        and (shape.tensor_parallel, shape.pipeline_parallel, shape.expert_parallel) == degrees
-        for shape in shapes_of(machine, model, query, [])
-    ):
-        return f"layout: {said} is none that the question permits on {machine.name} ({offer.name})"
-    span = max(1, max(degrees[0], degrees[2]) * degrees[1] // offer.accelerators)
+    shapes = shapes_of(machine, model, query, [])
+    formats, prefill = (layout.precision, layout.kv_precision), layout.prefill
+    said = f"{layout.words} in {formats[0]} with KV in {formats[1]}"
+    if prefill is not None:
+        said = f"{prefill.replicas} x {prefill.words} prefill + {prefill.beside} x {said}"
+    for degrees in (layout, *(() if prefill is None else (prefill,))):
+        wanted = (degrees.tensor_parallel, degrees.pipeline_parallel, degrees.expert_parallel)
+        if not any(
+            (s.weights.name, s.cache.name) == formats and (s.tensor_parallel, s.pipeline_parallel, s.expert_parallel) == wanted
+            for s in shapes
+        ):
+            return f"layout: {said} is none that the question permits on {machine.name} ({offer.name})"
+    if ("none" if prefill is None else "pools") not in query.workload.disaggregation:
+        return f"workload.disaggregation: {said} is none of {', '.join(query.workload.disaggregation)} ({offer.name})"
+    if prefill is not None:
+        chips = prefill.replicas * prefill.chips + prefill.beside * layout.chips
+        full = chips % offer.accelerators == 0 and max(prefill.chips, layout.chips) % min(prefill.chips, layout.chips) == 0
+        if not full or prefill.replicas + prefill.beside > UNIT_REPLICAS:
+            return f"layout: {said} does not fill whole machines of {offer.accelerators} chips ({offer.name})"
+    span = layout.unit(offer.accelerators)[0]
     if instances % span:
-        return f"layout: {said} takes {span} machines a replica, and {instances} is no multiple of it ({offer.name})"
+        return f"layout: {said} takes {span} machines together, and {instances} is no multiple of it ({offer.name})"
     return None
 
 

@@ -24,15 +24,47 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Layout(Record):
-    """How one replica is laid out."""
+class Degrees(Record):
+    """How a replica is split over chips."""
 
-    precision: str
-    kv_precision: str
     tensor_parallel: PositiveInt
     pipeline_parallel: PositiveInt
     expert_parallel: PositiveInt
+
+    @property
+    def chips(self) -> int:
+        """Accelerators of one replica."""
+        return max(self.tensor_parallel, self.expert_parallel) * self.pipeline_parallel
+
+    @property
+    def words(self) -> str:
+        """ "TP4 PP2", as reports say it."""
+        text = f"TP{self.tensor_parallel}" + (f" PP{self.pipeline_parallel}" if self.pipeline_parallel > 1 else "")
+        return text + (f" EP{self.expert_parallel}" if self.expert_parallel > 1 else "")
+
+
+class Readers(Degrees):
+    """Replicas that only read prompts, beside others that only decode: so many of each in a unit of machines."""
+
+    replicas: PositiveInt
+    beside: PositiveInt
+
+
+class Layout(Degrees):
+    """How a replica is laid out; with `prefill`, of those that decode."""
+
+    precision: str
+    kv_precision: str
     batch: PositiveInt
+    prefill: Readers | None = None
+
+    def unit(self, accelerators: int) -> tuple[int, int, int]:
+        """(machines of `accelerators`, replicas, replicas that only read prompts) of the smallest pool of this layout."""
+        if self.prefill is not None:
+            chips = self.prefill.replicas * self.prefill.chips + self.prefill.beside * self.chips
+            return max(1, chips // accelerators), self.prefill.beside, self.prefill.replicas
+        span = max(1, self.chips // accelerators)
+        return span, span * accelerators // self.chips, 0
 
 
 class Pool(Record):
@@ -45,6 +77,7 @@ class Pool(Record):
     instances: PositiveInt
     accelerators: int
     replicas: int
+    prefill_replicas: int = 0  # beside them, where prefill and decode are apart
     layout: Layout
     serves: dict[str, NonNegativeFloat]  # population -> requests per second
     load_per_s: float
@@ -362,7 +395,8 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {}
         for key, value in record.model_dump(mode="json").items():
             if isinstance(value, dict) and key == "layout":
-                line.update(value)
+                prefill = value.pop("prefill")
+                line.update(value, prefill="" if prefill is None else Readers.model_validate(prefill).words)
             elif isinstance(value, dict):
                 line[key] = "; ".join(f"{name}={amount:g}" for name, amount in value.items())
             elif isinstance(value, list):

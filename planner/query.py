@@ -499,6 +499,7 @@ Text = Annotated[str, _Scalar(_read_text, {"type": "string", "minLength": 1, "ma
 Flag = Annotated[bool, _Scalar(_read_flag, {"type": "boolean"})]
 Precision = Annotated[str, _Precision()]
 ZooFile = Annotated[str, _Scalar(_overlay_path, {"type": "string", "pattern": r"\.(yaml|yml|json)$"})]
+Disaggregation = Annotated[Literal["none", "pools"], _word("way to serve", "none", "pools")]
 Purchase = Literal["on-demand", "spot", "reserved-1y", "reserved-3y"]
 PurchaseName = Annotated[Purchase, _word("purchase option", *get_args(Purchase))]
 Statistic = Annotated[str, _Scalar(_read_statistic, {"type": "string"})]
@@ -606,6 +607,12 @@ class ServeWorkload(Part):
     )
     parallelism: Parallelism = _key(
         "Narrows how a replica may be split over chips.", {"tp": [8]}, default=Parallelism(tp=None, pp=None, ep=None)
+    )
+    disaggregation: Annotated[tuple[Disaggregation, ...], Field(min_length=1), AfterValidator(_distinct)] = _key(
+        "Whether prefill and decode may be served apart. none: every replica does both; pools: replicas that read prompts hand "
+        "the KV cache over to replicas that decode. Both: the planner chooses.",
+        ["none", "pools"],
+        default=("none", "pools"),
     )
     arrivals: Arrivals = _key("Burstiness of arrivals.", {"cv": 1.0}, default=Arrivals(cv=1.0))
     prefix_hit: Annotated[float, _fraction(0, 1, below=True, example="30 %")] = _key(

@@ -20,6 +20,7 @@ from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
 from .program import Program, quantise
 from .query import QueryError, ServeQuery
+from .space import Choice, Shape
 
 
 def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, nearest: bool = True) -> Plan:
@@ -109,18 +110,26 @@ def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]
     for purchase in certificate.purchases:
         column = prepared.market.columns[purchase.column]
         curve = prepared.choices.curves[column.curve]
-        choice = curve.runs.choice(curve.best(purchase.units)[1])
-        layout = plan.Layout(
-            precision=choice.precision,
-            kv_precision=choice.kv_precision,
-            tensor_parallel=choice.tensor_parallel,
-            pipeline_parallel=choice.pipeline_parallel,
-            expert_parallel=choice.expert_parallel,
-            batch=choice.batch,
-        )
+        layout = layout_of(curve.runs.choice(curve.best(purchase.units)[1]))
         loads = {prepared.market.populations[k]: load for k, load in purchase.loads}
         result.append(Decision(column.offer.name, purchase.units * column.instances, layout, loads))
     return result
+
+
+def layout_of(choice: Choice) -> plan.Layout:
+    """A candidate in the words of a plan."""
+    readers, beside = choice.counts
+    return plan.Layout(
+        **_degrees(choice.shape),
+        precision=choice.shape.weights.name,
+        kv_precision=choice.shape.cache.name,
+        batch=choice.batch,
+        prefill=None if choice.reader is None else plan.Readers(**_degrees(choice.reader), replicas=readers, beside=beside),
+    )
+
+
+def _degrees(shape: Shape) -> dict[str, int]:
+    return {name: getattr(shape, name) for name in ("tensor_parallel", "pipeline_parallel", "expert_parallel")}
 
 
 def _plan(

@@ -5,6 +5,7 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -66,30 +67,17 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One layout of one replica, in the words of a report."""
-
-    precision: str
-    kv_precision: str
-    tensor_parallel: int
-    pipeline_parallel: int
-    expert_parallel: int
-    batch: int
-    chips: int
-
-
-@dataclass(frozen=True, slots=True)
 class Runs:
-    """What one kind of machine can run within memory and TPOT: replicas with their layouts, and how they fill machines.
+    """What one kind of machine can run within memory and TPOT, in units of `instances` machines.
 
-    A *unit* is `instances` machines and holds `replicas` replicas (arrays over layouts where marked).
+    A unit holds replicas that read prompts and decode, or replicas that only read and replicas that only decode. Its machines
+    are full, so that u units are one pool of u times as many of everything: what carries(u) / u never falling rests on.
     """
 
     machine: Machine
     instances: int
-    replicas: np.ndarray  # per unit, array
-    shapes: Sequence[Shape]  # of the machine; `times.shape` points here
-    times: Times
+    shapes: Sequence[Shape]  # of the machine; `stations.shape` and `stations.reader` point here
+    stations: Stations
     saturation: np.ndarray  # array: requests per second of one unit with every slot busy or every prefill server busy
 
     def __len__(self) -> int:
@@ -97,21 +85,51 @@ class Runs:
 
     def choice(self, position: int) -> Choice:
         """The layout at a position of the arrays."""
-        shape = self.shapes[self.times.shape[position]]
-        return Choice(
-            shape.weights.name,
-            shape.cache.name,
-            shape.tensor_parallel,
-            shape.pipeline_parallel,
-            shape.expert_parallel,
-            int(self.times.batch[position]),
-            shape.chips,
-        )
+        s = self.stations
+        reader = int(s.reader[position])
+        counts = int(s.readers[position]), int(s.replicas[position])
+        return Choice(self.shapes[s.shape[position]], int(s.batch[position]), None if reader < 0 else self.shapes[reader], counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The layout of a unit: of its replicas, and where some only read prompts, of those; `counts`: (readers, others)."""
+
+    shape: Shape
+    batch: int
+    reader: Shape | None
+    counts: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stations:
+    """What the queues of a pool see of one unit, and what it is made of: arrays over units; seconds."""
+
+    shape: np.ndarray  # position of the layout that decodes among the shapes of its machine
+    reader: np.ndarray  # of the one that only reads prompts, -1: there is none
+    replicas: np.ndarray  # per unit, of the layout that decodes
+    readers: np.ndarray  # per unit, of the other
+    batch: np.ndarray
+    servers: np.ndarray  # per unit: prompts that are read at the same time
+    slots: np.ndarray  # per unit: sequences that are decoded at the same time
+    prefill_s: np.ndarray
+    delay_s: np.ndarray  # before prefill starts
+    tpot_s: np.ndarray
+    residence_s: np.ndarray
+
+    def at(self, positions: np.ndarray) -> Stations:
+        """The same for some of them."""
+        return Stations(*(getattr(self, field.name)[positions] for field in fields(self)))
+
+    def and_also(self, more: Stations) -> Stations:
+        """These, then more of the same machine."""
+        return Stations(*(np.append(getattr(self, field.name), getattr(more, field.name)) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What pools need to know of replicas, taken from the forward model once: arrays over (layout, batch), seconds."""
+    """What the forward model says of replicas, once: arrays over (layout, batch), seconds. The last four are the prediction
+    itself, the others are at the end of the interval that the question ranks by."""
 
     shape: np.ndarray  # position of the layout among the shapes of its machine
     pipeline_parallel: np.ndarray
@@ -120,6 +138,10 @@ class Times:
     prefill_s: np.ndarray
     delay_s: np.ndarray  # before prefill starts
     residence_s: np.ndarray
+    step_s: np.ndarray  # a decode step without any prefill
+    prompt_s: np.ndarray
+    dispatch_s: np.ndarray
+    prompt_bytes: np.ndarray
 
     def at(self, positions: np.ndarray) -> Times:
         """The same for some of them."""
@@ -140,7 +162,18 @@ class Survey:
     constants: Constants
     fits: np.ndarray  # largest batch that fits, by shape
     tried: Times
+    together: bool  # whether replicas that read prompts and decode are permitted
+    apart: Apart | None  # None: the question wants no disaggregated pools
     dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """What prefill and decode apart need to know of a machine and a question."""
+
+    slow: tuple[float, float]  # of TPOT and TTFT, at the end of the interval that the question ranks by
+    bandwidth: tuple[float, float]  # [byte/s] of a chip to other replicas of its scale-up domain, and to other machines; 0: none
+    output: float  # tokens of a request
 
 
 def offers_of(query: AnyQuery, catalog: Catalog) -> tuple[list[Offer], list[Dropped]]:
@@ -252,6 +285,7 @@ def what_surveys_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         workload.precision,
         workload.kv_precision,
         workload.parallelism,
+        workload.disaggregation,
         query.rank,
         calibrated.digest_of(query),
         None if quality is None else quality.loss,
@@ -280,15 +314,23 @@ def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuer
     constants = [one.constants for one in like] or [serving_constants(m.accelerator, calibration=known) for m in machines]
     fits = _largest_batches(machines, shapes, constants, model, query)
     grids = [[_batches(int(top)) for top in tops] for tops in fits]
+    modes = query.workload.disaggregation
+    together = "none" in modes
+    apart = [
+        apart_of(machine, model, query, fitted) if "pools" in modes else None
+        for machine, fitted in zip(machines, constants, strict=True)
+    ]
     if like:
-        tried = _tried_as_far_as_needed(machines, shapes, constants, grids, model, query, like)
+        tried = _tried_as_far_as_needed(machines, shapes, constants, grids, model, query, like, apart)
     else:
         tried = _times(machines, shapes, constants, grids, model, query)
     for gone, tops in zip(dropped, fits, strict=True):
         _count(gone, 2, "memory", tops < 1, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     return [
-        Survey(machine, mine, fitted, tops, times, tuple(gone))
-        for machine, mine, fitted, tops, times, gone in zip(machines, shapes, constants, fits, tried, dropped, strict=True)
+        Survey(machine, mine, fitted, tops, times, together, pools, tuple(gone))
+        for machine, mine, fitted, tops, times, pools, gone in zip(
+            machines, shapes, constants, fits, tried, apart, dropped, strict=True
+        )
     ]
 
 
@@ -300,6 +342,7 @@ def _tried_as_far_as_needed(
     model: Transformer,
     query: ServeQuery,
     like: Sequence[Survey],
+    apart: Sequence[Apart | None],
 ) -> list[Times]:
     """`_times` of each grid up to its first batch that breaks TPOT: as far as in `like`, the rest where all of those keep it."""
     limit = tpot_limit(query)
@@ -313,7 +356,11 @@ def _tried_as_far_as_needed(
     counts = [[cut(grid, at) for grid, at in zip(mine, ends, strict=True)] for mine, ends in zip(grids, first, strict=True)]
     begun = [[grid[:n] for grid, n in zip(mine, ns, strict=True)] for mine, ns in zip(grids, counts, strict=True)]
     times = _times(machines, shapes, constants, begun, model, query)
-    kept = [np.bincount(t.shape[t.tpot_s <= tightest], minlength=len(mine)) for t, mine in zip(times, shapes, strict=True)]
+    together = "none" in query.workload.disaggregation
+    kept = [
+        np.bincount(t.shape[_least_tpot(t, together, pools) <= tightest], minlength=len(mine))
+        for t, mine, pools in zip(times, shapes, apart, strict=True)
+    ]
     rest = [
         [grid[n:] if n == k else [] for grid, n, k in zip(mine, ns, ks, strict=True)]
         for mine, ns, ks in zip(grids, counts, kept, strict=True)
@@ -324,11 +371,21 @@ def _tried_as_far_as_needed(
 
 
 def _first_broken(survey: Survey, tightest: float) -> np.ndarray:
-    """By shape, the first batch tried that breaks TPOT [s]; infinite where none does."""
+    """By shape, the first batch tried that breaks TPOT [s] however it is used; infinite where none does."""
     ends = np.full(len(survey.shapes), np.inf)
-    slow = survey.tried.tpot_s > tightest
+    slow = _least_tpot(survey.tried, survey.together, survey.apart) > tightest
     np.minimum.at(ends, survey.tried.shape[slow], survey.tried.batch[slow])
     return ends
+
+
+def apart_of(machine: Machine, model: Transformer, query: ServeQuery, constants: Constants) -> Apart:
+    """What prefill and decode apart need to know of a machine and a question."""
+    chip, links = machine.accelerator, links_of(machine)
+    slow = serving.slowness(model, chip, constants, calibrated.constants_of(query), disaggregated=True)
+    reached = serving.transfer_bandwidth(links, serving.device_of(chip), constants, np.array([True, False])).m_as("byte/s")
+    inside, between = np.where([_inside(chip) is not None, _between_machines(chip) is not None], reached, 0.0)
+    factors = slow if query.rank == "pessimistic" else (1.0, 1.0)
+    return Apart(factors, (float(inside), float(between)), float(query.workload.tokens.output))
 
 
 def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) -> list[tuple[list[Runs], list[Dropped]]]:
@@ -338,12 +395,50 @@ def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) ->
     """
     limit = tpot_limit(query)
     tightest = np.inf if limit is None else float(limit.m_as("s"))
-    kept = [survey.tried.at(np.flatnonzero(survey.tried.tpot_s <= tightest)) for survey in surveys]
+    kept = [survey.tried.at(_keeps(survey, survey.tried, tightest)) for survey in surveys]
+    alone = [survey.tried.at(_keeps_alone(survey, survey.tried, tightest)) for survey in surveys]
     # of the integers between the last batch that keeps TPOT and the next one tried, only the largest is of interest
-    between = [_between(survey, good) for survey, good in zip(surveys, kept, strict=True)]
+    between = [
+        [sorted({*one, *other}) for one, other in zip(_between(survey, good), _between(survey, better), strict=True)]
+        for survey, good, better in zip(surveys, kept, alone, strict=True)
+    ]
     machines, shapes = [survey.machine for survey in surveys], [survey.shapes for survey in surveys]
     finer = _times(machines, shapes, [survey.constants for survey in surveys], between, model, query)
-    return [_grouped(*one, tightest) for one in zip(surveys, kept, finer, strict=True)]
+    result = []
+    for survey, good, better, more in zip(surveys, kept, alone, finer, strict=True):
+        good = _with_largest(good, more.at(_keeps(survey, more, tightest)))
+        better = _with_largest(better, more.at(_keeps_alone(survey, more, tightest)))
+        result.append(_grouped(survey, good, better))
+    return result
+
+
+def _least_tpot(times: Times, together: bool, apart: Apart | None) -> np.ndarray:
+    """TPOT [s] of each replica in the permitted use that keeps it lowest."""
+    alone = np.full_like(times.step_s, np.inf) if apart is None else times.step_s * apart.slow[0]
+    return np.minimum(alone, times.tpot_s) if together else alone
+
+
+def _keeps(survey: Survey, times: Times, tightest: float) -> np.ndarray:
+    """Positions of replicas, reading prompts too, that keep TPOT."""
+    if not survey.together:
+        return np.zeros(0, int)
+    return np.flatnonzero(times.tpot_s <= tightest)
+
+
+def _keeps_alone(survey: Survey, times: Times, tightest: float) -> np.ndarray:
+    """Positions of replicas that keep TPOT when they only decode."""
+    if survey.apart is None:
+        return np.zeros(0, int)
+    return np.flatnonzero(times.step_s * survey.apart.slow[0] <= tightest)
+
+
+def _with_largest(good: Times, more: Times) -> Times:
+    """`good`, and of `more` the largest batch of each shape where it is larger than those of `good`."""
+    last = np.zeros(max(good.shape.max(initial=-1), more.shape.max(initial=-1)) + 1)
+    np.maximum.at(last, good.shape, good.batch)
+    larger = np.flatnonzero(more.batch > last[more.shape])
+    shape = more.shape[larger]
+    return good.and_also(more.at(larger[np.append(shape[1:] != shape[:-1], True)] if len(larger) else larger))
 
 
 def _between(survey: Survey, good: Times) -> list[list[int]]:
@@ -361,27 +456,113 @@ def _between(survey: Survey, good: Times) -> list[list[int]]:
     return [list(range(last[i] + 1, first[i])) if kept[i] and ends[i] else [] for i in range(count)]
 
 
-def _grouped(survey: Survey, kept: Times, finer: Times, tightest: float) -> tuple[list[Runs], list[Dropped]]:
-    """The layouts of one kind of machine that keep TPOT, by the machines they span, without those that others beat."""
+def _grouped(survey: Survey, times: Times, alone: Times) -> tuple[list[Runs], list[Dropped]]:
+    """The units of one kind of machine that keep TPOT, by the machines they span, without those that others beat."""
     machine, shapes, dropped = survey.machine, survey.shapes, list(survey.dropped)
-    good = np.flatnonzero(finer.tpot_s <= tightest)
-    last = good[np.append(finer.shape[good][1:] != finer.shape[good][:-1], True)] if len(good) else good
-    times = kept.and_also(finer.at(last))
-    too_slow = (survey.fits >= 1) & ~np.isin(np.arange(len(shapes)), times.shape)
+    tried = np.append(times.shape, alone.shape)
+    too_slow = (survey.fits >= 1) & ~np.isin(np.arange(len(shapes)), tried)
     _count(dropped, 4, "serving", too_slow, "TPOT at batch 1 is above its limit")
-    if not len(times.shape):
-        return [], dropped
-    chips = np.array([shape.chips for shape in shapes])[times.shape]
-    spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
-    per_unit = np.floor(spans * machine.accelerators / chips)
+    spans, stations = _together(machine, shapes, times)
+    if survey.apart is not None:
+        more_spans, more = _apart(survey, survey.apart, alone)
+        spans, stations = np.append(spans, more_spans), stations.and_also(more)
     result = []
     for span in sorted(set(spans.tolist())):
         at = np.flatnonzero(spans == span)
-        at = at[_undominated(times, per_unit, at)]
-        mine, replicas = times.at(at), per_unit[at]
-        saturation = replicas * np.minimum(mine.pipeline_parallel / mine.prefill_s, mine.batch / mine.residence_s)
-        result.append(Runs(machine, span, replicas, shapes, mine, saturation))
+        mine = stations.at(at[_undominated(stations.at(at))])
+        saturation = np.minimum(mine.servers / mine.prefill_s, mine.slots / mine.residence_s)
+        result.append(Runs(machine, span, shapes, mine, saturation))
     return result, dropped
+
+
+def _together(machine: Machine, shapes: Sequence[Shape], times: Times) -> tuple[np.ndarray, Stations]:
+    """(machines of a unit, the unit) for replicas that read prompts and decode: as many as fill one machine, or one."""
+    chips = np.array([shape.chips for shape in shapes], float)[times.shape]
+    spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
+    replicas, none = np.floor(spans * machine.accelerators / chips), np.zeros(len(chips), int)
+    return spans, Stations(
+        times.shape, none - 1, replicas, none, times.batch, replicas * times.pipeline_parallel, replicas * times.batch,
+        times.prefill_s, times.delay_s, times.tpot_s, times.residence_s,
+    )  # fmt: skip
+
+
+# Units of disaggregated pools: machines of a unit, and the most replicas of both kinds that share it.
+_UNIT_SPANS = (1, 2, 4, 8)
+UNIT_REPLICAS = 8
+
+
+def _apart(survey: Survey, apart: Apart, alone: Times) -> tuple[np.ndarray, Stations]:
+    """(machines of a unit, the unit) for prefill and decode apart: `readers` replicas of one layout beside others of a second.
+
+    Both have the same number formats, since the cache is handed over as it is. A reader keeps, for each stage, the prompt that
+    it reads and the one that it sends. Decode batches are those above half of the largest that keeps TPOT.
+
+    Pairs are made of layouts that no other layout of as many chips beats in all that enters a unit: then the unit with the
+    better one has no longer times, no fewer servers and slots, and carries no less. That is exact, like `_undominated`.
+    """
+    machine, shapes, tried = survey.machine, survey.shapes, survey.tried
+    chips = np.array([shape.chips for shape in shapes], int)
+    formats = np.unique([f"{shape.weights.name} {shape.cache.name}" for shape in shapes], return_inverse=True)[1]
+    kind = formats * 10_000 + chips if len(shapes) else chips
+
+    reads = np.flatnonzero((tried.batch == 1) & (survey.fits[tried.shape] >= 2 * tried.pipeline_parallel))
+    reads = reads[_front(kind[tried.shape[reads]] * 100 + tried.pipeline_parallel[reads],
+                         tried.prompt_s[reads], tried.dispatch_s[reads], tried.prompt_bytes[reads])]  # fmt: skip
+    top = np.zeros(len(shapes))
+    np.maximum.at(top, alone.shape, alone.batch)
+    decodes = np.flatnonzero(alone.batch > top[alone.shape] / 2)
+    decodes = decodes[_front(kind[alone.shape[decodes]], alone.step_s[decodes], -alone.batch[decodes],
+                             alone.prompt_bytes[decodes])]  # fmt: skip
+
+    read, decode = tried.at(reads), alone.at(decodes)
+    sizes = tuple(sorted(set(chips.tolist())))
+    table = np.array(
+        _splits(machine.accelerators, machine.domain, sizes, (apart.bandwidth[0] > 0, apart.bandwidth[1] > 0)), int
+    ).reshape(-1, 5)
+    same = formats[read.shape][:, None] == formats[decode.shape]
+    fits = (chips[read.shape][:, None] == table[:, 0])[:, None, :] & (chips[decode.shape][:, None] == table[:, 1])
+    first, second, many = np.nonzero(same[:, :, None] & fits)
+    read, decode, table = read.at(first), decode.at(second), table[many]
+    spans, readers, replicas = table[:, 2], table[:, 3], table[:, 4]
+
+    inside = spans * machine.accelerators <= max(machine.domain, machine.accelerators)
+    transfer = serving.transfer_time(
+        Q(read.prompt_bytes, "byte"), Q(decode.prompt_bytes, "byte"), readers, replicas,
+        Q(np.where(inside, *apart.bandwidth), "byte/s"),
+    )  # fmt: skip
+    unit = serving.apart(
+        Q(read.prompt_s, "s"), Q(read.dispatch_s, "s"), transfer, Q(decode.step_s, "s"), apart.output,
+        readers * read.pipeline_parallel, replicas * decode.batch, *apart.slow,
+    )  # fmt: skip
+    seconds = (time.m_as("s") for time in (unit.prefill_time, unit.delay, unit.tpot, unit.residence))
+    return spans, Stations(
+        decode.shape, read.shape, replicas.astype(float), readers, decode.batch, unit.servers, unit.slots, *seconds
+    )
+
+
+@functools.cache
+def _splits(
+    machine_size: int, domain: int, sizes: tuple[int, ...], linked: tuple[bool, bool]
+) -> list[tuple[int, int, int, int, int]]:
+    """(chips of a reader, chips of a decoding replica, machines, readers, decoding replicas) of every unit that is full.
+
+    One size divides the other, so that replicas fill machines without straddling two. A unit that is another one several times
+    over is left out: it is a pool of the smaller one. linked: whether chips reach others of their domain, and other machines.
+    """
+    found = []
+    for reader, decoder in ((r, d) for r in sizes for d in sizes if r % d == 0 or d % r == 0):
+        for span in _UNIT_SPANS:
+            whole = span * machine_size
+            if not linked[0 if whole <= max(domain, machine_size) else 1]:
+                continue
+            for readers in range(1, UNIT_REPLICAS):
+                replicas, rest = divmod(whole - readers * reader, decoder)
+                if rest or not 1 <= replicas <= UNIT_REPLICAS - readers:
+                    continue
+                if span > 1 and readers % 2 == 0 and replicas % 2 == 0:
+                    continue
+                found.append((reader, decoder, span, readers, replicas))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,16 +715,21 @@ def _times(
     at = np.repeat(np.arange(len(counts)), counts)
     batch = np.array([float(size) for mine in grids for grid in mine for size in grid])
     if not len(at):
-        return [Times(np.zeros(0, int), *(np.zeros(0) for _ in range(6))) for _ in machines]
+        return [Times(np.zeros(0, int), *(np.zeros(0) for _ in fields(Times)[1:])) for _ in machines]
     deployment, slow = _deployment(machines, shapes, constants, at, model, query)
     deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch))
-    replica = ranked(query, serving.replicas(deployment, *slow))
+    predicted = serving.replicas(deployment, *slow)
+    replica = ranked(query, predicted)
     shape = np.concatenate([np.arange(len(mine)) for mine in shapes])[at]
     seconds = (
-        np.broadcast_to(np.asarray(time.m_as("s")), batch.shape)
-        for time in (replica.tpot, replica.prefill_time, replica.first_token_delay, replica.residence)
-    )
-    whole = Times(shape, deployment.layouts.pipeline_parallel, batch, *seconds)
+        time.m_as("s")
+        for time in (
+            replica.tpot, replica.prefill_time, replica.first_token_delay, replica.residence,
+            predicted.decode_step, predicted.prefill_time, predicted.dispatch,
+        )
+    )  # fmt: skip
+    figures = (np.broadcast_to(values, batch.shape) for values in (*seconds, predicted.prompt_cache.m_as("byte")))
+    whole = Times(shape, deployment.layouts.pipeline_parallel, batch, *figures)
     ends = np.cumsum([sum(map(len, mine)) for mine in grids])
     return [whole.at(positions) for positions in np.split(np.arange(len(at)), ends[:-1])]
 
@@ -577,20 +763,22 @@ def _batches(largest: int) -> list[int]:
     return sorted(grid)
 
 
-def _undominated(times: Times, replicas: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Positions in `at` of layouts that no other layout with as many replicas and stages beats in all that a pool needs: prefill
-    time, delay before it, requests per second, slots. A pool of the better one carries at least as much at any size."""
-    prefill, delay, slots = times.prefill_s[at], times.delay_s[at], times.batch[at]
-    rate = slots / times.residence_s[at]
-    kind = replicas[at] * 1000 + times.pipeline_parallel[at]
+def _undominated(stations: Stations) -> np.ndarray:
+    """Positions of units that no other unit with as many servers beats in all that a pool needs: prefill time, delay before
+    it, requests per second, slots. A pool of the better one carries at least as much at any size, whatever either is made of."""
+    rate = stations.slots / stations.residence_s
+    return _front(stations.servers, stations.prefill_s, stations.delay_s, -rate, -stations.slots)
+
+
+def _front(kind: np.ndarray, *costs: np.ndarray) -> np.ndarray:
+    """Positions of what nothing else of its kind beats in every cost; of equals, the first stays."""
     keep = []
     for value in np.unique(kind):
         mine = np.flatnonzero(kind == value)
-        order = mine[np.lexsort((-slots[mine], -rate[mine], delay[mine], prefill[mine]))]
-        d, r, s = delay[order], rate[order], slots[order]
-        beats = (d[:, None] <= d) & (r[:, None] >= r) & (s[:, None] >= s)
-        keep.append(order[~np.triu(beats, 1).any(axis=0)])  # prefill: whoever stands earlier is no slower
-    return np.sort(np.concatenate(keep))
+        order = mine[np.lexsort([cost[mine] for cost in reversed(costs)])]
+        beats = np.all([cost[order][:, None] <= cost[order] for cost in costs[1:]], axis=0)
+        keep.append(order[~np.triu(beats, 1).any(axis=0)])  # the first cost: whoever stands earlier has no more of it
+    return np.sort(np.concatenate(keep)) if keep else np.zeros(0, int)
 
 
 def _count(dropped: list[Dropped], wall: int, name: str, removed: np.ndarray, reason: str) -> None:

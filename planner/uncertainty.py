@@ -16,7 +16,7 @@ from zoo.specs import Transformer
 from zoo.units import Q
 
 from .columns import budgets
-from .evaluate import replica_of
+from .evaluate import running_of
 from .plan import Plan, Robustness
 from .query import ServeQuery, Spread
 
@@ -122,7 +122,8 @@ def robustness(plan: Plan, query: ServeQuery, catalog: Catalog, model: Transform
         rows.insert(0, _interval("objective", "USD/h", weighted, None))
     every = np.ones(SAMPLES, bool)
     for i, pool in enumerate(plan.fleet, 1):
-        replica = replica_of(query, catalog, model, pool.offer, pool.layout)
+        station = running_of(query, catalog, model, pool.offer, pool.layout).station
+        units = pool.instances // pool.layout.unit(pool.accelerators // pool.instances)[0]
         slower = 1 / factors.efficiency
         tpot = pool.tpot_ms * slower
         limits = [bound for bound in query.sla.bounds() if bound.metric == "tpot"]
@@ -132,14 +133,14 @@ def robustness(plan: Plan, query: ServeQuery, catalog: Catalog, model: Transform
             rows.append(_promise(f"#{i} TPOT {bound.statistic}", "ms", tpot, float(bound.limit.m_as("ms")), good))
         rate = Q(pool.load_per_s * factors.demand, "1/s")
         targets = budgets(query, Q(pool.network_ms, "ms"))
-        replicas = np.full(SAMPLES, float(pool.replicas))
+        many = np.full(SAMPLES, float(units))
         late = serving.late_share(
             rate,
-            replica.prefill_time[0] * slower,
-            replica.first_token_delay[0] * slower,
-            replicas * pool.layout.pipeline_parallel,
-            replicas * pool.layout.batch,
-            replica.residence[0] * slower,
+            station.prefill_time[0] * slower,
+            station.delay[0] * slower,
+            many * station.servers[0],
+            many * station.slots[0],
+            station.residence[0] * slower,
             targets or (),
             query.workload.arrivals.cv**2,
         )

@@ -52,8 +52,10 @@ def fleet_table(fleet: Sequence[Pool]) -> Table:
     rows = []
     for i, pool in enumerate(fleet, 1):
         layout = pool.layout
-        degrees = f"TP{layout.tensor_parallel}" + (f" PP{layout.pipeline_parallel}" if layout.pipeline_parallel > 1 else "")
-        degrees += f" EP{layout.expert_parallel}" if layout.expert_parallel > 1 else ""
+        prefill = layout.prefill
+        degrees = layout.words
+        if prefill is not None:
+            degrees = f"{prefill.replicas} x {prefill.words} prefill + {prefill.beside} x {layout.words} decode"
         kv = "" if layout.kv_precision == layout.precision else f", KV {layout.kv_precision}"
         rows.append(
             (
@@ -61,7 +63,7 @@ def fleet_table(fleet: Sequence[Pool]) -> Table:
                 pool.offer,
                 pool.chip,
                 str(pool.instances),
-                str(pool.replicas),
+                f"{pool.prefill_replicas} + {pool.replicas}" if prefill is not None else str(pool.replicas),
                 f"{layout.precision}{kv}",
                 degrees,
                 str(layout.batch),
