@@ -90,3 +90,67 @@ def simulate(
     kept = slice(requests // 10, requests - requests // 10)
     ttft = first - (arrivals - delay)
     return Outcome(ttft[kept], ((last - first) / (output - 1))[kept])
+
+
+def simulate_apart(
+    rate: float,
+    readers: int,
+    decoders: int,
+    slots: int,
+    output: int,
+    decode_step: Callable[[int], float],
+    prompt_cost: float,
+    transfer: float,
+    delay: float,
+    requests: int,
+    variability: float = 1.0,
+    spread: bool = False,
+    seed: int = 1,
+) -> Outcome:
+    """Prefill and decode apart: `readers` read one prompt at a time, first come first served, and hand it to a decoder.
+
+    `transfer` [s] after it was read, over a link that carries other prompts meanwhile; a decoder takes it at its next step if
+    it has a free slot, and the first token comes at the end of that step. Other arguments as `simulate`.
+    """
+    generator = np.random.default_rng(seed)
+    arrivals = np.cumsum(gaps(generator, rate, requests, variability)) + delay
+    sizes = generator.exponential(1.0, requests) if spread else np.ones(requests)
+    free = np.zeros(readers)
+    handed = np.empty(requests)
+    for request in range(requests):
+        r = int(np.argmin(free))
+        free[r] = max(free[r], arrivals[request]) + prompt_cost * sizes[request]
+        handed[request] = free[r] + transfer * sizes[request]
+
+    order = np.argsort(handed, kind="stable")
+    waiting: list[deque[int]] = [deque() for _ in range(decoders)]
+    running: list[list[list[int]]] = [[] for _ in range(decoders)]
+    ends = [np.inf] * decoders
+    first, last = np.full(requests, np.nan), np.full(requests, np.nan)
+
+    def step(d: int, now: float) -> None:
+        while waiting[d] and len(running[d]) < slots:
+            running[d].append([waiting[d].popleft(), output])
+        ends[d] = now + decode_step(len(running[d])) if running[d] else np.inf
+
+    at = 0
+    while at < requests or min(ends) < np.inf:
+        d = int(np.argmin(ends))
+        if at < requests and handed[order[at]] <= ends[d]:
+            chosen = int(np.argmin([len(waiting[k]) + len(running[k]) for k in range(decoders)]))
+            waiting[chosen].append(int(order[at]))
+            if ends[chosen] == np.inf:
+                step(chosen, float(handed[order[at]]))
+            at += 1
+            continue
+        now = ends[d]
+        for entry in running[d]:
+            if entry[1] == output:
+                first[entry[0]] = now
+            entry[1] -= 1
+            if entry[1] == 0:
+                last[entry[0]] = now
+        running[d] = [entry for entry in running[d] if entry[1] > 0]
+        step(d, now)
+    kept = slice(requests // 10, requests - requests // 10)
+    return Outcome((first - (arrivals - delay))[kept], ((last - first) / (output - 1))[kept])

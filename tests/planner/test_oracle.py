@@ -6,7 +6,8 @@ objective has to be equal as an integer in the program's own units, not within a
 
 What the oracle takes over is only what the planner states about its space: tensor degrees divide the heads and stay in
 reach of the link, replicas fill machines or span a whole number of at most eight, batches are those of the grid stated in
-`planner/space.py` and the largest that keeps TPOT.
+`planner/space.py` and the largest that keeps TPOT, replicas that read prompts stand beside others that decode in full units
+of one, two, four or eight machines with at most eight replicas.
 """
 
 from __future__ import annotations
@@ -48,20 +49,20 @@ class Oracle:
 
     case: Case
     catalog: Catalog
-    layouts: dict[str, dict[int, tuple[serving.Replica, np.ndarray]]] = field(default_factory=dict)
+    units: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     known: dict[tuple[Any, ...], list[int]] = field(default_factory=dict)
     reached: dict[tuple[str, tuple[int, ...]], tuple[tuple[float, Any], ...] | None] = field(default_factory=dict)
 
     # ---- what a machine can run
 
-    def runs(self, offer: Offer) -> dict[int, tuple[serving.Replica, np.ndarray]]:
-        """span in machines -> (replicas as arrays, how many of them that many machines hold)."""
+    def runs(self, offer: Offer) -> dict[int, np.ndarray]:
+        """span in machines -> every unit of so many machines: rows of UNIT, times in seconds."""
         kind = f"{offer.accelerator} {offer.accelerators} {offer.domain}"
-        if kind not in self.layouts:
-            self.layouts[kind] = self._runs(offer)
-        return self.layouts[kind]
+        if kind not in self.units:
+            self.units[kind] = self._runs(offer)
+        return self.units[kind]
 
-    def _runs(self, offer: Offer) -> dict[int, tuple[serving.Replica, np.ndarray]]:
+    def _runs(self, offer: Offer) -> dict[int, np.ndarray]:
         case, chip = self.case, self.catalog.chips[offer.accelerator]
         constants = serving_constants(chip)
         candidates = []
@@ -87,28 +88,80 @@ class Oracle:
         if not rows:
             return {}
         every = run(rows)
-        tpot = (every.tpot_high if case.rank == "pessimistic" else every.tpot).m_as("ms")
-        kept = [row for row, time in zip(rows, tpot, strict=True) if case.tpot is None or time <= case.tpot]
-        last: dict[tuple[float, ...], float] = {}
-        for row in kept:
-            last[row[:-1]] = max(last.get(row[:-1], 0), row[-1])
-        most_of = dict(zip(candidates, largest, strict=True))
-        kept = [r for r in kept if r[-1] in GRID or r[-1] == last[r[:-1]] or r[-1] == most_of[r[:-1]]]  # type: ignore[index]
-        result = {}
-        spans: dict[int, list[tuple[float, ...]]] = {}
-        for row in kept:
-            chips = int(max(row[4], row[6]) * row[5])
-            spans.setdefault(max(1, chips // offer.accelerators), []).append(row)
-        for span, mine in spans.items():
-            chips = np.array([max(row[4], row[6]) * row[5] for row in mine])
-            result[span] = (run(mine), span * offer.accelerators / chips)
-        return result
+        found: dict[int, list[np.ndarray]] = {}
+        if "none" in case.disaggregation:
+            high = case.rank == "pessimistic"
+            tpot = (every.tpot_high if high else every.tpot).m_as("ms")
+            times = (
+                (every.prefill_time_high, every.first_token_delay_high, every.residence_high) if high
+                else (every.prefill_time, every.first_token_delay, every.residence)
+            )  # fmt: skip
+            seconds = [time.m_as("s") for time in times]
+            for i in self.kept(rows, tpot, dict(zip(candidates, largest, strict=True))):
+                chips = int(max(rows[i][4], rows[i][6]) * rows[i][5])
+                span = max(1, chips // offer.accelerators)
+                many = span * offer.accelerators // chips
+                unit = [many * rows[i][5], many * rows[i][7], *(s[i] for s in seconds)]
+                found.setdefault(span, []).append(np.array([unit]))
+        if "pools" in case.disaggregation:
+            for span, some in self.apart(offer, rows, every, candidates, largest):
+                found.setdefault(span, []).append(some)
+        return {span: np.unique(np.concatenate(some), axis=0) for span, some in found.items()}
 
-    def times(self, replica: serving.Replica) -> tuple[Any, Any, Any]:
-        """Prefill, what passes before it, and the whole stay of a request, at the end of the intervals that is asked for."""
-        if self.case.rank == "pessimistic":
-            return replica.prefill_time_high, replica.first_token_delay_high, replica.residence_high
-        return replica.prefill_time, replica.first_token_delay, replica.residence
+    def kept(self, rows: list[tuple[float, ...]], tpot: np.ndarray, most_of: dict[Any, int]) -> list[int]:
+        """Positions of rows that keep TPOT: of each layout the batches of the grid, the largest that keeps it, the largest."""
+        good = [i for i, time in enumerate(tpot) if self.case.tpot is None or time <= self.case.tpot]
+        last: dict[Any, float] = {}
+        for i in good:
+            last[rows[i][:-1]] = max(last.get(rows[i][:-1], 0), rows[i][-1])
+        return [i for i in good if rows[i][-1] in GRID or rows[i][-1] in (last[rows[i][:-1]], most_of[rows[i][:-1]])]
+
+    def apart(
+        self, offer: Offer, rows: list[tuple[float, ...]], every: serving.Replica, candidates: list[Any], largest: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Units in which some replicas only read prompts and the others only decode: every pair, every split of every span."""
+        chip, n = self.catalog.chips[offer.accelerator], offer.accelerators
+        constants = serving_constants(chip)
+        high = self.case.rank == "pessimistic"
+        token, first = serving.slowness(self.case.model, chip, constants, disaggregated=True) if high else (1.0, 1.0)
+        most_of = dict(zip(candidates, largest, strict=True))
+        steps = every.decode_step.m_as("s")
+        decoding = self.kept(rows, 1000 * token * steps, most_of)
+        top: dict[Any, float] = {}
+        for i in decoding:
+            top[rows[i][:-1]] = max(top.get(rows[i][:-1], 0), rows[i][-1])
+        decoding = [i for i in decoding if rows[i][-1] > top[rows[i][:-1]] / 2]
+        reading = [i for i, row in enumerate(rows) if row[-1] == 1 and most_of[row[:-1]] >= 2 * row[5]]
+        links, device = self.links(chip), serving.device_of(chip)
+        inside = (chip.link_bandwidth is not None and chip.scale_up_domain > 1) or chip.host_bandwidth is not None
+        size = [int(max(row[4], row[6]) * row[5]) for row in rows]
+        found: list[tuple[int, ...]] = []
+        splits: dict[tuple[int, int], list[tuple[int, int, int, bool]]] = {}
+        for r, d in itertools.product(reading, decoding):
+            sizes = size[r], size[d]
+            if rows[r][:3] != rows[d][:3] or max(sizes) % min(sizes):
+                continue  # other number formats, or replicas that would straddle machines
+            if sizes not in splits:
+                every_way = itertools.product((1, 2, 4, 8), range(1, 8), range(1, 8))
+                full = [(span, a, b) for span, a, b in every_way if a + b <= 8 and a * sizes[0] + b * sizes[1] == span * n]
+                near = [span * n <= max(n, offer.domain) for span, _, _ in full]
+                linked = [inside if close else chip.nic_bandwidth is not None for close in near]
+                splits[sizes] = [(*way, close) for way, close, fine in zip(full, near, linked, strict=True) if fine]
+            found += [(r, d, *way) for way in splits[sizes]]
+        if not found:
+            return
+        r, d, spans, a, b, near = np.array(found, int).T
+        speed = serving.transfer_bandwidth(links, device, constants, near.astype(bool))
+        sent = serving.transfer_time(every.prompt_cache[r], every.prompt_cache[d], a, b, speed)
+        stages, batch = every.layouts.pipeline_parallel, every.layouts.batch
+        unit = serving.apart(
+            every.prefill_time[r], every.dispatch[r], sent, every.decode_step[d], float(self.case.tokens[1]),
+            a * stages[r], b * batch[d], token, first,
+        )  # fmt: skip
+        seconds = [time.m_as("s") for time in (unit.prefill_time, unit.delay, unit.residence)]
+        table = np.stack([unit.servers, unit.slots, *seconds], axis=1)
+        for span in set(spans.tolist()):
+            yield span, table[spans == span]
 
     def formats(self) -> Iterator[tuple[str, str]]:
         for weights in self.case.precision:
@@ -181,12 +234,11 @@ class Oracle:
             return 0
         key = (offer.accelerator, offer.accelerators, offer.domain, span, tuple((p, t.m_as("s")) for p, t in targets))
         if key not in self.known:
-            replica, per_unit = self.runs(offer)[span]
+            servers, slots, prefill, delay, residence = self.runs(offer)[span].T
             every = np.arange(1, MOST + 1)[:, None]
-            count = (every * per_unit).ravel()
-            stages, batch = np.tile(replica.layouts.pipeline_parallel, MOST), np.tile(replica.layouts.batch, MOST)
-            prefill, delay, residence = (np.tile(time, MOST) for time in self.times(replica))
-            rate = serving.pool_rate(prefill, delay, count * stages, count * batch, residence, targets, self.case.cv**2)
+            prefill, delay, residence = (Q(np.tile(time, MOST), "s") for time in (prefill, delay, residence))
+            count = (every * servers).ravel(), (every * slots).ravel()
+            rate = serving.pool_rate(prefill, delay, *count, residence, targets, self.case.cv**2)
             self.known[key] = [down(1000 * float(best)) for best in rate.m_as("1/s").reshape(MOST, -1).max(axis=1)]
         return self.known[key][units - 1]
 

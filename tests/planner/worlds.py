@@ -56,6 +56,7 @@ class Case:
     quality: float | None = None
     prefix_hit: float = 0.0
     rank: str = "pessimistic"
+    disaggregation: tuple[str, ...] = ("none",)
 
     def world(self) -> Catalog:
         return tiny.world(self.chips, (self.model,), self.regions, self.offers)
@@ -68,6 +69,7 @@ class Case:
             "precision": list(self.precision),
             "arrivals": {"cv": self.cv},
             "prefix_hit": self.prefix_hit,
+            "disaggregation": list(self.disaggregation),
             "populations": [],
         }
         if self.kv_precision is not None:
@@ -175,4 +177,5 @@ def case_of(draw: Random, people: int, mixed: bool) -> Case:
         draw.choice(["cost", "cost", "carbon", "power", "chips", "cost + carbon.price * carbon"]),
         "average", draw.random() < 0.5, draw.choice([50.0, 3000.0]), mixed, quotas,
         draw.choice([None, None, None, 0.02]), draw.choice([0.0, 0.5]), draw.choice(["pessimistic", "typical"]),
+        draw.choice([("none",), ("none", "pools"), ("pools",)]),
     )  # fmt: skip
