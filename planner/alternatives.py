@@ -51,7 +51,7 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
 
 def _signature(plan: Plan) -> tuple[object, ...]:
     """What makes a plan another one: its objective and its machines, not the name of the region that they stand in."""
-    machines = sorted((p.chip, p.instances, p.accelerators, p.layout.precision, p.layout.tensor_parallel) for p in plan.fleet)
+    machines = sorted((p.chip, p.instances, p.accelerators, p.layout.precision, p.layout.in_full) for p in plan.fleet)
     return (plan.objective, *machines)
 
 

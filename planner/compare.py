@@ -47,8 +47,8 @@ def differences(
 def _pool(pool: Pool) -> str:
     layout = pool.layout
     return (
-        f"{pool.instances} instances, {pool.replicas} replicas, {layout.precision}, TP{layout.tensor_parallel} "
-        f"PP{layout.pipeline_parallel} EP{layout.expert_parallel}, batch {layout.batch}, {pool.load_per_s:.4g}/s"
+        f"{pool.instances} instances, {pool.replicas} replicas, {layout.precision}, {layout.in_full}, batch {layout.batch}, "
+        f"{pool.load_per_s:.4g}/s"
     )
 
 

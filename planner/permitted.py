@@ -37,9 +37,7 @@ def layout_fault(
     machine = Machine(catalog.chips[offer.accelerator], offer.accelerators, offer.domain)
     shapes = shapes_of(machine, model, query, [])
     formats, prefill = (layout.precision, layout.kv_precision), layout.prefill
-    said = f"{layout.words} in {formats[0]} with KV in {formats[1]}"
-    if prefill is not None:
-        said = f"{prefill.replicas} x {prefill.words} prefill + {prefill.beside} x {said}"
+    said = f"{layout.in_full} in {formats[0]} with KV in {formats[1]}"
     for degrees in (layout, *(() if prefill is None else (prefill,))):
         wanted = (degrees.tensor_parallel, degrees.pipeline_parallel, degrees.expert_parallel)
         if not any(

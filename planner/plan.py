@@ -58,6 +58,13 @@ class Layout(Degrees):
     batch: PositiveInt
     prefill: Readers | None = None
 
+    @property
+    def in_full(self) -> str:
+        """ "TP4", or of a unit "3 x TP1 prefill + 5 x TP1 decode"."""
+        if self.prefill is None:
+            return self.words
+        return f"{self.prefill.replicas} x {self.prefill.words} prefill + {self.prefill.beside} x {self.words} decode"
+
     def unit(self, accelerators: int) -> tuple[int, int, int]:
         """(machines of `accelerators`, replicas, replicas that only read prompts) of the smallest pool of this layout."""
         if self.prefill is not None:

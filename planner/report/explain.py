@@ -118,7 +118,7 @@ def alternatives_table(found: Sequence[Alternative]) -> Table:
 
 def fleet_line(fleet: Sequence[Pool]) -> str:
     """A fleet in one line."""
-    return "; ".join(f"{p.instances} x {p.offer} ({p.chip}, {p.layout.precision}, TP{p.layout.tensor_parallel})" for p in fleet)
+    return "; ".join(f"{p.instances} x {p.offer} ({p.chip}, {p.layout.precision}, {p.layout.in_full})" for p in fleet)
 
 
 def comparison_table(differences: Sequence[Difference]) -> Table:
@@ -159,7 +159,7 @@ def wall_tables(plan: Plan, number_of_wall: int) -> list[Table]:
             ("offer", pool.offer),
             (
                 "replicas",
-                f"{pool.replicas} of TP{pool.layout.tensor_parallel}, batch {pool.layout.batch}",
+                f"{pool.replicas} of {pool.layout.in_full}, batch {pool.layout.batch}",
             ),
             ("load", f"{number(pool.load_per_s)} of {number(pool.capacity_per_s)} requests/s"),
             ("TTFT p99, TPOT", f"{number(pool.ttft_p99_ms)} ms, {number(pool.tpot_ms)} ms"),

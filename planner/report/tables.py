@@ -52,10 +52,6 @@ def fleet_table(fleet: Sequence[Pool]) -> Table:
     rows = []
     for i, pool in enumerate(fleet, 1):
         layout = pool.layout
-        prefill = layout.prefill
-        degrees = layout.words
-        if prefill is not None:
-            degrees = f"{prefill.replicas} x {prefill.words} prefill + {prefill.beside} x {layout.words} decode"
         kv = "" if layout.kv_precision == layout.precision else f", KV {layout.kv_precision}"
         rows.append(
             (
@@ -63,9 +59,9 @@ def fleet_table(fleet: Sequence[Pool]) -> Table:
                 pool.offer,
                 pool.chip,
                 str(pool.instances),
-                f"{pool.prefill_replicas} + {pool.replicas}" if prefill is not None else str(pool.replicas),
+                str(pool.replicas) if layout.prefill is None else f"{pool.prefill_replicas} + {pool.replicas}",
                 f"{layout.precision}{kv}",
-                degrees,
+                layout.in_full,
                 str(layout.batch),
             )
         )
