@@ -15,7 +15,7 @@ from zoo.catalog import Catalog
 
 from ..prepare import open_catalog
 from ..query import TrainQuery
-from .figures import OF_STEPS, scaled_catalog, scaled_question
+from .figures import OF_JOBS, OF_STEPS, scaled_catalog, scaled_question
 from .market import Column, Family, Market, Memory, families_of, market_of
 from .question import Question, question_of
 
@@ -54,7 +54,8 @@ class Asker:
     def families_of(self, question: Question, scales: Scales = ()) -> list[Family]:
         """Its offers, by kinds of machines that fail alike."""
         query = question.query
-        key = (scales, query.folder, query.zoo, query.calibration_file, _what_families_depend_on(question))
+        of_offers = tuple(scale for scale in scales if scale[0] not in OF_JOBS)
+        key = (of_offers, query.folder, query.zoo, query.calibration_file, _what_families_depend_on(question))
         if key not in self.families:
             self.families[key] = families_of(question, Market(question, []))
         return self.families[key]

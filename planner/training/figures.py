@@ -47,7 +47,8 @@ FIGURES = (
 # Fields of a chip that a figure is, where it is not one that serve questions scale too (`planner.marginal.varied`).
 _OF_CHIPS = {"network bandwidth": "nic_bandwidth", "link bandwidth": "link_bandwidth", "host bandwidth": "host_bandwidth"}
 _OF_CATALOG = {"peak FLOP/s", "memory bandwidth", "memory capacity", "prices", "carbon intensity"}
-# Figures on which the time of a step depends; the others leave every layout as it is.
+# Figures on which neither steps nor offers depend, and those on which the time of a step does.
+OF_JOBS = {"failure rate", "restart time", "storage bandwidth"}
 OF_STEPS = {"peak FLOP/s", "memory bandwidth", "memory capacity", "efficiency", *_OF_CHIPS}
 
 

@@ -6,23 +6,26 @@ of two proven optima. Optima are compared over the same numbers of accelerators:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from zoo.units import Q, Quantity
 
 from .. import in_parallel
 from ..query import QueryError, TrainQuery, text_of
 from .asking import Asker, Scales
-from .check import layout_of
+from .check import layout_of, strategy_of
 from .figures import figures_of
-from .job import UNITS, bounds_of
+from .job import UNITS, accelerator_of, bounds_of, service_of
 from .least import bounded, least_of
-from .market import Market
+from .market import Column, Market, column_totals
 from .plan import TrainMarginal, TrainPlan
 from .question import Question
 from .report_units import in_units, unit_of
+from .search import fits, step_of
 
 # Figures of the world are moved at most by this factor when looking for the point where the plan switches, which is then
 # known to this relative width. Limits are not searched like this: their switch points are optima themselves.
@@ -171,34 +174,33 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
     asker.counts = asker.counts | {plan.job.accelerators}
     question = asker.question(query)
     found = list(knobs(question, plan.job.accelerators // max(plan.job.instances - plan.job.spare_instances, 1)))
-    moves = [
-        (knob, factor) for knob in found for factor in (knob.easier, 2 - knob.easier, knob.unit_factor) if factor is not None
-    ]
+    moves = [(knob, factor) for knob in found for factor in (knob.easier, knob.unit_factor) if factor is not None]
     while True:
         asker.progress("the optimum")
-        base = optimum_of(asker.market(question))
-        if base.objective is None:
+        market = asker.market(question)
+        base = optimum_of(market)
+        if market.best is None or base.objective is None:
             return ()
         asker.progress(f"{len(moves)} re-solves")
-
-        outcomes = _re_solved(asker, base, moves)
-        counts = asker.counts | {outcome.accelerators for outcome in outcomes if outcome.objective is not None}
+        easier = dict(zip(moves, _re_solved(asker, base, moves), strict=True))
+        back = [(knob, 2 - knob.easier) for knob in found]
+        harder = dict(zip(found, _harder(asker, market.best, base, easier, back), strict=True))
+        counts = asker.counts | {o.accelerators for o in (*easier.values(), *harder.values()) if o.objective is not None}
         better = asker.market(question, counts=counts).best
         if better is None or better.objective >= base.objective:
             break
         asker.counts = counts  # a count that no question found before is better today too: compare over it
-    results = iter(outcomes)
     rows = []
     for knob in found:
-        easier, harder = next(results), next(results)
-        unit = next(results) if knob.unit_factor is not None else None
-        saved, per_unit = _saved(query, base, easier), None if unit is None else _saved(query, base, unit)
-        worse = harder.objective is None or harder.objective > base.objective
+        one, worse = easier[knob, knob.easier], harder[knob]
+        unit = None if knob.unit_factor is None else easier[knob, knob.unit_factor]
+        saved, per_unit = _saved(query, base, one), None if unit is None else _saved(query, base, unit)
+        worsens = worse.objective is None or worse.objective > base.objective
         rows.append(
             TrainMarginal(
                 number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin, value=knob.value,
-                binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
-                per_unit=per_unit, unit=unit_of(query), breaks=harder.objective is None,
+                binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worsens), per_percent=saved, unit_step=knob.unit_step,
+                per_unit=per_unit, unit=unit_of(query), breaks=worse.objective is None,
             )
         )  # fmt: skip
     if switches:
@@ -213,6 +215,58 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
 def _re_solved(asker: Asker, base: Optimum, moves: list[tuple[Knob, float]]) -> list[Optimum]:
     """The optimum after each move."""
     return in_parallel.each(lambda move: _moved(asker, base, *move), moves)
+
+
+def _harder(
+    asker: Asker, best: Column, base: Optimum, easier: Mapping[tuple[Knob, float], Optimum], moves: list[tuple[Knob, float]]
+) -> list[Optimum]:
+    """The optimum after each move to the harder side, or the job of today there where that tells as much.
+
+    That is so where it still keeps every limit and either the knob is known to bind, or the job takes what it takes today.
+    """
+
+    def same(move: tuple[Knob, float]) -> Optimum:
+        knob, factor = move
+        if knob.resource is None:
+            try:
+                query, scales = knob.moved(factor)
+                objective = unmoved(asker, asker.question(query, scales), scales, best)
+            except QueryError:
+                return Optimum(None, 0, ())
+            gain = easier[knob, knob.easier].objective
+            binds = gain is not None and base.objective is not None and gain < base.objective
+            if objective is not None and (binds or objective == base.objective):
+                return replace(base, objective=objective)
+        return _moved(asker, base, knob, factor)
+
+    return in_parallel.each(same, moves)
+
+
+def unmoved(asker: Asker, question: Question, scales: Scales, column: Column) -> int | None:
+    """The objective of today's job in a moved world; None where it breaks a limit or does not fit there."""
+    assert column.found is not None
+    for family in asker.families_of(question, scales):
+        names = [offer.name for offer in family.rates.offers]
+        if column.offer.name in names:
+            break
+    else:
+        return None
+    count, j = column.accelerators, names.index(column.offer.name)
+    strategy = strategy_of(question, layout_of(question, column.found))
+    accelerator = accelerator_of(question, family.machine, count)
+    if not bool(np.all(fits(family.task, accelerator, strategy, family.host))):
+        return None
+    low, high = question.query.supply.accelerators or (count, count)
+    step = float(step_of(family.task, accelerator, strategy, family.host).ranked(question.task.pessimistic)[0])
+    service = service_of(question, family.machine, np.array([float(count)]), family.spot, family.vcpus)
+    totals, objective = column_totals(question, family, service, np.asarray(service.goodput.fraction), count, step)
+    if not low <= count <= high or any(totals[name][j] > bound for name, bound in bounds_of(question).items()):
+        return None
+    for quota, counts in zip(question.query.supply.quota, column.quotas, strict=True):
+        used, allowed = (totals["chips"][j], quota.chips) if quota.chips is not None else (column.instances, quota.instances or 0)
+        if counts and used > allowed:
+            return None
+    return objective[j]
 
 
 def _moved(asker: Asker, base: Optimum, knob: Knob, factor: float) -> Optimum:

@@ -303,7 +303,7 @@ def _explore(
         table = _table(market, family, grids[f], bounds) if len(grids[f]) else None
         tables.append(table)
         if table is not None:
-            least = table.objective.min(axis=1, initial=np.inf)
+            least = (_tightness(table, bounds) if first else table.objective).min(axis=1, initial=np.inf)
             heap += [(float(value), f, i) for i, value in enumerate(least) if np.isfinite(value)]
             market.pairs += len(least)
     heapq.heapify(heap)
@@ -331,6 +331,12 @@ def _explore(
             table = tables[f]
             assert table is not None
             _add_bound(market, f, table, i)
+
+
+def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:
+    """The largest share of any limit that a column takes at least; infinite where a limit forbids it. The first to try have least."""
+    shares = [table.totals[name] / max(bound, 1) for name, bound in bounds.items()]
+    return np.where(np.isfinite(table.objective), np.max(shares, axis=0), np.inf)
 
 
 def cheapest_by(
