@@ -25,6 +25,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'planner' has no attribute {name!r}")
     from . import plan, query
+    from .training import verbs
 
     # methods of the records, bound here once; see the docstring of each function below
     query.ServeQuery.solve = _solve  # type: ignore[attr-defined]
@@ -34,6 +35,7 @@ def __getattr__(name: str) -> Any:
     plan.Plan.alternatives = _alternatives  # type: ignore[attr-defined]
     plan.Plan.tornado = _tornado  # type: ignore[attr-defined]
     plan.Plan.synthesis = _synthesis  # type: ignore[attr-defined]
+    verbs.bind()
     for module in (plan, query):
         globals().update({public: getattr(module, public) for public in __all__ if hasattr(module, public)})
     return globals()[name]

@@ -526,14 +526,17 @@ def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQue
 
 
 def _explain_training(
-    path: Path, why_not: list[str] | None, wall: str | None, switches: bool, format: str, quiet: bool
+    path: Path, why_not: list[str] | None, wall: str | None, switches: bool, swings: bool, plot: Path | None, format: str,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """`explain` of a training plan. Ends the command."""
     from .query import QueryError
     from .report import explain as pages
     from .report import tables
+    from .report import training as training_pages
     from .report import training_explain as training
     from .training.marginal import marginals
+    from .training.sensitivity import tornado
     from .training.whynot import FORCED
     from .training.whynot import why_not as force
     from .whynot import parse
@@ -552,7 +555,11 @@ def _explain_training(
             records = [force(saved, query, one, asker) for one in forces]
             shown = training.why_not_tables_of(records, saved)
         elif saved.job is None:
-            shown, records = tables.conflict_tables(saved), list(saved.conflict)
+            shown, records = training_pages.infeasible_tables(saved), list(saved.conflict)
+        elif swings:
+            records = list(tornado(saved, query, asker))
+            shown = [pages.tornado_table(records)]
+            _draw(records, saved.name, plot)
         else:
             records = list(marginals(saved, query, asker, switches))
             shown = [tables.walls_table(saved), *training.marginal_tables(records, switches)]
@@ -618,9 +625,9 @@ def explain(
             raise _fail(f"{name} {given}: only together with {needs}")
     _check_picture(plot)
     if _kind_of(plan) == "train":
-        if tornado or synthesis:
-            raise _fail(f"{plan}: --tornado and --synthesis explain plans of serve questions only")
-        _explain_training(plan, why_not, wall, switches, format, quiet)
+        if synthesis:
+            raise _fail(f"{plan}: --synthesis explains plans of serve questions only")
+        _explain_training(plan, why_not, wall, switches, tornado, plot, format, quiet)
     saved, query = _plan_and_query(plan)
     progress = _Progress(not quiet)
     shown: list[tables.Table]

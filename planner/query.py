@@ -1438,6 +1438,22 @@ class TrainLimits(Part):
     chips: Annotated[int, _whole(1, 16384)] | None = _key("Number of chips.", 16384, default=None)
 
 
+class TrainUncertain(Part):
+    """How far figures may be from what they are taken for; each independent and triangular between low, mid and high."""
+
+    prices: Annotated[Spread, _Spread] | None = _key("Factor on every price.", "±20 %", default=None)
+    efficiency: Annotated[Spread, _Spread] | None = _key(
+        "Factor on the speed of a step: 0.9 makes every step longer by 1 / 0.9.", [0.85, 1.0, 1.1], default=None
+    )
+    intensity: Annotated[Spread, _Spread] | None = _key("Factor on the grid's carbon intensity.", "±15 %", default=None)
+    failures: Annotated[Spread, _Spread] | None = _key("Factor on how often accelerators fail.", [0.5, 1.0, 3.0], default=None)
+    hold: Annotated[float, _fraction(0, 1, above=True, below=True, example="95 %")] | None = _key(
+        "Probability with which the deadline and every limit must hold: plans for the unfavourable end. Left out: the middle.",
+        "95 %",
+        default=None,
+    )
+
+
 TrainObjective = Literal["cost", "carbon", "time", "chips", "energy", "power", "cost + carbon.price * carbon"]
 
 
@@ -1486,6 +1502,11 @@ class TrainQuery(Query):
     sharing: Sharing | None = _key(
         "Queue for shared machines. Left out: they are there at once.", {"arrivals": "2/year"}, default=None
     )
+    uncertain: TrainUncertain = _key(  # type: ignore[assignment]
+        "Figures that are not known exactly.",
+        {"prices": "±10 %", "efficiency": [0.85, 1.0, 1.1], "failures": [0.5, 1.0, 3.0]},
+        default=TrainUncertain(prices=None, efficiency=None, intensity=None, failures=None, hold=None),
+    )
     limits: TrainLimits = _key(  # type: ignore[assignment]
         "Bounds on what the job takes.", {"cost": "50e6 USD", "power": "25 MW"}, default=TrainLimits()
     )
@@ -1503,8 +1524,6 @@ class TrainQuery(Query):
     def _consistent(self) -> Self:
         if self.minimize == _WEIGHED and self.carbon.price is None:
             raise _Fault('carbon has no price: give carbon.price, such as "100 USD/tCO2e"', "minimize")
-        if self.uncertain != Uncertain():
-            raise _Fault("not supported yet for training; step times carry their own interval (rank)", "uncertain")
         fewest = None if self.supply.accelerators is None else self.supply.accelerators[0]
         if fewest is not None and self.limits.chips is not None and fewest > self.limits.chips:
             raise _Fault(

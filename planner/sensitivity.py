@@ -17,7 +17,7 @@ from .query import ServeQuery
 from .uncertainty import at_other_rates, guarded_query
 
 # Where a question says nothing of how uncertain a figure is: this share to either side of it, and said so.
-_DEFAULT = 0.2
+DEFAULT = 0.2
 
 
 def tornado(plan: Plan, query: ServeQuery, progress: Progress = lambda _: None) -> tuple[Swing, ...]:
@@ -30,7 +30,7 @@ def tornado(plan: Plan, query: ServeQuery, progress: Progress = lambda _: None) 
     prepare(guarded_query(query), memory=memory)
     ranges = {
         name: (spread.low, spread.high, "query: uncertain") if spread is not None
-        else (1 - _DEFAULT, 1 + _DEFAULT, f"default, ±{_DEFAULT:.0%}")
+        else (1 - DEFAULT, 1 + DEFAULT, f"default, ±{DEFAULT:.0%}")
         for name, spread in (
             ("prices", query.uncertain.prices), ("demand", query.uncertain.demand),
             ("efficiency", query.uncertain.efficiency), ("carbon intensity", query.uncertain.intensity),
@@ -53,10 +53,10 @@ def tornado(plan: Plan, query: ServeQuery, progress: Progress = lambda _: None) 
                 switches_high=second != today[1],
             )
         )  # fmt: skip
-    return tuple(sorted(rows, key=_width, reverse=True))
+    return tuple(sorted(rows, key=width, reverse=True))
 
 
-def _width(row: Swing) -> float:
+def width(row: Swing) -> float:
     """How far the objective swings; an end without any plan swings it farthest."""
     if row.objective_low is None or row.objective_high is None:
         return float("inf")

@@ -114,12 +114,12 @@ def robustness(plan: Plan, query: ServeQuery, catalog: Catalog, model: Transform
     cost = plan.totals["cost_usd_per_h"] * factors.prices
     carbon = plan.totals["carbon_kgco2e_per_h"] * factors.intensity
     rows = [
-        _interval("cost", "USD/h", cost, _bound(query.limits.cost, "USD/hour")),
-        _interval("carbon", "kgCO2e/h", carbon, _bound(query.limits.carbon, "kgCO2e/hour")),
+        interval("cost", "USD/h", cost, _bound(query.limits.cost, "USD/hour")),
+        interval("carbon", "kgCO2e/h", carbon, _bound(query.limits.carbon, "kgCO2e/hour")),
     ]
     if query.minimize == "cost + carbon.price * carbon" and query.carbon.price is not None:
         weighted = cost + float(query.carbon.price.m_as("USD/kgCO2e")) * carbon
-        rows.insert(0, _interval("objective", "USD/h", weighted, None))
+        rows.insert(0, interval("objective", "USD/h", weighted, None))
     every = np.ones(SAMPLES, bool)
     for i, pool in enumerate(plan.fleet, 1):
         station = running_of(query, catalog, model, pool.offer, pool.layout).station
@@ -158,7 +158,8 @@ def _bound(limit: object, unit: str) -> float | None:
     return None if limit is None else float(limit.m_as(unit))  # type: ignore[attr-defined]
 
 
-def _interval(what: str, unit: str, values: np.ndarray, limit: float | None) -> Robustness:
+def interval(what: str, unit: str, values: np.ndarray, limit: float | None) -> Robustness:
+    """Samples of a figure as p10, p50 and p90, and the share of them within its limit."""
     holds = None if limit is None else float((values <= limit).mean())
     p10, p50, p90 = (float(v) for v in np.percentile(values, [10, 50, 90]))
     return Robustness(what=what, unit=unit, p10=p10, p50=p50, p90=p90, limit=limit, holds=holds)

@@ -6,15 +6,36 @@ import itertools
 
 from ..plan import Plan
 from ..training.plan import Job, Ranked, TrainLayout, TrainPlan
-from .tables import Table, assumption_table, conflict_tables, money, number, removed_table, walls_table
+from .tables import (
+    Table,
+    assumption_table,
+    conflict_tables,
+    missing_table,
+    money,
+    number,
+    removed_table,
+    robustness_table,
+    walls_table,
+)
 
 
 def plan_tables(plan: TrainPlan) -> list[Table]:
     """The whole answer."""
     if plan.job is None:
-        return [*conflict_tables(plan), removed_table(plan), assumption_table(plan)]
-    tables = [*job_tables(plan.job), layouts_table(plan.layouts), walls_table(plan), certificate_table(plan)]
+        return [table for table in (*infeasible_tables(plan), removed_table(plan), assumption_table(plan)) if table.rows]
+    tables = [*job_tables(plan.job), layouts_table(plan.layouts), walls_table(plan), robustness_table(plan)]
+    tables += [certificate_table(plan)]
     return [table for table in (*tables, removed_table(plan), assumption_table(plan)) if table.rows]
+
+
+def infeasible_tables(plan: TrainPlan) -> list[Table]:
+    """The clash, the repairs, the best job that is possible anyway, who is not to blame, and what data is missing."""
+    tables = [*conflict_tables(plan), missing_table(plan)]
+    if plan.nearest is not None:
+        near = plan.nearest
+        title = f"Best possible anyway: {near.change} ({number(near.objective)} {near.unit})"
+        tables.insert(2, Table(title, ("", ""), job_table(near.job).rows))
+    return tables
 
 
 def job_tables(job: Job) -> list[Table]:

@@ -21,7 +21,7 @@ from .. import plan
 from ..program import whole
 from ..query import Clause, QueryError, TrainQuery, parse_path
 from .asking import Asker
-from .job import UNITS, bounds_of
+from .job import UNITS, bounds_of, limit_for
 from .least import CLAUSES, first_from, least_of
 from .market import Column, cheapest_by
 from .question import Question
@@ -70,8 +70,8 @@ def _tokens(query: TrainQuery, steps: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why there is no job. `innocent` clauses are in neither clash nor repair; `nearest` is the question repaired by the
-    smallest relative move, `by` that repair and `best` its best job."""
+    """Why there is no job. `innocent` clauses are in no clash that was found and in no repair; `nearest` is the question
+    repaired by the smallest relative move, `by` that repair and `best` its best job."""
 
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
@@ -119,12 +119,12 @@ def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ())
     clauses = [clause for clause in query.clauses() if clause.path not in kept]
     if not asked.feasible(query, clauses):
         return Explanation()
-    core = list(clauses)
-    for clause in clauses:
-        asker.progress(f"is {clause.path} to blame?")
-        rest = [other for other in core if other is not clause]
-        if not asked.feasible(query, [c for c in clauses if c not in rest]):
-            core = rest
+    core = _clash(query, clauses, clauses, asked)
+    clashes = [core]
+    for clause in core:  # another clash, without this clause, blames others too
+        others = [c for c in clauses if c is not clause]
+        if all(clause in clash for clash in clashes) and not asked.feasible(query, [clause]):
+            clashes.append(_clash(query, clauses, sorted(others, key=lambda c: c not in core), asked))
     repairs = []
     for clause in core:
         asker.progress(f"how far must {clause.path} move?")
@@ -147,10 +147,22 @@ def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ())
         fixes.append(fix)
         if best is not None and (nearest is None or (move.distance, best.objective) < nearest[0]):
             nearest = (move.distance, best.objective), move.query, fix, best
-    innocent = [c for c in clauses if c not in core and c.path not in moved]
+    blamed = {c.path for clash in clashes for c in clash} | set(moved)
+    innocent = [c for c in clauses if c.path not in blamed]
     return Explanation(
         tuple(_blamed(c) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), *(nearest or (None,) * 4)[1:]
     )
+
+
+def _clash(query: TrainQuery, clauses: list[Clause], among: list[Clause], asked: _Asked) -> list[Clause]:
+    """A smallest set of `among` that cannot hold together, by deletion; those that come first are taken out first."""
+    core = list(among)
+    for clause in among:
+        asked.asker.progress(f"is {clause.path} to blame?")
+        rest = [other for other in core if other is not clause]
+        if not asked.feasible(query, [c for c in clauses if c not in rest]):
+            core = rest
+    return [c for c in clauses if c in core]
 
 
 def _blamed(clause: Clause) -> plan.Conflict:
@@ -324,7 +336,7 @@ def _cheapest_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) ->
     clauses: list[Clause] = []
     for name in over:
         clause = next(c for c in limits if _LIMITS[c.path] == name)
-        needed = found.totals[name] * UNITS[name]
+        needed = limit_for(asked, name, found.totals[name]) * UNITS[name]
         value: object = found.totals[name]
         if name == "time":
             value = f"{float((whole(needed, _DEADLINE_STEP, 'up') * _DEADLINE_STEP).m_as('day')):.10g} day"

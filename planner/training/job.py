@@ -234,13 +234,23 @@ def objective_of(question: Question, totals: dict[str, Floats]) -> Floats:
 
 
 def bounds_of(question: Question) -> dict[str, int]:
-    """The limits of the question as integers of `UNITS`, rounded down; time is what the deadline leaves."""
+    """The limits of the question as integers of `UNITS`, rounded down; time is what the deadline leaves.
+
+    Where limits must hold with a given probability, what is left of them for a job as it is expected (`question.Guard`).
+    """
+    shares = question.guard.shares
     limits = question.query.limits
     result: dict[str, int] = {}
     for name in ("cost", "carbon", "power", "water", "chips"):
         bound = getattr(limits, name)
         if bound is not None:
             quantity = Q(float(bound), "") if isinstance(bound, int) else bound
-            result[name] = int(whole(quantity, UNITS[name], "down"))
-    result["time"] = int(whole(Q(longest(question), "hour"), UNITS["time"], "down"))
+            result[name] = int(whole(quantity * shares.get(name, 1.0), UNITS[name], "down"))
+    share = 1.0 if question.deadline is None else shares["time"]
+    result["time"] = int(whole(Q(longest(question) * share, "hour"), UNITS["time"], "down"))
     return result
+
+
+def limit_for(question: Question, resource: str, used: int) -> int:
+    """The least limit that allows a job to take `used` of a resource, in integers of `UNITS`: the inverse of `bounds_of`."""
+    return int(np.ceil(used / question.guard.shares.get(resource, 1.0) * (1 - 1e-12)))

@@ -147,6 +147,22 @@ def frames_of(accelerators: int, choices: Choices) -> list[tuple[int, int, int, 
     return frames
 
 
+def products_of(choices: Choices, most: int) -> Ints:
+    """Every number of accelerators up to `most` that `frames_of` may split, ascending: a superset, whatever its other rules."""
+    narrowed, ways = choices.narrowed, choices.ways
+    contexts = [c for c in divisors(choices.sequence_length) if c == 1 or choices.sequence_length % (2 * c) == 0]
+    products = np.ones(1, np.int64)
+    for degrees in (
+        allowed(divisors(choices.heads) if ways.tensor else [1], narrowed.tensor),
+        allowed(range(1, choices.layers + 1) if ways.pipeline else [1], narrowed.pipeline),
+        allowed(contexts if ways.context else [1], narrowed.context),
+        allowed(divisors(choices.sequences), narrowed.data),
+    ):
+        products = np.unique(np.multiply.outer(products, np.array(degrees, np.int64)))
+        products = products[products <= most]
+    return products
+
+
 def chunks_of(pipeline: int, choices: Choices) -> Ints:
     """Rows of (chunks of a stage, layers of the fullest stage) that `pipeline` stages may have.
 

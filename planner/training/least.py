@@ -10,7 +10,7 @@ import numpy as np
 
 from ..query import QueryError, TrainQuery
 from .asking import Asker
-from .job import UNITS, queue_wait
+from .job import UNITS, limit_for, queue_wait
 from .question import Question
 
 # No number of chips or instances beyond this is looked for.
@@ -49,7 +49,7 @@ def least_of(asker: Asker, query: TrainQuery, resource: str) -> int | None:
         return None
     if best is None:
         return None
-    least = best.totals[resource]
+    least = limit_for(question, resource, best.totals[resource])
     while least > 1:
         asker.progress(f"{path}: is less than {least} enough?")
         try:
@@ -59,7 +59,7 @@ def least_of(asker: Asker, query: TrainQuery, resource: str) -> int | None:
         found = asker.market(tighter, first=True, counts=()).best
         if found is None:
             break
-        least = found.totals[resource]
+        least = min(limit_for(question, resource, found.totals[resource]), least - 1)
     return least
 
 

@@ -19,7 +19,7 @@ from ..query import QueryError, TrainQuery, text_of
 from .asking import Asker, Scales
 from .check import layout_of, strategy_of
 from .figures import figures_of
-from .job import UNITS, accelerator_of, bounds_of, service_of
+from .job import UNITS, accelerator_of, bounds_of, limit_for, service_of
 from .least import bounded, least_of
 from .market import Column, Market, column_totals
 from .plan import TrainMarginal, TrainPlan
@@ -290,7 +290,7 @@ def _saved(query: TrainQuery, base: Optimum, moved: Optimum) -> float | None:
 def _switches(asker: Asker, question: Question, knob: Knob, base: Optimum) -> tuple[str | None, str | None]:
     """How far a knob moves to the easier and to the harder side before the plan changes, in its own words."""
     if knob.resource is not None:
-        used = dict(base.totals)[knob.resource]
+        used = limit_for(question, knob.resource, dict(base.totals)[knob.resource])
         return _least_better(asker, question, knob, base), f"{_words(question, knob, used)} (what the plan takes)"
     if knob.name not in _SWITCHING:
         return None, None
@@ -325,7 +325,7 @@ def _least_better(asker: Asker, question: Question, knob: Knob, base: Optimum) -
     assert resource is not None and base.objective is not None
     if query.minimize not in UNITS or query.minimize in ("energy", resource):
         return None
-    better = bounded(query, query.minimize, base.objective - 1)
+    better = bounded(query, query.minimize, limit_for(question, query.minimize, base.objective - 1))
     least = least_of(asker, better, resource)
     return None if least is None else _words(question, knob, least)
 

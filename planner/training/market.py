@@ -40,6 +40,7 @@ from .job import (
     totals_of,
     usable_spot,
 )
+from .layouts import products_of
 from .question import Question
 from .search import Counted, Found, Host, Task, floor_of, machine_bound, search
 
@@ -265,9 +266,11 @@ def counts_of(question: Question, family: Family, also: Collection[int] = ()) ->
 
 
 def _others(question: Question, family: Family, grid: Floats) -> Floats:
-    """Every number of accelerators of a family that is not in the grid."""
+    """Every number of accelerators of a family that is not in the grid and that some split of the model makes up."""
     low, high = _instances(question, family)
-    return np.setdiff1d(np.arange(low, high + 1.0) * family.machine.accelerators, grid)
+    size = family.machine.accelerators
+    products = products_of(question.task.choices, high * size).astype(float)
+    return np.setdiff1d(products[(products % size == 0) & (products >= low * size)], grid)
 
 
 def _instances(question: Question, family: Family) -> tuple[int, int]:
@@ -334,7 +337,7 @@ def _explore(
 
 
 def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:
-    """The largest share of any limit that a column takes at least; infinite where a limit forbids it. The first to try have least."""
+    """The largest share of any limit that a column takes at least; infinite where a limit forbids it. Least is tried first."""
     shares = [table.totals[name] / max(bound, 1) for name, bound in bounds.items()]
     return np.where(np.isfinite(table.objective), np.max(shares, axis=0), np.inf)
 

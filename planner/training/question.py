@@ -22,6 +22,7 @@ from .. import calibrated, space
 from ..prepare import model_of, open_catalog
 from ..query import QueryError, TrainQuery
 from ..space import Dropped, Machine
+from ..uncertainty import quantile
 from .layouts import choices_of
 from .search import Task
 
@@ -41,6 +42,40 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """Factors that a job is planned for so that the deadline and every limit hold with probability `uncertain.hold`.
+
+    Each uncertain figure is taken at the quantile 1 - (1 - p) / n of its unfavourable side, n being how many of them there are:
+    the probability that any is worse is then at most 1 - p (a union bound, whatever their joint distribution).
+    """
+
+    prices: float = 1.0
+    efficiency: float = 1.0
+    intensity: float = 1.0
+    failures: float = 1.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What is left of each limit for a job at today's prices, efficiency and intensity. Power and chips do not vary."""
+        of_time = self.efficiency
+        return {
+            "time": of_time, "cost": of_time / self.prices, "carbon": of_time / self.intensity, "water": of_time,
+        }  # fmt: skip
+
+
+def guard_of(query: TrainQuery) -> Guard:
+    """The guard of a question; every factor 1 where it does not say `hold`."""
+    u = query.uncertain
+    spreads = {name: getattr(u, name) for name in ("prices", "efficiency", "intensity", "failures")}
+    known = {name: spread for name, spread in spreads.items() if spread is not None}
+    if u.hold is None:
+        return Guard()
+    risk = (1 - u.hold) / max(len(known), 1)
+    at = {name: float(quantile(spread, risk if name == "efficiency" else 1 - risk)) for name, spread in known.items()}
+    return Guard(**at)
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What is asked, resolved. `mtbf`: (low, typical, high) per accelerator."""
 
@@ -52,7 +87,8 @@ class Question:
     start: date
     deadline: Quantity | None  # after the start
     store: Store
-    mtbf: tuple[Quantity, Quantity, Quantity]
+    mtbf: tuple[Quantity, Quantity, Quantity]  # what is planned for: see `guard`
+    guard: Guard
     restart: Quantity
     noise: float | None  # multiplier of private training
     offers: tuple[Offer, ...]
@@ -83,6 +119,7 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
     slowdown, noise = _privacy(query, steps)
     task = _task(query, model, slowdown)
     _check_degrees(query, model)
+    guard = guard_of(query)
     return Question(
         query=query,
         catalog=catalog,
@@ -92,7 +129,8 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
         start=start,
         deadline=_deadline(query, start),
         store=_store(query, catalog),
-        mtbf=_mtbf(query, catalog),
+        mtbf=_guarded(_mtbf(query, catalog), guard),
+        guard=guard,
         restart=query.reliability.restart or Q(published("restart_minutes").typical, "min"),
         noise=noise,
         offers=tuple(_of_whole_instances(query, catalog, offers)),
@@ -281,6 +319,13 @@ def _mtbf(query: TrainQuery, catalog: Catalog) -> tuple[Quantity, Quantity, Quan
         return (given[0], given[1], given[2]) if len(given) == 3 else (given[0], given[0], given[0])
     hours = sorted(record.mtbf_accelerator.m_as("hour") for record in whole_jobs(catalog) if record.mtbf_accelerator is not None)
     return Q(hours[0], "hour"), Q(float(np.median(hours)), "hour"), Q(hours[-1], "hour")
+
+
+def _guarded(mtbf: tuple[Quantity, Quantity, Quantity], guard: Guard) -> tuple[Quantity, Quantity, Quantity]:
+    """With the failures that are planned for as the middle."""
+    low, typical, high = mtbf
+    planned = typical / guard.failures
+    return min(low, planned), planned, high
 
 
 def whole_jobs(catalog: Catalog) -> list[Interruptions]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import date
 from importlib.metadata import version
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from .question import Question, question_of
 from .report_units import in_units, unit_of
 from .rows import assemble
 from .search import Result, search
+from .uncertainty import any_of, robustness
 
 Progress = Callable[[str], None]
 _DATA = ("chips", "models", "offers", "regions", "economics", "storage", "reliability")
@@ -127,6 +129,7 @@ def _plan(
         query_folder=str(query.folder),
         totals=checked.totals if checked else {},
         walls=checked.walls if checked else (),
+        robustness=robustness(question, checked.job) if checked is not None and any_of(query) else (),
         certificate=plan.Certificate(
             status=solution.status,  # type: ignore[arg-type]
             objective=objective,
@@ -194,6 +197,11 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     if query.reliability.restart is None:
         text = f"an interruption costs {question.restart.m_as('min'):g} min besides lost work and reading the checkpoint"
         found.append(plan.Assumption(text=text, source="models/data/training_job.csv"))
+    if query.uncertain.hold is not None:
+        guard = question.guard
+        figures = ", ".join(f"{f.name} x {getattr(guard, f.name):.3f}" for f in fields(guard))
+        text = f"planned for {figures}, so that the deadline and every limit hold together with p = {query.uncertain.hold:.3g}"
+        found.append(plan.Assumption(text=text, source="query: uncertain"))
     if query.workload.tokens is None:
         how = "the compute budget buys" if query.workload.compute is not None else "20 for each parameter"
         found.append(

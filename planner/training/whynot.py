@@ -13,7 +13,7 @@ from ..whynot import parse
 from .asking import Asker
 from .check import job_of
 from .infeasible import why_infeasible
-from .job import UNITS, accelerator_of
+from .job import UNITS, accelerator_of, limit_for
 from .layouts import cores_of, strategies_of
 from .least import CLAUSES, bounded, least_of
 from .market import Column, Market, counts_of
@@ -115,15 +115,16 @@ def _wins(
         what = "its prices" if query.minimize == "cost" else "the carbon intensity of its grid"
         found.append(f"{what} at {1 / ratio:.1%} of today's")
     if query.minimize in CLAUSES:
-        better = bounded(query, query.minimize, best.objective - 1)
-        own = asker.market(asker.question(query)).best
+        question = asker.question(query)
+        better = bounded(query, query.minimize, limit_for(question, query.minimize, best.objective - 1))
+        own = asker.market(question).best
         for resource, (path, unit) in CLAUSES.items():
             if resource == query.minimize or own is None or best.totals[resource] >= own.totals[resource]:
                 continue
             asker.progress(f"would a limit of {resource} make it win?")
-            least = least_of(asker, better, resource)
-            if least is not None and least > best.totals[resource]:
-                low, high = ((n * UNITS[resource]).m_as(_SHOWN[resource]) for n in (best.totals[resource], least - 1))
+            least, needs = least_of(asker, better, resource), limit_for(question, resource, best.totals[resource])
+            if least is not None and least > needs:
+                low, high = ((n * UNITS[resource]).m_as(_SHOWN[resource]) for n in (needs, least - 1))
                 found.append(f"{path} from {low:,.6g} to {high:,.6g} {_SHOWN[resource] or unit}".rstrip())
     return " or ".join(found) or None
 

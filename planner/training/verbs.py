@@ -1,0 +1,82 @@
+"""The verbs of training records: `query.solve()`, `plan.evaluate()`, `plan.why_not(chip="h100-sxm")`, `plan.marginal()`,
+`plan.alternatives(within=0.05)`, `plan.tornado()`.
+
+Records know nothing of solvers; `bind` gives them their verbs, so that no file below imports a file above it. What a verb needs
+is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from ..query import TrainQuery
+from .plan import TrainPlan
+
+if TYPE_CHECKING:
+    from .asking import Asker
+
+
+def bind() -> None:
+    """Give `TrainQuery` and `TrainPlan` their verbs."""
+    TrainQuery.solve = _solve  # type: ignore[attr-defined]
+    for name, verb in (
+        ("evaluate", _evaluate), ("why_not", _why_not), ("marginal", _marginal), ("alternatives", _alternatives),
+        ("tornado", _tornado),
+    ):  # fmt: skip
+        setattr(TrainPlan, name, verb)
+
+
+def _solve(self: TrainQuery, progress: Any = lambda _: None) -> TrainPlan:
+    """The best job with its proof; see `planner.training.solve.solve`."""
+    from .solve import solve
+
+    return solve(self, progress)
+
+
+def _evaluate(self: TrainPlan, changes: Any = ()) -> Any:
+    """The job through the forward models alone: an `Evaluated`, whose `violations` is empty when every wall holds.
+
+    `changes` moves the question under the job: `plan.evaluate({"prices.scale": 1.1})`.
+    """
+    from .check import evaluate
+    from .solve import reload
+
+    return evaluate(*reload(self, dict(changes)))
+
+
+def _asked(self: TrainPlan) -> tuple[TrainQuery, Asker]:
+    from .asking import Asker
+
+    query = TrainQuery.from_dict(self.query, source="plan", folder=self.query_folder)
+    return query, Asker(date.fromisoformat(query.start) if query.start else date.today())
+
+
+def _why_not(self: TrainPlan, **forces: Any) -> Any:
+    """`plan.why_not(chip="h100-sxm", tp=8)`: see `planner.training.whynot.why_not`."""
+    from .whynot import why_not
+
+    query, asker = _asked(self)
+    return why_not(self, query, {key: str(value) for key, value in forces.items()}, asker)
+
+
+def _marginal(self: TrainPlan, switches: bool = False) -> Any:
+    """What one more of each wall is worth: see `planner.training.marginal.marginals`."""
+    from .marginal import marginals
+
+    return marginals(self, *_asked(self), switches)
+
+
+def _alternatives(self: TrainPlan, within: float = 0.05) -> Any:
+    """Near-optimal jobs that differ, and the best on each chip and in each region: see `planner.training.alternatives`."""
+    from .alternatives import alternatives
+
+    query, asker = _asked(self)
+    return alternatives(self, query, within, asker)
+
+
+def _tornado(self: TrainPlan) -> Any:
+    """The optimum at both ends of what is uncertain: see `planner.training.sensitivity.tornado`."""
+    from .sensitivity import tornado
+
+    return tornado(self, *_asked(self))

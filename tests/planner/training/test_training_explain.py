@@ -1,0 +1,476 @@
+"""Explanations of training plans in tiny worlds, judged by a table of every offer, count and layout, and by forced re-solves.
+
+The table is made by the forward models alone (`check.evaluate`) over every layout there is; which of its rows keep which limits,
+and which is best, is decided here, without the code that relaxes clauses, prices columns or looks for switch points.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from datetime import date
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from planner import load as ask
+from planner.cli import app
+from planner.plan import Plan
+from planner.query import Query, QueryError, TrainQuery
+from planner.training import asking, question
+from planner.training.alternatives import alternatives
+from planner.training.asking import Asker
+from planner.training.check import Decision, evaluate, layout_of
+from planner.training.job import accelerator_of
+from planner.training.least import first_from
+from planner.training.marginal import marginals
+from planner.training.market import Market, families_of
+from planner.training.plan import TrainPlan
+from planner.training.question import question_of
+from planner.training.search import search
+from planner.training.solve import solve
+from planner.training.whynot import why_not
+from zoo.catalog import Catalog
+
+TODAY = date(2026, 11, 23)
+EXAMPLES = Path(__file__).parents[3] / "examples"
+BASE: dict[str, Any] = {
+    "schema": "wallplan/v1",
+    "kind": "train",
+    "name": "tiny",
+    "start": "2026-11-23",
+    "workload": {
+        "model": "toy", "tokens": "2e9 token", "sequence_length": 1024, "global_batch": 16, "precision": ["bf16"], "stack": "fsdp",
+    },
+    "supply": {"offers": ["on-demand", "reserved-1y"]},
+    "minimize": "cost",
+}  # fmt: skip
+COUNTS = (1, 2, 4, 8, 16)  # a stack of sharded replicas only: what divides the sequences of a step
+
+
+def catalog_of(seed: int) -> Catalog:
+    draw = Random(seed)
+    peak = {"bf16": tiny.Q(draw.choice([150.0, 250.0]), "Tflop/s")}
+    chips = [
+        tiny.chip("red", domain_kind="rack", memory=tiny.Q(float(draw.choice([6, 8, 16])), "GiB")),
+        tiny.chip("blue", domain_kind="rack", memory=tiny.Q(12.0, "GiB"), peak=peak),
+    ]  # whole racks: instances of them train together
+    regions = [tiny.region("here/one", 100.0), tiny.region("there/two", draw.choice([20.0, 500.0]), country="DE")]
+    offers = {}
+    for _ in range(draw.randint(2, 4)):
+        name, where, size = draw.choice(("red", "blue")), draw.choice(("here/one", "there/two")), draw.choice((1, 2, 4))
+        offer = tiny.offer(where, name, size * draw.choice([1.0, 1.7, 2.9]), size, draw.choice(["on-demand", "on-demand"]))
+        offers[offer.name] = offer
+    offers["base"] = tiny.offer("here/one", "red", 2.2, 1)
+    return tiny.world(chips, [tiny.model()], regions, offers.values())
+
+
+@pytest.fixture
+def put(monkeypatch: pytest.MonkeyPatch) -> Callable[[Catalog], None]:
+    """Puts a catalogue in the place of the zoo."""
+
+    def world(catalog: Catalog) -> None:
+        monkeypatch.setattr(question, "open_catalog", lambda query: catalog)
+        monkeypatch.setattr(asking, "open_catalog", lambda query: catalog)
+
+    return world
+
+
+def query_of(clauses: Mapping[str, Any] = {}) -> TrainQuery:
+    data = deepcopy(BASE)
+    for path, value in clauses.items():
+        place: Any = data
+        *parents, last = path.split(".")
+        for key in parents:
+            place = place.setdefault(key, {})
+        place[last] = value
+    result = Query.from_dict(data)
+    assert isinstance(result, TrainQuery)
+    return result
+
+
+class Table:
+    """Every offer on every count with its best layout: what the job takes, from the forward models."""
+
+    def __init__(self, catalog: Catalog, steps: int | None = None) -> None:
+        asked = question_of(query_of({"supply.offers": ["on-demand", "spot", "reserved-1y", "reserved-3y"]}), TODAY, catalog)
+        self.rows = []
+        for family in families_of(asked, Market(asked, [])):
+            for offer in [o for o in asked.offers if (o.accelerator, o.accelerators) == (
+                family.machine.accelerator.name, family.machine.accelerators)]:  # fmt: skip
+                for count in COUNTS:
+                    if count % offer.accelerators:
+                        continue
+                    accelerator = accelerator_of(asked, family.machine, count)
+                    found = search(family.task, accelerator, count, family.host, prune=False).found
+                    if found:
+                        checked = evaluate(asked, Decision(offer.name, count, layout_of(asked, found[0])))
+                        assert not checked.violations
+                        self.rows.append(checked.job)
+        self.steps = asked.steps
+
+    def best(self, clauses: Mapping[str, Any], minimize: str = "cost", steps: int | None = None) -> float | None:
+        """The least of the objective among the jobs that keep every clause; None where none does."""
+        of = {"cost": lambda j: j.cost_usd, "time": lambda j: j.days, "carbon": lambda j: j.carbon_tco2e}[minimize]
+        share = (self.steps if steps is None else steps) / self.steps
+        kept = [of(job) * share for job in self.rows if self._kept(job, clauses, share)]
+        return min(kept, default=None)
+
+    def _kept(self, job: Any, clauses: Mapping[str, Any], share: float) -> bool:
+        # in the program's whole units: seconds, cents, watts, grams; what is taken is rounded up, a limit down
+        sizes = {
+            "deadline": job.days * share * 86400, "limits.cost": job.cost_usd * share * 100, "limits.power": job.power_kw * 1000,
+            "limits.carbon": job.carbon_tco2e * share * 1e6, "limits.chips": job.accelerators,
+        }  # fmt: skip
+        units = {"deadline": "s", "limits.cost": "USD", "limits.power": "W", "limits.carbon": "gCO2e", "limits.chips": ""}
+        for path, value in clauses.items():
+            if path in sizes:
+                bound = value if isinstance(value, int) else float(tiny.Q(value).m_as(units[path]))
+                bound *= 100 if path == "limits.cost" else 1
+                if math.ceil(sizes[path] * (1 - 1e-9)) > math.floor(bound * (1 + 1e-9)):
+                    return False
+            elif (
+                (path == "supply.chips" and job.chip not in value)
+                or (path == "supply.offers" and job.option not in value)
+                or (path == "regions.allow" and job.region not in value)
+                or (path == "supply.accelerators" and not value[0] <= job.accelerators <= value[1])
+            ):
+                return False
+        return True
+
+
+def planted(seed: int) -> tuple[Catalog, Table, dict[str, Any]]:
+    """A world, its table, and clauses that it cannot keep together though each alone can be kept."""
+    draw = Random(1000 + seed)
+    catalog = catalog_of(seed)
+    table = Table(catalog)
+    while True:
+        one = draw.choice(table.rows)
+        clauses: dict[str, Any] = {
+            "deadline": f"{one.days * draw.uniform(0.5, 1.3):.4f} day",
+            "limits.cost": f"{min(j.cost_usd for j in table.rows) * draw.uniform(0.95, 1.6):.2f} USD",
+            "limits.power": f"{one.power_kw * draw.uniform(0.4, 1.5):.4f} kW",
+            "limits.carbon": f"{one.carbon_tco2e * draw.uniform(0.5, 1.5):.6f} tCO2e",
+            "limits.chips": draw.choice([2, 4, 8]),
+            "supply.chips": [draw.choice(table.rows).chip],
+            "regions.allow": [draw.choice(table.rows).region],
+            "supply.accelerators": [draw.choice([1, 2]), draw.choice([4, 8, 16])],
+        }  # fmt: skip
+        kept = dict(draw.sample(sorted(clauses.items()), draw.randint(2, 5)))
+        accelerators = kept.get("supply.accelerators")
+        if accelerators and accelerators[0] > kept.get("limits.chips", 16):
+            continue
+        chip, where = kept.get("supply.chips"), kept.get("regions.allow")
+        sold = [j for j in table.rows if (not chip or j.chip in chip) and (not where or j.region in where)]
+        if sold and table.best(kept) is None:
+            return catalog, table, kept
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_clash_is_minimal_and_every_repair_is_exact(seed: int, put: Callable[[Catalog], None]) -> None:
+    catalog, table, clauses = planted(seed)
+    put(catalog)
+    plan = solve(query_of(clauses), today=TODAY)
+    assert plan.status == "infeasible" and plan.conflict
+    core = {c.clause for c in plan.conflict}
+    others = {"workload.tokens", "supply.offers"}  # clauses of every question here: as much to train, two purchase options
+    said = {path: clauses[path] for path in core if path in clauses}
+    if "supply.offers" in core:
+        said["supply.offers"] = BASE["supply"]["offers"]
+    assert core <= set(clauses) | others
+    assert table.best(said) is None, "the clash is none"
+    for path in said:
+        rest = {p: v for p, v in said.items() if p != path}
+        assert table.best(rest) is not None, f"{path} is not needed for the clash"
+    if "workload.tokens" in core:
+        assert table.best(said, steps=1) is not None
+    for clause in plan.innocent:
+        assert clause.clause not in core
+    assert plan.fixes, "no repair"
+    for fix in plan.fixes:
+        if " + " in fix.clause:
+            paths, values = fix.clause.split(" + "), fix.value.split("; ")
+            moved = clauses | {p: _value(p, v) for p, v in zip(paths, values, strict=True) if p in clauses and v != "dropped"}
+            if "dropped" not in fix.value and "also" not in fix.value and set(paths) <= set(clauses):
+                assert table.best(moved) == pytest.approx(fix.objective, abs=0.011)
+            continue
+        _check_alone(table, clauses, fix)
+
+
+def _value(path: str, text: str) -> Any:
+    return int(text) if path == "limits.chips" else json.loads(text) if path == "supply.accelerators" else text
+
+
+def _check_alone(table: Table, clauses: dict[str, Any], fix: Any) -> None:
+    """A repair makes the question feasible, for what it says the best job then costs, and one step less does not."""
+    path = fix.clause
+    if path == "workload.tokens":
+        steps = int(fix.value.split()[0]) // (16 * 1024)
+        assert table.best(clauses, steps=steps) == pytest.approx(fix.objective, abs=0.011)
+        assert table.best(clauses, steps=steps + 1) is None
+    elif path in ("supply.chips", "regions.allow", "supply.offers"):
+        free = {p: v for p, v in clauses.items() if p != path}
+        assert table.best(free) == pytest.approx(fix.objective, abs=0.011)
+    elif path == "supply.accelerators":
+        span = json.loads(fix.value)
+        low, high = clauses[path]
+        assert table.best(clauses | {path: span}) == pytest.approx(fix.objective, abs=0.011)
+        nearer = [low + 1 if span[0] < low else low, high - 1 if span[1] > high else high]
+        inner = [span[0] + 1 if span[0] < low else low, span[1] - 1 if span[1] > high else high]
+        assert table.best(clauses | {path: inner}) is None and nearer
+    else:
+        step = {"deadline": 0.01, "limits.cost": 0.01, "limits.power": 0.001, "limits.carbon": 1e-6, "limits.chips": 1}[path]
+        size, unit = (float(fix.value), "") if path == "limits.chips" else (float(fix.value.split()[0]), fix.value.split()[1])
+        assert table.best(clauses | {path: _value(path, fix.value)}) == pytest.approx(fix.objective, abs=0.011)
+        less: Any = round(size - step) if not unit else f"{size - step:.9f} {unit}"
+        assert table.best(clauses | {path: less}) is None, f"{path}: {less} is enough"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_marginal_values_and_switch_points_are_those_of_forced_re_solves(seed: int, put: Callable[[Catalog], None]) -> None:
+    catalog = catalog_of(seed)
+    table = Table(catalog)
+    put(catalog)
+    fastest, cheapest = table.best({}, "time"), table.best({})
+    assert fastest is not None and cheapest is not None
+    slow = next(j.days for j in table.rows if j.cost_usd == cheapest)
+    clauses = {"deadline": f"{0.5 * fastest + 0.5 * slow + 0.01:.4f} day"}
+    plan = solve(query_of(clauses), today=TODAY)
+    assert plan.objective is not None
+    asker = Asker(TODAY)
+    rows = {row.knob: row for row in marginals(plan, query_of(clauses), asker, switches=True)}
+    size = float(clauses["deadline"].split()[0])
+    for factor, saved in ((1.01, rows["deadline"].per_percent), ((size + 1) / size, rows["deadline"].per_unit)):
+        then = table.best({"deadline": f"{size * factor} day"})
+        assert then is not None and saved == pytest.approx(plan.objective - then, abs=0.011)
+    assert rows["deadline"].breaks == (table.best({"deadline": f"{size * 0.99} day"}) is None)
+    at = rows["deadline"].switches_at
+    if at is not None:  # a better plan there, none with a second less
+        point = float(at.split()[0])
+        better, same = table.best({"deadline": at}), table.best({"deadline": f"{point - 1 / 86400} day"})
+        assert better is not None and better < plan.objective - 0.005
+        assert same == pytest.approx(plan.objective, abs=0.011)
+    below = rows["deadline"].switches_below
+    assert below is not None
+    other = table.best({"deadline": f"{float(below.split()[0]) - 1 / 86400} day"})
+    assert other is None or other > plan.objective - 0.011
+    # prices down by 1 %: the cheapest job is 1 % cheaper, whatever it is
+    assert rows["prices"].per_percent == pytest.approx(0.01 * plan.objective, abs=0.02)
+    assert rows["efficiency"].per_percent is not None and rows["efficiency"].per_percent > 0 and rows["efficiency"].binding
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_why_not_is_a_forced_re_solve_and_its_prices_and_limits_make_it_win(seed: int, put: Callable[[Catalog], None]) -> None:
+    catalog = catalog_of(seed)
+    table = Table(catalog)
+    put(catalog)
+    plan = solve(query_of(), today=TODAY)
+    assert plan.job is not None and plan.objective is not None
+    for chip in {job.chip for job in table.rows}:
+        answer = why_not(plan, query_of(), {"chip": chip}, Asker(TODAY))
+        forced = table.best({"supply.chips": [chip]})
+        assert answer.objective == pytest.approx(forced, abs=0.011)
+        assert answer.job is not None and answer.job.chip == chip
+        if answer.wins_at and "its prices" in answer.wins_at and answer.ratio:
+            offers = {
+                name: offer if offer.accelerator != chip else tiny.offer(
+                    offer.region, chip, float(offer.price.m_as("USD/hour")) * 0.99 / answer.ratio, offer.accelerators, offer.option
+                )
+                for name, offer in catalog.offers.items()
+            }  # fmt: skip
+            put(catalog.with_offers(offers))
+            assert solve(query_of(), today=TODAY).job.chip == chip  # type: ignore[union-attr]
+            put(catalog)
+        if answer.wins_at and "deadline from" in answer.wins_at:
+            low, high = (float(w.replace(",", "")) for w in answer.wins_at.split("deadline from ")[1].split()[:3:2])
+            for days in (low * (1 + 1e-5), high * (1 - 1e-5)):
+                won = table.best({"deadline": f"{days} day"})
+                assert won == pytest.approx(forced, rel=1e-5, abs=0.02)
+            lost = table.best({"deadline": f"{high * (1 + 1e-4)} day"})
+            assert lost is not None and lost < forced  # type: ignore[operator]
+
+
+def test_why_not_says_by_how_much_memory_is_short(put: Callable[[Catalog], None]) -> None:
+    small = tiny.chip("small", domain_kind="rack", memory=tiny.Q(0.25, "GiB"))
+    world = tiny.world(
+        [tiny.chip("red", domain_kind="rack", memory=tiny.Q(16.0, "GiB")), small], [tiny.model()], [tiny.region()],
+        [tiny.offer("here/one", "red", 2.0), tiny.offer("here/one", "small", 0.1)],
+    )  # fmt: skip
+    put(world)
+    plan = solve(query_of({"supply.accelerators": 8}), today=TODAY)
+    answer = why_not(plan, query_of({"supply.accelerators": 8}), {"chip": "small"}, Asker(TODAY))
+    assert answer.status == "infeasible" and not answer.conflict[1:]
+    if not answer.conflict:
+        short = answer.shortfalls[0]
+        assert short.number == 2 and short.needed > short.there == pytest.approx(0.25, rel=0.2)
+
+
+def test_alternatives_are_the_best_of_each_chip_and_region(put: Callable[[Catalog], None]) -> None:
+    catalog = catalog_of(2)
+    table = Table(catalog)
+    put(catalog)
+    plan = solve(query_of(), today=TODAY)
+    assert plan.job is not None and plan.objective is not None
+    found = alternatives(plan, query_of(), 0.3, Asker(TODAY))
+    for kind, key, own in (("chip", "supply.chips", plan.job.chip), ("region", "regions.allow", plan.job.region)):
+        names = {getattr(job, kind) for job in table.rows} - {own}
+        listed = {name: a for a in found if a.kind == kind for name in (a.name, *a.same_in)}
+        assert names <= set(listed)
+        for name in names:
+            assert listed[name].objective == pytest.approx(table.best({key: [name]}), abs=0.011)
+            assert listed[name].within == (listed[name].objective <= plan.objective * 1.3 * (1 + 1e-12))
+    for a in found:
+        if a.kind == "split":
+            mine, best = a.job.layout, plan.job.layout
+            names = ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel", "data_parallel")
+            assert any(getattr(mine, n) != getattr(best, n) for n in names) and a.within
+
+
+def test_the_least_count_that_is_enough() -> None:
+    for least in (1, 2, 7, 100, 4097):
+        for step in (1, 3):
+            enough = lambda n, least=least, step=step: max(least, n - n % step) if n >= least else None  # noqa: E731
+            assert first_from(enough, 0) == least
+    assert first_from(lambda _: None, 5, 1000) is None
+
+
+# ------------------------------------------------------------------------------------------------------------- uncertainty
+
+
+def test_uncertain_figures_give_the_shares_that_an_independent_draw_gives(put: Callable[[Catalog], None]) -> None:
+    put(catalog_of(1))
+    spreads = {"efficiency": [0.7, 1.0, 1.1], "prices": [0.9, 1.0, 1.3]}
+    plan = solve(query_of(), today=TODAY)
+    assert plan.job is not None and plan.objective is not None
+    limits = {"deadline": f"{plan.job.days * 1.05} day", "limits.cost": f"{plan.objective * 1.1} USD"}
+    told = solve(query_of({"uncertain": spreads, **limits}), today=TODAY)
+    assert told.job == plan.job
+    rows = {row.what: row for row in told.robustness}
+    random = np.random.default_rng(7)
+    efficiency, prices = random.triangular(0.7, 1.0, 1.1, 200_000), random.triangular(0.9, 1.0, 1.3, 200_000)
+    # by hand: time grows as 1 / efficiency, cost as prices / efficiency (data are never late here)
+    assert plan.job.fed == 1
+    assert rows["time until done"].holds == pytest.approx(float((1 / efficiency <= 1.05).mean()), abs=0.02)
+    assert rows["cost"].holds == pytest.approx(float((prices / efficiency <= 1.1).mean()), abs=0.02)
+    both = float(((1 / efficiency <= 1.05) & (prices / efficiency <= 1.1)).mean())
+    assert rows["deadline and every limit"].holds == pytest.approx(both, abs=0.02)
+    p50 = rows["objective"].p50
+    assert p50 == pytest.approx(plan.objective * float(np.median(prices / efficiency)), rel=0.01)
+
+
+def test_a_plan_that_must_hold_holds(put: Callable[[Catalog], None]) -> None:
+    catalog = catalog_of(3)
+    put(catalog)
+    table = Table(catalog)
+    fastest = table.best({}, "time")
+    assert fastest is not None
+    clauses = {
+        "deadline": f"{fastest * 1.9} day",
+        "uncertain": {"efficiency": [0.7, 1.0, 1.1], "failures": [0.5, 1, 3], "hold": 0.9},
+    }
+    plan = solve(query_of(clauses), today=TODAY)
+    assert plan.status == "optimal"
+    holds = next(row.holds for row in plan.robustness if row.what == "deadline and every limit")
+    assert holds is not None and holds >= 0.9
+    assert any("hold together" in a.text for a in plan.assumptions)
+    impossible = solve(query_of(clauses | {"deadline": f"{fastest * 1.05} day"}), today=TODAY)
+    assert impossible.status == "infeasible"
+    fix = next(f for f in impossible.fixes if f.clause == "deadline")
+    assert solve(query_of(clauses | {"deadline": fix.value}), today=TODAY).status == "optimal"
+    less = f"{float(fix.value.split()[0]) - 0.01:.6f} day"
+    assert solve(query_of(clauses | {"deadline": less}), today=TODAY).status == "infeasible"
+
+
+def test_what_is_uncertain_in_serving_is_refused_in_training() -> None:
+    with pytest.raises(QueryError, match="uncertain"):
+        query_of({"uncertain": {"demand": "±10 %"}})
+
+
+# ------------------------------------------------------------------------------------------------- command line and Python
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plan of the example of fixed chips."""
+    path = tmp_path_factory.mktemp("plans") / "plan.json"
+    assert run("solve", EXAMPLES / "train-gpt3-512xa100.yaml", "-q", "-o", path).exit_code == 0
+    return path
+
+
+def test_explain_on_the_command_line(saved: Path) -> None:
+    result = run("explain", saved, "-q", "-f", "json")
+    rows = {row["knob"]: row for row in json.loads(result.stdout)}
+    assert result.exit_code == 0 and rows["efficiency"]["binding"] and rows["peak FLOP/s"]["origin"] == "physics"
+    plan = TrainPlan.load(saved)
+    # by hand: time follows 1 / efficiency, so 1 % more saves 1 - 1 / 1.01 of it
+    assert rows["efficiency"]["per_percent"] == pytest.approx(plan.objective * (1 - 1 / 1.01), rel=1e-4)  # type: ignore[operator]
+    table = run("explain", saved, "-q", "--why-not", "tp=4", "--why-not", "recompute=full", "--why-not", "dp=7")
+    assert table.exit_code == 2 and "--why-not dp=7" in table.stderr and table.stderr.count("\n") == 1
+    for format in ("table", "csv", "md"):
+        answer = run("explain", saved, "-q", "--why-not", "recompute=full", "-f", format)
+        assert answer.exit_code == 0 and "recompute=full" in answer.stdout
+    for words, expected in (("chpi=h100-sxm", 'did you mean "chip"'), ("chip=h101-sxm", "did you mean"), ("tp", "KEY=VALUE")):
+        wrong = run("explain", saved, "--why-not", words)
+        assert wrong.exit_code == 2 and expected in wrong.stderr and wrong.stderr.count("\n") == 1
+    assert run("explain", saved, "--wall", "15").exit_code == 0
+
+
+def test_compare_and_evaluate_on_the_command_line(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    example = EXAMPLES / "train-gpt3-512xa100.yaml"
+    assert run("solve", example, "-q", "-o", other, "--set", "parallelism.tensor=8", "-f", "json").exit_code == 0
+    rows = {row["name"]: row for row in json.loads(run("compare", saved, other, "-f", "json").stdout)}
+    assert rows["tensor_parallel"]["new"] == "8" and rows["objective [days]"]["change"] > 0
+    moved = run("evaluate", saved, "-f", "json", "--set", "prices.scale=1.1")
+    plan = TrainPlan.load(saved)
+    assert moved.exit_code == 0 and plan.job is not None
+    assert json.loads(moved.stdout)["totals"]["cost_usd"] == pytest.approx(plan.job.cost_usd * 1.1, rel=1e-9)
+    late = run("evaluate", saved, "--set", "deadline=40 day")
+    assert late.exit_code == 4 and "deadline" in late.stderr
+    gone = run("evaluate", saved, "--set", "supply.chips=[h100-sxm]")
+    assert gone.exit_code == 4 and "supply.chips" in gone.stderr
+    edited = tmp_path / "edited.json"
+    edited.write_text(saved.read_text().replace(f'"cost_usd": {plan.job.cost_usd}', '"cost_usd": 1.0', 1))
+    assert run("evaluate", edited).exit_code in (0, 4)
+    serve = tmp_path / "serve.json"
+    serve.write_text(json.dumps(json.loads(saved.read_text()) | {"kind": "serve"}))
+    wrong = run("compare", saved, serve)
+    assert wrong.exit_code == 2 and "only plans of one kind" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_the_program_of_a_job_is_confirmed_by_another_solver(tmp_path: Path) -> None:
+    import highspy
+
+    question = tmp_path / "job.yaml"
+    question.write_text(query_of({"workload.model": "llama-3.1-8b", "workload.tokens": "20e9 token", "workload.global_batch": 64,
+                                  "supply.chips": ["h100-sxm"], "regions.allow": ["aws/*"]}).to_yaml())  # fmt: skip
+    for ending in ("lp", "mps"):
+        model = tmp_path / f"m.{ending}"
+        result = run("solve", question, "-q", "-f", "json", "--write-model", model)
+        assert result.exit_code == 0, result.output
+        solver = highspy.Highs()
+        solver.setOptionValue("output_flag", False)
+        assert solver.readModel(str(model)) == highspy.HighsStatus.kOk
+        solver.run()
+        assert solver.getInfo().objective_function_value / 100 == pytest.approx(json.loads(result.stdout)["objective"], abs=1e-6)
+
+
+def test_plans_have_their_verbs(saved: Path) -> None:
+    query = ask(EXAMPLES / "train-gpt3-512xa100.yaml").set("top", 1)
+    assert hasattr(query, "solve") and math.isfinite(TrainPlan.load(saved).objective or math.inf)
+    plan: Any = TrainPlan.load(saved)
+    assert not plan.evaluate().violations
+    answer = plan.why_not(tp=8)
+    assert answer.job.layout.tensor_parallel == 8 and answer.ratio > 1
+    assert isinstance(plan, Plan)
