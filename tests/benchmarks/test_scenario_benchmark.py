@@ -9,15 +9,10 @@ else one that is made on first use (python -m venv, pip install mlsysim==0.3.0).
 """
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
-import venv
-from pathlib import Path
 
 import numpy as np
 import pytest
+from peers import environment, output
 
 from models import Ownership, Scenario, Sharing, Training, distributed, scaling
 from zoo.catalog import load
@@ -78,31 +73,11 @@ print(json.dumps(seconds))
 """
 
 
-def environment() -> Path:
-    """The Python of an environment with mlsysim."""
-    named = os.environ.get("WALLPLAN_MLSYSIM")
-    folder = Path(named) if named else Path(tempfile.gettempdir()) / f"wallplan-mlsysim-{VERSION}"
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    if not named and not (folder / "ready").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", f"mlsysim=={VERSION}"]
-        done = subprocess.run(install, capture_output=True, text=True)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-            pytest.skip(f"mlsysim {VERSION} cannot be installed: {lines[-1][:200]}")
-        (folder / "ready").touch()
-    return python
-
-
 @pytest.fixture(scope="module")
 def rival():
     """Seconds that mlsysim takes: `evaluate`, `every_wall`, and `step` of one layout."""
-    python = environment()
-    script = RIVAL.replace("LOOPED", str(LOOPED))
-    done = subprocess.run([str(python), "-c", script], capture_output=True, text=True, cwd=tempfile.gettempdir())
-    if done.returncode:
-        pytest.skip(f"mlsysim cannot be run by {python}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    python = environment("WALLPLAN_MLSYSIM", mlsysim=VERSION)
+    return json.loads(output(python, RIVAL.replace("LOOPED", str(LOOPED))).splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
