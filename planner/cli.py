@@ -535,6 +535,7 @@ def _explain_training(
     from .report import tables
     from .report import training as training_pages
     from .report import training_explain as training
+    from .training.arguments import arguments_of
     from .training.marginal import marginals
     from .training.sensitivity import tornado
     from .training.whynot import FORCED
@@ -548,8 +549,8 @@ def _explain_training(
     try:
         if wall is not None:
             number = _wall_number(wall)
-            shown = pages.wall_tables(saved, number)
-            records = [row for row in saved.walls if row.number == number]
+            records = list(arguments_of(saved, number))
+            shown = training.wall_tables(saved, number, records)
         elif why_not:
             forces = [dict([parse(text, FORCED)]) for text in why_not]
             records = [force(saved, query, one, asker) for one in forces]
@@ -562,7 +563,7 @@ def _explain_training(
             _draw(records, saved.name, plot)
         else:
             records = list(marginals(saved, query, asker, switches))
-            shown = [tables.walls_table(saved), *training.marginal_tables(records, switches)]
+            shown = [tables.walls_table(saved), pages.marginal_table(records)]
     except QueryError as error:
         progress.close()
         raise _fail(str(error)) from None

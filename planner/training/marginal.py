@@ -15,6 +15,7 @@ import numpy as np
 from zoo.units import Q, Quantity
 
 from .. import in_parallel
+from ..plan import Marginal
 from ..query import QueryError, TrainQuery, text_of
 from .asking import Asker, Scales
 from .check import layout_of, strategy_of
@@ -22,7 +23,7 @@ from .figures import figures_of
 from .job import UNITS, accelerator_of, bounds_of, limit_for, service_of
 from .least import bounded, least_of
 from .market import Column, Market, column_totals
-from .plan import TrainMarginal, TrainPlan
+from .plan import TrainPlan
 from .question import Question
 from .report_units import in_units, unit_of
 from .search import fits, step_of
@@ -163,7 +164,7 @@ def optimum_of(market: Market) -> Optimum:
     return Optimum(best.objective, best.accelerators, signature, tuple(best.totals.items()))
 
 
-def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool = False) -> tuple[TrainMarginal, ...]:
+def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool = False) -> tuple[Marginal, ...]:
     """Every knob with what 1 % and one unit of it are worth, and whether it binds.
 
     A knob binds when moving it by 1 % or one unit to the easier side improves the objective, or 1 % to the other side worsens
@@ -197,7 +198,7 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
         saved, per_unit = _saved(query, base, one), None if unit is None else _saved(query, base, unit)
         worsens = worse.objective is None or worse.objective > base.objective
         rows.append(
-            TrainMarginal(
+            Marginal(
                 number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin, value=knob.value,
                 binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worsens), per_percent=saved, unit_step=knob.unit_step,
                 per_unit=per_unit, unit=unit_of(query), breaks=worse.objective is None,
@@ -206,7 +207,7 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
     if switches:
         pairs = in_parallel.each(lambda knob: _switches(asker, question, knob, base), found)
         rows = [
-            row.model_copy(update={"switches_at": easier, "switches_below": harder})
+            row.model_copy(update={"switches_at": easier, "worsens_at": harder})
             for row, (easier, harder) in zip(rows, pairs, strict=True)
         ]
     return tuple(rows)
@@ -288,10 +289,13 @@ def _saved(query: TrainQuery, base: Optimum, moved: Optimum) -> float | None:
 
 
 def _switches(asker: Asker, question: Question, knob: Knob, base: Optimum) -> tuple[str | None, str | None]:
-    """How far a knob moves to the easier and to the harder side before the plan changes, in its own words."""
+    """Where a knob has moved to the easier and to the harder side so far that the plan is another, in its own words.
+
+    A limit, exactly: where a better plan comes in, and one unit of the program below what the plan takes.
+    """
     if knob.resource is not None:
         used = limit_for(question, knob.resource, dict(base.totals)[knob.resource])
-        return _least_better(asker, question, knob, base), f"{_words(question, knob, used)} (what the plan takes)"
+        return _least_better(asker, question, knob, base), _words(question, knob, used - 1)
     if knob.name not in _SWITCHING:
         return None, None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..plan import Alternative, Marginal, Nearest, Plan, Pool, Record, WhyNot
+from ..plan import Alternative, Nearest, Plan, Pool, Record, WhyNot
 
 
 class TrainLayout(Record):
@@ -93,12 +93,6 @@ class Job(Record):
     price_flags: tuple[str, ...] = ()
 
 
-class TrainMarginal(Marginal):
-    """`Marginal` of a training job. `switches_below`: how far it can be made harder before the plan must change."""
-
-    switches_below: str | None = None
-
-
 class Shortfall(Record):
     """A wall that forbids: what is needed at least, and what there is."""
 
@@ -124,6 +118,15 @@ class TrainAlternative(Alternative):
     fleet: tuple[Pool, ...] = ()
     job: Job
     within: bool  # of the tolerance asked for
+
+
+class Argument(Record):
+    """A figure of a wall's equation in a plan, and where it is from."""
+
+    symbol: str
+    meaning: str
+    value: str
+    source: str
 
 
 class NearestJob(Nearest):

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from random import Random
@@ -47,7 +48,8 @@ BASE: dict[str, Any] = {
     "name": "tiny",
     "start": "2026-11-23",
     "workload": {
-        "model": "toy", "tokens": "2e9 token", "sequence_length": 1024, "global_batch": 16, "precision": ["bf16"], "stack": "fsdp",
+        "model": "toy", "tokens": "2e9 token", "sequence_length": 1024, "global_batch": 16, "precision": ["bf16"],
+        "stack": "fsdp",
     },
     "supply": {"offers": ["on-demand", "reserved-1y"]},
     "minimize": "cost",
@@ -257,10 +259,11 @@ def test_marginal_values_and_switch_points_are_those_of_forced_re_solves(seed: i
         better, same = table.best({"deadline": at}), table.best({"deadline": f"{point - 1 / 86400} day"})
         assert better is not None and better < plan.objective - 0.005
         assert same == pytest.approx(plan.objective, abs=0.011)
-    below = rows["deadline"].switches_below
+    below = rows["deadline"].worsens_at
     assert below is not None
-    other = table.best({"deadline": f"{float(below.split()[0]) - 1 / 86400} day"})
+    other = table.best({"deadline": below})
     assert other is None or other > plan.objective - 0.011
+    assert table.best({"deadline": f"{float(below.split()[0]) + 1 / 86400} day"}) == pytest.approx(plan.objective, abs=0.011)
     # prices down by 1 %: the cheapest job is 1 % cheaper, whatever it is
     assert rows["prices"].per_percent == pytest.approx(0.01 * plan.objective, abs=0.02)
     assert rows["efficiency"].per_percent is not None and rows["efficiency"].per_percent > 0 and rows["efficiency"].binding
@@ -280,9 +283,7 @@ def test_why_not_is_a_forced_re_solve_and_its_prices_and_limits_make_it_win(seed
         assert answer.job is not None and answer.job.chip == chip
         if answer.wins_at and "its prices" in answer.wins_at and answer.ratio:
             offers = {
-                name: offer if offer.accelerator != chip else tiny.offer(
-                    offer.region, chip, float(offer.price.m_as("USD/hour")) * 0.99 / answer.ratio, offer.accelerators, offer.option
-                )
+                name: replace(offer, price=offer.price * 0.99 / answer.ratio) if offer.accelerator == chip else offer
                 for name, offer in catalog.offers.items()
             }  # fmt: skip
             put(catalog.with_offers(offers))
@@ -423,7 +424,12 @@ def test_explain_on_the_command_line(saved: Path) -> None:
     for words, expected in (("chpi=h100-sxm", 'did you mean "chip"'), ("chip=h101-sxm", "did you mean"), ("tp", "KEY=VALUE")):
         wrong = run("explain", saved, "--why-not", words)
         assert wrong.exit_code == 2 and expected in wrong.stderr and wrong.stderr.count("\n") == 1
-    assert run("explain", saved, "--wall", "15").exit_code == 0
+    for wall in range(1, 23):
+        assert run("explain", saved, "--wall", wall).exit_code == 0
+    figures = {row["symbol"]: row["value"] for row in json.loads(run("explain", saved, "--wall", "15", "-f", "json").stdout)}
+    each, count, all_of_them = (float(figures[s].split()[0].replace(",", "")) for s in ("MTBF_node", "N", "MTBF_cluster"))
+    assert all_of_them == pytest.approx(each / count, rel=1e-4)  # by hand
+    assert run("explain", saved, "--wall", "fragilty").exit_code == 2
 
 
 def test_compare_and_evaluate_on_the_command_line(saved: Path, tmp_path: Path) -> None:
