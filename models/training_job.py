@@ -20,7 +20,7 @@ from .constants import Range, published_range, row
 from .dimensions import Number, dimensions
 from .training import Run, counts
 from .training_constants import stack
-from .training_memory import sharing_ranks
+from .training_memory import sharing_expert_ranks, sharing_ranks
 
 ADAM_BYTES = Q(12.0, "byte")  # per parameter, what `training_memory.state_bytes` counts
 
@@ -120,7 +120,7 @@ def adam_state(run: Run) -> Quantity:
     count, layout = counts(run), run.layouts
     shared = np.asarray(layout.zero_stage) >= 1
     ranks = np.where(shared, sharing_ranks(layout, run.machine.domain), 1.0)
-    experts = np.where(shared, count.expert_replicas, 1.0)
+    experts = np.where(shared, sharing_expert_ranks(layout, run.machine.domain, count.expert_replicas), 1.0)
     state: Quantity = ADAM_BYTES * ((count.local_parameters - count.local_experts) / ranks + count.local_experts / experts)
     return state
 

@@ -176,12 +176,20 @@ def sharing_ranks(layout: Layouts, domain: Number) -> Number:
     return np.where(np.asarray(layout.hybrid_shard), np.minimum(ranks, inside), ranks)
 
 
+def sharing_expert_ranks(layout: Layouts, domain: Number, expert_replicas: Number) -> Number:
+    """Ranks that share the states of the same experts: all that hold them, or with hybrid sharding those of one scale-up domain,
+    over whose ranks expert parallelism comes first. expert_replicas, domain: counts. A count."""
+    inside = np.maximum(1.0, domain / layout.expert_parallel)
+    return np.where(np.asarray(layout.hybrid_shard), np.minimum(expert_replicas, inside), expert_replicas)
+
+
 def _states(run: Run, count: Counts) -> Quantity:
     layout = run.layouts
     gradient = Q(np.where(run.overlapped, 4.0, 2.0), "byte")  # overlapped stacks keep gradients in 32 bit
     ranks = sharing_ranks(layout, run.machine.domain)
     trunk = state_bytes(count.local_parameters - count.local_experts, ranks, layout.zero_stage, gradient)
-    return trunk + state_bytes(count.local_experts, count.expert_replicas, layout.zero_stage, gradient)
+    experts = sharing_expert_ranks(layout, run.machine.domain, count.expert_replicas)
+    return trunk + state_bytes(count.local_experts, experts, layout.zero_stage, gradient)
 
 
 def _buffered(run: Run) -> Any:

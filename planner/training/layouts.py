@@ -227,7 +227,7 @@ def _alike(cores: Cores, choices: Choices, domain: int) -> tuple[Ints, Ints]:
     ranks = cores.data * cores.context
     flags = (
         cores.tensor > 1, cores.tensor < domain, cores.pipeline > 1, ranks > 1, ranks * cores.tensor > domain,
-        cores.data * cores.microbatch == choices.sequences,
+        cores.data * cores.microbatch == choices.sequences, cores.expert <= domain,
     )  # fmt: skip
     code = sum(flag.astype(np.int64) << place for place, flag in enumerate(flags))
     _, first, like = np.unique(code, return_index=True, return_inverse=True)
@@ -238,7 +238,7 @@ def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDA
     """Which options (second axis) a core (first axis) may have.
 
     Sequence parallelism needs tensor ranks; sharding needs replicas, hybrid sharding more of them than a scale-up domain
-    has, and no experts; gradients are sharded (zero2) only where a step has one microbatch, reduced once; weights are sharded
+    has, with experts spread inside one; gradients are sharded (zero2) only where a step has one microbatch, reduced once; weights are sharded
     under a pipeline only by stacks that do it. Tensor-parallel communication is hidden by userbuffers only with sequence
     parallelism. Data-parallel communication is left in the open only where that saves memory (gathered weights) or where the
     question says so. Activations are offloaded only without pipeline stages and where none is computed again.
@@ -256,7 +256,7 @@ def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDA
     good &= (stage != 2) | single
     good &= (hybrid == 0) | ((ranks * tensor > domain) & (domain > tensor))
     if choices.experts:
-        good &= hybrid == 0
+        good &= (hybrid == 0) | (cores.expert[:, None] <= domain)
     if not ways.sharded_pipeline:
         good &= (stage < 3) | (pipeline == 1)
     if ways.tensor_overlap:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 
 from models import training
+from models.training_constants import RECIPES
 
 from .. import calibrated, cpsat, plan, pyomo_milp
 from ..missing import missing_data
@@ -212,7 +213,10 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
         "storage, data transfer and staff are not counted": True,
         "as many instances as are chosen can be had; supply.quota limits them": True,
         "instances that are parts of a board train on their own only: they share its network ports": True,
-        "gradients are sharded (zero2) only where a step has one microbatch; hybrid sharding only without experts": True,
+        "gradients are sharded (zero2) only where a step has one microbatch": True,
+        "training in fewer than 16 bits reaches the same loss: wall 13 knows what quantised inference loses, not training": any(
+            RECIPES[precision][0] < 16 for precision in query.workload.precision
+        ),
         "where layers divide unevenly, the step waits for the fullest stage": True,
         f"counts: whole instances, each up to eight, then eight per doubling (at most {most_of(query):,} accelerators), and up "
         "to 48 more between the neighbours of the best: the answer is the best of these": query.supply.accelerators is None

@@ -100,3 +100,12 @@ def test_userbuffers_by_hand_and_only_where_they_are():
         ("megatron-lm", LAYOUT, False),
     ):
         assert (m.memory(GPT3, A100, JOB, layout, stack(name)).parts["buffers"].m_as("byte") > 0) == there
+
+
+def test_experts_shared_by_hand():
+    """64 ranks hold each expert, expert parallel over 4: all 64 share its states, or with hybrid sharding the two of a domain of
+    eight; where expert parallelism fills the domain, none."""
+    layout = Layouts(1.0, 1.0, 256.0, 1.0, "bf16", expert_parallel=4.0)
+    assert m.sharing_expert_ranks(layout, 8.0, 64.0) == 64
+    assert m.sharing_expert_ranks(replace(layout, hybrid_shard=True), 8.0, 64.0) == 2
+    assert m.sharing_expert_ranks(replace(layout, hybrid_shard=True, expert_parallel=16.0), 8.0, 16.0) == 1
