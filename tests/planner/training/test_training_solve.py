@@ -133,6 +133,22 @@ def test_open_tokens_are_compute_optimal() -> None:
     assert bought.job is not None and bought.job.tokens == pytest.approx(1e22 / 6 / 8.03e9, rel=0.01)
 
 
+def test_uneven_stages_and_switches_are_in_the_plan_and_hold_in_its_check() -> None:
+    plan = best(
+        parallelism={"pipeline": 4, "tensor": 4, "tensor_overlap": False, "virtual_stages": 1}, supply__accelerators=32,
+        workload__offload=["optimizer", "activations"], workload__model="llama-3.1-8b",
+    )  # fmt: skip
+    assert plan.job is not None
+    layout = plan.job.layout
+    assert layout.tensor_overlap is False and layout.data_overlap is True
+    # 32 layers, logits of 2.4: eight each would leave the last stage with 10.4; nine, nine, nine and fewer do not
+    assert sum(layout.stage_layers) == 32 and max(layout.stage_layers) == 9 and layout.stage_layers[-1] < 8
+    assert not evaluate(*reload(plan)).violations
+    on = best(parallelism={"pipeline": 4, "tensor": 4, "virtual_stages": 1}, supply__accelerators=32)
+    assert on.job is not None and on.job.layout.tensor_overlap and on.job.step_s < plan.job.step_s
+    assert on.job.memory_gib["buffers"] > 0 and "buffers" not in plan.job.memory_gib
+
+
 def test_infeasible_names_the_clash_and_the_least_move() -> None:
     plan = solve(question(deadline="1 day", supply__accelerators=64), today=TODAY)
     assert plan.status == "infeasible" and plan.job is None
@@ -168,6 +184,12 @@ ERRORS = [
     ({"workload__compute": "1e22 FLOP"}, "workload.compute", "keep one"),
     ({"workload__stack": "fsdp", "parallelism__tensor": 8}, "parallelism.tensor", "no tensor parallelism"),
     ({"workload__stack": "fsdp", "parallelism__sharding": ["zero1"]}, "parallelism.sharding", "has only"),
+    ({"parallelism__stage_layers": 40}, "parallelism.stage_layers", "32 layers"),
+    ({"workload__stack": "llama3", "parallelism__tensor_overlap": False}, "parallelism.tensor_overlap", "no switch"),
+    ({"workload__stack": "megatron-lm", "parallelism__data_overlap": True}, "parallelism.data_overlap", "no switch"),
+    ({"parallelism": {"tensor_overlap": True, "sequence_parallel": False}}, "parallelism.tensor_overlap", "sequence_parallel"),
+    ({"workload__offload": ["weights"]}, "workload.offload", "known: optimizer, activations"),
+    ({"workload__stack": "fsdp", "workload__offload": ["activations"]}, "workload.offload", "does not offload activations"),
     ({"parallelism__tenser": 8}, "parallelism.tenser", "did you mean"),
     ({"workload__privacy": {"epsilon": 0.001, "delta": 1e-6}}, "workload.privacy", "below"),
 ]
