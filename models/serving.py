@@ -956,13 +956,15 @@ def pool_rate(
     Source: Erlang (1917); Allen-Cunneen for the variability of arrivals.
     """
     high = np.minimum(prefill_servers / prefill_time.m_as("s"), slots / residence.m_as("s"))
+    if not targets:  # nothing but stability: a hair below saturation
+        return Q(high * (1 - 1e-12), "1/s")
     low = np.zeros_like(high)
     parts = np.arange(1, 9).reshape(8, *(1 for _ in high.shape)) / 9
     for _ in range(13):
         between = low + (high - low) * parts
         late = late_share(Q(between, "1/s"), prefill_time, delay, prefill_servers, slots, residence, targets, variability)
         fine = [share <= 1 - percentile for share, (percentile, _) in zip(late, targets, strict=True)]
-        met = np.logical_and.accumulate(np.all(fine or [np.ones(between.shape, bool)], axis=0)).sum(axis=0)
+        met = np.logical_and.accumulate(np.all(fine, axis=0)).sum(axis=0)
         ends = np.concatenate([low[None], between, high[None]])
         low, high = (np.take_along_axis(ends, (met + up)[None], axis=0)[0] for up in (0, 1))
     return Q(np.where(low < 1e-9 * (high + 1e-12), 0.0, low), "1/s")

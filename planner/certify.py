@@ -86,6 +86,19 @@ class Cuts:
         self.points[j] = sorted(points)
         return len(points) > before or before == 1
 
+    def add_carrying(self, j: int, units: int, load: int) -> bool:
+        """Make the curve of column j exact where it first carries `load`, which `units` do not: the solver goes there next."""
+        self.add(j, units)
+        carried = self.curve(j, units)
+        if not 0 < carried < load:
+            return False
+        # what a unit carries never falls as units are added: as many at today's rate each are enough
+        low, high = units, min(-(-units * load // carried), max(self.points[j]))
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.curve(j, middle) >= load else (middle, high)
+        return self.add(j, high)
+
     def _enough(self, j: int, units: int) -> int:
         """A number of units that carries the whole demand: more are never bought. Doubles until it is enough."""
         share = sum(self.market.rates[k] for k in self.market.columns[j].populations)
@@ -131,14 +144,15 @@ def certify(
             program,
         )  # fmt: skip
 
-    def refine(missing: list[tuple[int, int]]) -> None:
+    def refine(missing: list[tuple[int, int, int]]) -> None:
         """Cut the curves where they were used, and those of the same kind of machine elsewhere: they would be tried next."""
         progress(f"round {rounds}: bound {bound}, {len(missing)} pools to refine")
         refined = False
-        for j, units in missing:
+        for j, units, load in missing:
             for i, column in enumerate(market.columns):
                 if column.machine == market.columns[j].machine:
                     refined |= cuts.add(i, units)
+            refined |= cuts.add_carrying(j, units, load)
         if not refined:
             raise ArithmeticError("the exact check fails where the curves are exact: the program and the forward model disagree")
 
@@ -183,8 +197,11 @@ def certify(
 
 def _check(
     market: Market, index: Index, point: Sequence[int], curve: Curve
-) -> tuple[tuple[Purchase, ...], list[tuple[int, int]]]:
-    """Whether the units bought carry the demand exactly: the purchases with their loads, or the columns to cut."""
+) -> tuple[tuple[Purchase, ...], list[tuple[int, int, int]]]:
+    """Whether the units bought carry the demand exactly: the purchases with their loads, or the columns to cut.
+
+    Of a column to cut: its units, and the load that the solver put on them.
+    """
     bought = {j: units for j in range(len(market.columns)) if (units := sum(point[v] for v in index.units(j)))}
     carried = {j: curve(j, units) for j, units in bought.items()}
     # a fleet that may not mix keeps each population where the solver put it
@@ -192,7 +209,7 @@ def _check(
     loads = spread(market.rates, carried, arcs)
     if loads is None:
         over = [
-            (j, units) for j, units in bought.items()
+            (j, units, sum(point[load] for (pool, _), load in index.loads.items() if pool == j)) for j, units in bought.items()
             if carried[j] < sum(s.carries * point[s.carrier] for s in index.segments[j])
         ]  # fmt: skip
         return (), over

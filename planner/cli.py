@@ -552,7 +552,7 @@ def _explain_training(
             records = list(arguments_of(saved, number))
             shown = training.wall_tables(saved, number, records)
         elif why_not:
-            forces = [dict([parse(text, FORCED)]) for text in why_not]
+            forces = [parse(text, FORCED) for text in why_not]
             records = [force(saved, query, one, asker) for one in forces]
             shown = training.why_not_tables_of(records, saved)
         elif saved.job is None:
@@ -592,7 +592,7 @@ def explain(
     plan: PlanFile,
     why_not: Annotated[
         list[str] | None,
-        typer.Option("--why-not", metavar="KEY=VALUE", help='Force a choice, e.g. --why-not "chip=l40s". Repeatable.'),
+        typer.Option("--why-not", metavar="KEY=VALUE", help='Force a choice, e.g. "chip=l40s" or "chip=l40s,tp=8". Repeatable.'),
     ] = None,
     wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
     switches: Annotated[bool, typer.Option("--switches", help="Also how far limits move before the plan changes.")] = False,
@@ -641,7 +641,11 @@ def explain(
             shown = [pages.synthesis_table(records, saved, budget)]
             if not records:
                 typer.echo(f"{synthesis} is in the plan already", err=True)
-        elif tornado and saved.objective is not None:
+        elif tornado:
+            if saved.objective is None:
+                raise _fail(
+                    f"{plan}: there is no plan whose objective could swing ({saved.status}); explain it without --tornado"
+                )
             from .sensitivity import tornado as swings
 
             records = list(swings(saved, query, progress))
@@ -653,10 +657,11 @@ def explain(
             records = [row for row in saved.walls if row.number == number]
         elif why_not:
             memory = Memory()
-            records = [force(saved, query, dict([parse(text)]), memory, progress) for text in why_not]
+            records = [force(saved, query, parse(text), memory, progress) for text in why_not]
             shown = pages.why_not_tables(records, saved)
         elif saved.status == "infeasible":
-            shown, records = tables.conflict_tables(saved), list(saved.conflict)
+            _show(format, tables.conflict_tables(saved), pages.why_infeasible(saved), pages.conflict_lines(saved))
+            raise typer.Exit(OK)
         else:
             records = list(marginals(saved, query, switches, progress))
             shown = [tables.walls_table(saved), pages.marginal_table(records)]
@@ -716,6 +721,8 @@ def alternatives(
     if _kind_of(plan) == "train":
         _training_alternatives(plan, within, tolerance, format, quiet)
     saved, query = _plan_and_query(plan)
+    if saved.objective is None:
+        raise _fail(f"{plan}: there is no plan to vary ({saved.status}); `wallplan explain {plan}` says why")
     progress = _Progress(not quiet)
     try:
         found = find(saved, prepare(query, progress), tolerance, progress)

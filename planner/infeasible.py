@@ -1,8 +1,9 @@
-"""Why there is no plan: a smallest set of clauses that cannot hold together, and what would repair it.
+"""Why there is no plan: smallest sets of clauses that cannot hold together, and what would repair it.
 
 A clause is *relaxed* by taking it out of the question. Deletion filtering: take clauses out one by one; a clause whose
 removal leaves the question infeasible is not needed for the clash. What remains clashes, and loses the clash when any one
-of it is taken out, so it is minimal. Every test is a full re-enumeration and a proof: moving a wall changes which
+of it is taken out, so it is minimal. With that clash taken out whole, another may be left: the search goes on until a plan
+exists, and a repair has to break every clash. Every test is a full re-enumeration and a proof: moving a wall changes which
 candidates exist.
 """
 
@@ -14,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zoo.catalog import Catalog
 from zoo.units import Q, Quantity
 
 from . import in_parallel, plan
 from .certify import Certificate, certify
-from .columns import Memory
+from .columns import Memory, matches
 from .market import Column, Market
 from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare, prove, serves_everybody
 from .program import dequantise
@@ -90,8 +92,11 @@ class Asker:
         """Whether an answer takes so long that asking in other processes pays."""
         return self.seconds > 0.05 * len(self.answers)
 
-    def prepared(self, query: ServeQuery) -> Prepared:
-        return prepare(query, memory=self.memory)
+    def prepared(self, query: ServeQuery, least: Callable[[Column], int] | None = None) -> Prepared:
+        return prepare(query, memory=self.memory, least=least)
+
+    def catalog(self, query: ServeQuery) -> Catalog:
+        return self.memory.catalogs[query.folder, query.zoo, query.prices]
 
     def feasible(self, query: ServeQuery) -> bool:
         """Whether any plan exists: the whole enumeration, and where anything is limited a solver that stops at its first plan."""
@@ -110,42 +115,120 @@ class Asker:
             return False
         if query.supply.mixed and not query.supply.quota and all(bound is None for _, bound in query.limits):
             return True
-        return prove(self.prepared(query.set("solver.gap", "99 %"))).status != "infeasible"
+        return prove(self.prepared(query, _nothing), tie_break=False).status != "infeasible"
+
+
+def _nothing(_: Column) -> int:
+    """The objective of a question whether there is any plan."""
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why there is no plan. `innocent` clauses are in neither clash nor repair; `nearest` is the question repaired by the
-    smallest relative move, and `by` that repair."""
+    """Why there is no plan.
+
+    `conflict` is the smallest clash, `further` others without a clause in common with it or each other. `innocent` clauses are
+    in no clash and no repair; `nearest` is the question repaired by the smallest relative move, and `by` that repair; `freed`
+    are the questions in which all that a joint repair changes is given up, with those clauses.
+    """
 
     conflict: tuple[plan.Conflict, ...] = ()
+    further: tuple[tuple[plan.Conflict, ...], ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
     innocent: tuple[plan.Conflict, ...] = ()
     nearest: ServeQuery | None = None
     by: plan.Fix | None = None
+    freed: tuple[tuple[tuple[Clause, ...], ServeQuery], ...] = ()
 
 
 def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memory: Memory | None = None) -> Explanation:
-    """The clash and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is."""
+    """The clashes and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is."""
     query, asker = prepared.query, Asker(memory or Memory())
     clauses = relaxable(query)
-    core = list(clauses)
-    for clause in clauses:
+    cores = _cores(query, clauses, asker, progress)
+    if not cores:
+        return Explanation()
+    sets: list[list[Clause]] = []
+    repairs = _fixes(query, cores[0], asker, progress) if len(cores) == 1 else []
+    if not repairs:
+        sets = _joint_sets(query, clauses, cores, asker, progress)
+        joint = in_parallel.each if asker.slow else lambda function, items: [function(item) for item in items]
+        found = joint(lambda together: _joint_fix(query, together, asker, progress), sets)
+        repairs = [repair for repair in found if repair is not None]
+    nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
+    blamed = {c.path for core in cores for c in core} | {path for fix, _ in repairs for path in fix.clause.split(" + ")}
+    first, *rest = sorted(([_blamed(c) for c in core] for core in cores), key=len)
+    return Explanation(
+        tuple(first),
+        tuple(map(tuple, rest)),
+        tuple(fix for fix, _ in repairs),
+        tuple(_blamed(c) for c in clauses if c.path not in blamed),
+        None if nearest is None else nearest[1],
+        None if nearest is None else nearest[0],
+        tuple((tuple(together), without(query, together)) for together in sets),
+    )
+
+
+def _cores(query: ServeQuery, clauses: list[Clause], asker: Asker, progress: Progress) -> list[list[Clause]]:
+    """Minimal clashes that have no clause in common, one after the other, until what is left has a plan."""
+    cores: list[list[Clause]] = []
+    out: list[Clause] = []
+    while not cores or not asker.feasible(without(query, out)):
+        core = _core(query, clauses, out, asker, progress)
+        if not core:
+            break
+        cores.append(core)
+        out = [*out, *core]
+    return cores
+
+
+def _core(query: ServeQuery, clauses: list[Clause], out: list[Clause], asker: Asker, progress: Progress) -> list[Clause]:
+    """A minimal clash among the clauses that are not `out` already; empty where even without any clause there is no plan."""
+    core = [clause for clause in clauses if clause not in out]
+    for clause in list(core):
         progress(f"is {clause.path} to blame?")
         rest = [other for other in core if other is not clause]
         if not asker.feasible(without(query, [c for c in clauses if c not in rest])):
             core = rest
-    if not core:
-        return Explanation()
-    repairs = _fixes(query, core, asker, progress) or _joint_fix(query, clauses, asker, progress)
-    nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
-    return Explanation(
-        tuple(_blamed(c) for c in core),
-        tuple(fix for fix, _ in repairs),
-        tuple(_blamed(c) for c in clauses if c not in core and not any(c.path in fix.clause.split(" + ") for fix, _ in repairs)),
-        None if nearest is None else nearest[1],
-        None if nearest is None else nearest[0],
-    )
+    return core
+
+
+# Of joint repairs, at most so many are shown, and at most so many sets of clauses tried.
+_MOST_JOINT, _MOST_TRIED = 3, 12
+
+
+def _joint_sets(
+    query: ServeQuery, clauses: list[Clause], cores: list[list[Clause]], asker: Asker, progress: Progress
+) -> list[list[Clause]]:
+    """Smallest sets of clauses that repair the question together: those that hit every clash, the smallest first.
+
+    A set that hits all known clashes and does not repair shows a clash more. Minimal: none contains another that repairs.
+    """
+    cores, found = list(cores), list[list[Clause]]()
+    for _ in range(_MOST_TRIED):
+        candidates = [hit for hit in _hitting(cores) if not any(set(map(id, one)) <= set(map(id, hit)) for one in found)]
+        if not candidates or len(found) == _MOST_JOINT:
+            break
+        together = candidates[0]
+        progress(f"would {' and '.join(clause.path for clause in together)} do?")
+        if asker.feasible(without(query, together)):
+            found.append([clause for clause in clauses if clause in together])
+        else:
+            cores.append(_core(query, clauses, together, asker, progress))
+    return found
+
+
+def _hitting(cores: list[list[Clause]]) -> list[list[Clause]]:
+    """The minimal sets with a clause of every core, the smallest first."""
+    sets: list[list[Clause]] = [[]]
+    for core in cores:
+        grown = [one if any(c in core for c in one) else [*one, clause] for one in sets for clause in core]
+        kept: list[list[Clause]] = []
+        for one in sorted(grown, key=len):
+            if not any(all(c in one for c in smaller) for smaller in kept):
+                kept.append(one)
+        sets = kept
+    return sets
 
 
 def _blamed(clause: Clause) -> plan.Conflict:
@@ -207,7 +290,7 @@ def _cheapest_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     One optimisation: what cannot be served, and what is taken beyond a limit, is bought at its share of what was asked.
     None where a single clause does it, where none of them is at fault, and for fleets that may not mix.
     """
-    prepared = asker.prepared(query)
+    prepared = asker.prepared(query, _nothing)
     market = prepared.market
     if not market.columns or not market.mixed:
         return None
@@ -275,28 +358,19 @@ def _certified(prepared: Prepared, market: Market) -> Certificate:
     )
 
 
-def _joint_fix(query: ServeQuery, clauses: list[Clause], asker: Asker, progress: Progress) -> list[Repair]:
-    """A smallest set of clauses that must all give way, where no single one suffices: found by putting clauses back.
-
-    Minimal: putting any further clause back makes the question infeasible again. Each is moved as little as the others,
-    fully relaxed, allow; then the next, given the moves so far.
-    """
-    dropped = list(clauses)
-    for clause in clauses:
-        progress(f"can {clause.path} stay?")
-        rest = [other for other in dropped if other is not clause]
-        if asker.feasible(without(query, rest)):
-            dropped = rest
+def _joint_fix(query: ServeQuery, together: list[Clause], asker: Asker, progress: Progress) -> Repair | None:
+    """The repair that moves all these clauses: each as little as the others, fully relaxed, allow; then the next, given the
+    moves so far."""
     values: list[str] = []
     moved = query
-    for position, clause in enumerate(dropped):
+    for position, clause in enumerate(together):
         progress(f"how far must {clause.path} move?")
-        move = _least_move(moved, clause, asker, dropped[position + 1 :])
+        move = _least_move(moved, clause, asker, together[position + 1 :])
         if move is None:
-            return []
+            return None
         moved, values = move.query, [*values, move.value]
     last = Move(moved, "; ".join(values))
-    return [(_fix(last, " + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), asker), moved)]
+    return _fix(last, " + ".join(c.path for c in together), "; ".join(c.text for c in together), asker), moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +444,7 @@ def _most_demand(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
 
     What cannot be served goes to a column of its own, which needs nothing and of which as little as possible is bought.
     """
-    prepared = asker.prepared(without(query, relaxed))
+    prepared = asker.prepared(without(query, relaxed), _nothing)
     market = prepared.market
     keys = parse_path(clause.path)
     k = keys[2] if len(keys) > 2 else 0
@@ -420,14 +494,8 @@ def _first(holds: Callable[[int], bool], start: int, down: bool) -> int | None:
 def _least_limit(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
     """The least bound of a limit that leaves a plan: the least of its resource under every other clause, one optimisation."""
     resource = clause.path.removeprefix("limits.")
-    prepared = asker.prepared(without(query, relaxed))
-    market = prepared.market
-    cheapest = replace(
-        market,
-        limits=tuple(limit for limit in market.limits if limit.clause != clause.path),
-        objective=tuple(column.amounts[resource] for column in market.columns),
-    )
-    least = prove(replace(prepared, market=cheapest), tie_break=False).objective
+    prepared = asker.prepared(without(query, [clause, *relaxed]), lambda column: column.amounts[resource])
+    least = prove(prepared, tie_break=False).objective
     if least is None:
         return None
     path, value = _bounded(clause.path, resource, least)
@@ -436,19 +504,19 @@ def _least_limit(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
 
 def _least_count(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
     """The least quota that leaves a plan: the fewest of what it counts under every other clause, one optimisation."""
-    prepared = asker.prepared(without(query, relaxed))
-    market = prepared.market
-    mine = next(limit for limit in market.limits if limit.clause == clause.path)
-    counted = mine.columns or frozenset()
-    fewest = replace(
-        market,
-        limits=tuple(limit for limit in market.limits if limit is not mine),
-        objective=tuple(column.amounts[mine.resource] if j in counted else 0 for j, column in enumerate(market.columns)),
-    )
-    least = prove(replace(prepared, market=fewest), tie_break=False).objective
+    position = parse_path(clause.path)[-1]
+    assert isinstance(position, int)
+    quota = query.supply.quota[position]
+    resource = "chips" if quota.chips is not None else "instances"
+    catalog = asker.catalog(query)
+
+    def counted(column: Column) -> int:
+        return column.amounts[resource] if matches(quota, column.offer, catalog) else 0
+
+    least = prove(asker.prepared(without(query, [clause, *relaxed]), counted), tie_break=False).objective
     if least is None:
         return None
-    return Move(query.set(f"{clause.path}.{mine.resource}", least), f"{least} {mine.resource}")
+    return Move(query.set(f"{clause.path}.{resource}", least), f"{least} {resource}")
 
 
 def _walls_of(clause: Clause) -> tuple[str, ...]:

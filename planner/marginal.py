@@ -16,6 +16,7 @@ from zoo.units import Q, Quantity
 
 from . import in_parallel
 from .columns import Memory
+from .duals import shadow_prices
 from .plan import Marginal, Plan
 from .prepare import Prepared, Progress, in_objective_units, open_catalog, prepare, prove
 from .query import ServeQuery, text_of
@@ -251,10 +252,11 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     ]
     progress(f"{len(asked)} re-solves")
 
-    def objective(task: tuple[Knob, float]) -> float | None:
-        return best(*moved(query, *task), memory)
+    def answer(task: tuple[Knob, float] | None) -> Any:
+        return _relaxed(query, memory) if task is None else best(*moved(query, *task), memory)
 
-    known = dict(zip(asked, in_parallel.each(objective, asked), strict=True))
+    relaxed, *objectives = in_parallel.each(answer, [None, *asked])
+    known: dict[tuple[Knob, float], float | None] = dict(zip(asked, objectives, strict=True))
     moving = [knob for knob in found if switches and knob.path is not None]
     ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
     rows = []
@@ -268,10 +270,27 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
                 number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin, value=knob.value,
                 binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
                 per_unit=per_unit, unit=plan.objective_unit, breaks=tighter is None, switches_at=better_from,
-                worsens_at=worse_from,
+                worsens_at=worse_from, relaxed_per_percent=None if knob.path is None else relaxed.get(knob.path),
             )
         )  # fmt: skip
     return tuple(rows)
+
+
+def _relaxed(query: ServeQuery, memory: Memory) -> dict[str, float]:
+    """By path of a demand, limit or quota: what the linear relaxation of the last program says 1 % more of it saves."""
+    prepared, certificate = solved(query, {}, memory)
+    prices = {} if certificate.program is None else shadow_prices(certificate.program)
+    market = prepared.market
+    rows = {path: (f"wall_04_serving[{name}]", rate, 1) for (path, _, _), name, rate in
+            zip(_rates(query), market.populations, market.rates, strict=True)}  # fmt: skip
+    for limit in market.limits:
+        quota = limit.clause.startswith("supply.quota")
+        rows[f"{limit.clause}.{limit.resource}" if quota else limit.clause] = (limit.name, limit.bound, -1)
+    return {
+        path: 0.01 * sign * prices[row] * bound * (in_objective_units(query, 1) or 0.0)
+        for path, (row, bound, sign) in rows.items()
+        if row in prices
+    }
 
 
 def _saved(plan: Plan, objective: float | None) -> float | None:

@@ -241,6 +241,7 @@ class Marginal(Record):
     unit: str
     switches_at: str | None = None
     worsens_at: str | None = None
+    relaxed_per_percent: float | None = None  # by the linear relaxation's shadow price, where it means something
     breaks: bool = False  # tightened by 1 % there is no plan
 
 
@@ -320,6 +321,7 @@ class Plan(Record):
     removed: tuple[Removed, ...]
     assumptions: tuple[Assumption, ...]
     conflict: tuple[Conflict, ...] = ()
+    further: tuple[tuple[Conflict, ...], ...] = ()  # clashes that have nothing in common with it or each other
     fixes: tuple[Fix, ...] = ()
     innocent: tuple[Conflict, ...] = ()
     nearest: Nearest | None = None

@@ -88,10 +88,16 @@ def _within_context(query: AnyQuery, model: Transformer) -> Transformer:
     return model
 
 
-def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None) -> Prepared:
+def prepare(
+    query: ServeQuery,
+    progress: Progress = lambda _: None,
+    memory: Memory | None = None,
+    least: Callable[[Column], int] | None = None,
+) -> Prepared:
     """The market of a query: every candidate through the forward models. Raises QueryError for what is not there.
 
-    `memory` is read and filled: what an earlier, similar question has computed is not computed again.
+    `memory` is read and filled: what an earlier, similar question has computed is not computed again. `least` puts another
+    objective in the place of the query's: what each unit of a column takes of something.
     """
     memory = Memory() if memory is None else memory
     catalog = _catalog(query, memory)
@@ -101,6 +107,8 @@ def prepare(query: ServeQuery, progress: Progress = lambda _: None, memory: Memo
         memory.choices[key] = _choices(query, catalog, model, progress, memory)
     choices, dropped, candidates = memory.choices[key]
     dropped = list(dropped)
+    if least is not None:
+        choices = replace(choices, objective=[least(column) for column in choices.columns])
     market = columns.market_of(query, catalog, choices)
     if len(market.columns) < len(choices.columns):
         reason = "another offer of the same machine needs no more of anything that counts"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ def dequantise(value: float, resource: str) -> Quantity:
     return float(value) * _scale(resource)
 
 
+@cache
 def _scale(resource: str) -> Quantity:
     return Q(SCALES[resource])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo.catalog import Catalog
 
-from . import calibrated, infeasible, plan, uncertainty
+from . import calibrated, in_parallel, infeasible, plan, uncertainty
 from .certify import Certificate
 from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
@@ -19,7 +19,7 @@ from .missing import missing_data
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
 from .program import Program, quantise
-from .query import QueryError, ServeQuery
+from .query import Clause, QueryError, ServeQuery
 from .space import Choice, Shape
 
 
@@ -49,18 +49,60 @@ def solve_with_program(
 
 
 def _explained(prepared: Prepared, memory: Memory, progress: Progress, nearest: bool) -> dict[str, Any]:
-    """What an infeasible plan says: the clash, the repairs, who is not to blame, and the best plan that is possible anyway."""
+    """What an infeasible plan says: the clashes, the repairs, who is not to blame, and the best plan that is possible anyway."""
     why = infeasible.why_infeasible(prepared, progress, memory)
-    said: dict[str, Any] = {"conflict": why.conflict, "fixes": why.fixes, "innocent": why.innocent}
-    if nearest and why.nearest is not None and why.by is not None:
-        repaired = prepare(why.nearest, memory=memory)
-        best = answer(repaired, prove(repaired))
-        if best.objective is not None:
-            said["nearest"] = plan.Nearest(
-                change=f"{why.by.change}: {why.by.value}", objective=best.objective, unit=best.objective_unit, fleet=best.fleet,
-                totals=best.totals,
-            )  # fmt: skip
+    said: dict[str, Any] = {"conflict": why.conflict, "further": why.further, "fixes": why.fixes, "innocent": why.innocent}
+    if not nearest:
+        return said
+    wanted = [*(freed for _, freed in why.freed), *([why.nearest] if why.nearest is not None else [])]
+    plans = in_parallel.each(lambda question: _best_of(question, memory), wanted)
+    given_up = [_given_up(clauses, best) for (clauses, _), best in zip(why.freed, plans, strict=False)]
+    said["fixes"] = (*why.fixes, *(fix for fix in given_up if fix is not None))
+    best = plans[-1] if why.by is not None else None
+    if why.by is not None and best is not None and best.objective is not None:
+        moves = zip(why.by.change.split("; "), why.by.value.split("; "), strict=False)
+        said["nearest"] = plan.Nearest(
+            change=" and ".join(f"{change}: {value}" for change, value in moves), objective=best.objective,
+            unit=best.objective_unit, fleet=best.fleet, totals=best.totals,
+        )  # fmt: skip
     return said
+
+
+def _best_of(query: ServeQuery, memory: Memory) -> Plan:
+    prepared = prepare(query, memory=memory)
+    return answer(prepared, prove(prepared))
+
+
+def _given_up(clauses: tuple[Clause, ...], best: Plan) -> plan.Fix | None:
+    """What the best plan costs when all these clauses are given up, and what it has in their place."""
+    if best.objective is None:
+        return None
+    return plan.Fix(
+        clause=" + ".join(clause.path for clause in clauses),
+        change="; ".join(clause.text for clause in clauses),
+        value="; ".join(f"given up ({_instead(clause, best)})" for clause in clauses),
+        objective=best.objective,
+        unit=best.objective_unit,
+    )
+
+
+def _instead(clause: Clause, best: Plan) -> str:
+    """What a plan has where a clause no longer holds."""
+    if clause.path == "supply.chips":
+        return ", ".join(dict.fromkeys(pool.chip for pool in best.fleet))
+    if clause.path == "supply.offers":
+        return ", ".join(dict.fromkeys(pool.option for pool in best.fleet))
+    if clause.path.startswith("regions."):
+        return ", ".join(dict.fromkeys(pool.region for pool in best.fleet))
+    if clause.path.startswith("sla.tpot"):
+        return f"{max(pool.tpot_ms for pool in best.fleet):.0f} ms"
+    if clause.path in ("sla.ttft.p99", "sla.ttft.p50"):
+        late = [pool.ttft_p99_ms if clause.path.endswith("p99") else pool.ttft_p50_ms for pool in best.fleet]
+        return "queues without end" if None in late else f"{max(value or 0.0 for value in late):.0f} ms"
+    total = {"limits.cost": "cost_usd_per_h", "limits.power": "power_kw", "limits.carbon": "carbon_kgco2e_per_h",
+             "limits.water": "water_l_per_h", "limits.chips": "accelerators"}.get(clause.path)  # fmt: skip
+    unit = {"limits.cost": "USD/h", "limits.power": "kW", "limits.carbon": "kgCO2e/h", "limits.water": "L/h"}.get(clause.path)
+    return "free" if total is None else f"{best.totals[total]:.6g} {unit or 'chips'}"
 
 
 def answer(

@@ -40,7 +40,7 @@ def synthesis(
     memory = Memory()
     catalog = prepare(guarded_query(query), memory=memory).catalog
     name = _offered(catalog, chip)
-    question, done = _question(plan, query, name, None if budget is None else _budget(budget))
+    question, done = _question(plan, query, catalog, name, None if budget is None else _budget(budget))
     if budget is None and name in {pool.chip for pool in plan.fleet}:
         return ()
     prepare(guarded_query(question), memory=memory)
@@ -94,12 +94,13 @@ class _Wanted:
 Done = Callable[[set[str]], bool]  # of the chips of the best plan, which is empty where there is none
 
 
-def _question(plan: Plan, query: ServeQuery, chip: str, budget: str | None) -> tuple[ServeQuery, Done]:
+def _question(plan: Plan, query: ServeQuery, catalog: Catalog, chip: str, budget: str | None) -> tuple[ServeQuery, Done]:
     """The question to solve again and again, and when its best plan is what is wanted."""
     changes: dict[str, object] = {}
+    asked = () if query.supply.chips == "all" else {catalog.find("chips", name).name for name in query.supply.chips}
     if budget is not None:
         changes = {"supply.chips": [chip], "limits.cost": budget}
-    elif plan.objective is None and query.supply.chips != "all":
+    elif plan.objective is None and query.supply.chips != "all" and chip not in asked:
         changes = {"supply.chips": [*query.supply.chips, chip]}
     widened = query.override(changes) if changes else query
     assert isinstance(widened, ServeQuery)

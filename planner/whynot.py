@@ -26,16 +26,22 @@ _FORCED: dict[str, Callable[[str], dict[str, object]]] = {
 _PRICED = {"chip", "region", "cloud", "offer"}
 
 
-def parse(text: str, known: Collection[str] = tuple(_FORCED)) -> tuple[str, str]:
-    """ "chip=l40s" as ("chip", "l40s"). Raises QueryError with what can be forced (`known`) and the nearest of it."""
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not value:
-        raise QueryError(f'--why-not {text}: expected KEY=VALUE, such as --why-not "chip=l40s"')
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise QueryError(f"--why-not {text}: unknown key; expected one of {', '.join(known)}{hint}")
-    return key, value
+def parse(text: str, known: Collection[str] = tuple(_FORCED)) -> dict[str, str]:
+    """ "chip=l40s,tp=8" as {"chip": "l40s", "tp": "8"}. Raises QueryError with what can be forced (`known`) and the nearest
+    of it."""
+    forces: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not value:
+            raise QueryError(f'--why-not {text}: expected KEY=VALUE, such as --why-not "chip=l40s" or "chip=l40s,tp=8"')
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            raise QueryError(f"--why-not {text}: unknown key; expected one of {', '.join(known)}{hint}")
+        if key in forces:
+            raise QueryError(f"--why-not {text}: {key} stands twice; ask twice instead")
+        forces[key] = value
+    return forces
 
 
 def forced(query: ServeQuery, forces: Mapping[str, str]) -> ServeQuery:
@@ -55,9 +61,8 @@ def why_not(
 
     Raises QueryError, one line, for a key that cannot be forced or a name that does not exist.
     """
-    what = ", ".join(f"{key}={value}" for key, value in forces.items())
-    for key, value in forces.items():
-        parse(f"{key}={value}")
+    what = ",".join(f"{key}={value}" for key, value in forces.items())
+    parse(what)
     best = solve(forced(query, forces), progress, memory or Memory(), nearest=False)
     if best.objective is None or plan.objective is None:
         return WhyNot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WhyNot
 from .tables import Table, fix_rows, number
@@ -13,21 +14,28 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
     unit = marginals[0].unit if marginals else ""
     asked = any(m.switches_at or m.worsens_at for m in marginals)
     heads = ["#", "wall or limit", "from", "", f"1 % saves {unit}", "one unit saves"]
+    relaxed = any(m.relaxed_per_percent is not None for m in marginals)
+    heads += ["LP dual: 1 %"] if relaxed else []
     heads += ["better from", "worse from"] if asked else []
     rows = []
     for m in marginals:
         each = "" if m.per_unit is None else f"{number(m.per_unit)} per {m.unit_step}"
         state = "breaks" if m.breaks else "binds" if m.binding else ""
         row = [str(m.number) if m.number else "", f"{m.knob}, {m.value}", m.origin, state, number(m.per_percent), each]
+        row += [number(m.relaxed_per_percent) if m.relaxed_per_percent is not None else ""] if relaxed else []
         rows.append((*row, m.switches_at or "-", m.worsens_at or "-") if asked else tuple(row))
     notes = [
         "binds: 1 % or one unit more improves the plan, or 1 % less worsens it; breaks: with 1 % less there is no plan",
         "from: query is a limit of yours, physics a figure of every chip, market a price or a grid",
         "values are differences of proven optima (re-solved, candidates enumerated anew), not LP duals",
     ]
+    if relaxed:
+        notes.append("LP dual: the linear relaxation's shadow price, which knows no whole machines: a hint, not a value")
     if asked:
         notes.append("better (worse) from: the first value, looser (tighter) than today's, with another optimum, to 0.1 %")
-    return Table("What one more is worth", tuple(heads), tuple(rows), frozenset({"#", f"1 % saves {unit}"}), tuple(notes))
+    return Table(
+        "What one more is worth", tuple(heads), tuple(rows), frozenset({"#", f"1 % saves {unit}", "LP dual: 1 %"}), tuple(notes)
+    )
 
 
 def tornado_table(swings: Sequence[Swing]) -> Table:
@@ -98,6 +106,22 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
             rows.append((answer.what, verdict, f"{number(answer.objective, 6)} {answer.unit}", ratio, answer.wins_at or ""))
     columns = ("why not", "verdict", "best plan then", "ratio", "clash, or when it would win")
     return [Table("Why not", columns, tuple(rows)), *tables]
+
+
+def why_infeasible(plan: Plan) -> dict[str, Any]:
+    """Everything that an infeasible answer says of why, as plain values."""
+    parts = ("status", "conflict", "further", "fixes", "innocent", "nearest", "missing")
+    return plan.model_dump(mode="json", include=set(parts))
+
+
+def conflict_lines(plan: Plan) -> list[dict[str, Any]]:
+    """The same as flat lines: members of clashes, repairs, and clauses that are not to blame."""
+    lines: list[dict[str, Any]] = []
+    for number_of_clash, clash in enumerate((plan.conflict, *plan.further), 1):
+        lines += [{"part": f"clash {number_of_clash}", **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in clash]
+    lines += [{"part": "repair", "text": fix.change, **fix.model_dump(mode="json", exclude={"change"})} for fix in plan.fixes]
+    lines += [{"part": "not to blame", **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in plan.innocent]
+    return lines
 
 
 def alternatives_table(found: Sequence[Alternative]) -> Table:

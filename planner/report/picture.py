@@ -73,6 +73,7 @@ def tornado(swings: Sequence[Swing], name: str, path: Path) -> None:
             )  # fmt: skip
     axes.axvline(today, color="0.2", linewidth=1)
     axes.set_yticks(range(len(swings)), [f"{s.what}\n{s.source}" for s in reversed(swings)], fontsize=9)
+    axes.set_ylim(-0.5, len(swings) - 0.5)
     axes.set_xlim(min(known) - 0.28 * reach, max([*known, today + 0.6 * reach]) + 0.28 * reach)
     axes.set_xlabel(f"best objective [{swings[0].unit}]; today {today:,.6g}")
     axes.set_title(f"{name}: the optimum when one figure moves", loc="left", fontsize=11)

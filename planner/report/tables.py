@@ -225,20 +225,44 @@ def conflict_rows(conflict: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
 
 
 def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
-    return tuple((f.change, f.value, "-" if f.objective is None else f"{number(f.objective)} {f.unit}") for f in fixes)
+    """One row for each clause that a repair changes; the cost stands in its first."""
+    rows: list[tuple[str, ...]] = []
+    for fix in fixes:
+        cost = "-" if fix.objective is None else f"{number(fix.objective)} {fix.unit}"
+        changes, values = fix.change.split("; "), fix.value.split("; ")
+        if len(changes) != len(values) or len(changes) != len(fix.clause.split(" + ")):
+            changes, values = [fix.change], [fix.value]
+        rows += [(f"and {c}" if i else c, v, "" if i else cost) for i, (c, v) in enumerate(zip(changes, values, strict=True))]
+    return tuple(rows)
 
 
 def conflict_tables(plan: Plan) -> list[Table]:
     """Why there is no plan, what would make one, the best that is possible anyway, and who is not to blame."""
     heads = ("clause", "where", "key", "walls")
     tables = [
-        Table("These cannot hold together", heads, conflict_rows(plan.conflict)),
-        Table("Each of these rows alone would make it feasible", ("change", "to", "the best plan is then"), fix_rows(plan.fixes)),
+        Table(
+            ("These cannot hold together" if len(clash) > 1 else "This cannot hold, whatever else gives way")
+            + (f" (clash {i} of {1 + len(plan.further)})" if plan.further else ""),
+            heads,
+            conflict_rows(clash),
+        )
+        for i, clash in enumerate((plan.conflict, *plan.further), 1)
+        if clash
     ]
+    single = any(" + " not in fix.clause for fix in plan.fixes)
+    title = (
+        "Each of these changes alone would make it feasible"
+        if single
+        else "No single change is enough; each of these joint ones is"
+    )
+    notes = ["least moves: one step less is infeasible; the plan is the cheapest that they allow"]
+    if any("given up" in fix.value for fix in plan.fixes):
+        notes.append("given up: without any limit in its place; in brackets what the best plan then has")
+    tables.append(Table(title, ("change", "to", "the best plan is then"), fix_rows(plan.fixes), frozenset(), tuple(notes)))
     if plan.nearest is not None:
         near = plan.nearest
         fleet = fleet_table(near.fleet)
-        title = f"Best possible anyway: {near.change} ({number(near.objective)} {near.unit})"
+        title = f"The nearest plan ({near.change}): {number(near.objective)} {near.unit}"
         tables.append(Table(title, fleet.heads, fleet.rows, fleet.numeric, fleet.notes))
     tables.append(Table("Not to blame", heads, conflict_rows(plan.innocent)))
     return [table for table in tables if table.rows]

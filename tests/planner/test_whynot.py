@@ -133,7 +133,7 @@ def test_what_is_chosen_already_costs_nothing_more(put: Callable[[Catalog], None
         assert answer.dearer_by == 0 and answer.wins_at is None
 
 
-@pytest.mark.parametrize("text", ["chip", "chip=", "chp=l40s", "=x", "tpp=8"])
+@pytest.mark.parametrize("text", ["chip", "chip=", "chp=l40s", "=x", "tpp=8", "chip=red,", "chip=red,tp", "chip=red,chip=blue"])
 def test_what_cannot_be_forced_is_one_line(text: str) -> None:
     with pytest.raises(QueryError) as error:
         parse(text)
@@ -146,3 +146,12 @@ def test_a_name_that_does_not_exist_is_one_line(put: Callable[[Catalog], None]) 
     with pytest.raises(QueryError) as error:
         why_not(solve(query), query, {"chip": "rad"})
     assert "red" in str(error.value)
+
+
+def test_several_choices_are_forced_together(put: Callable[[Catalog], None]) -> None:
+    catalog, query = drawn(1)
+    put(catalog)
+    answer = why_not(solve(query), query, parse("chip=red, tp=2"))
+    assert answer.what == "chip=red,tp=2"
+    assert {(pool.chip, pool.layout.tensor_parallel) for pool in answer.fleet} == {("red", 2)}
+    assert answer.objective == solve(query.override({"supply.chips": ["red"], "workload.parallelism.tp": "[2]"})).objective
