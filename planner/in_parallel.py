@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -22,10 +23,12 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     if workers < 2 or _job is not None or "fork" not in multiprocessing.get_all_start_methods():
         return [function(item) for item in items]
     _job = function, items
+    gc.freeze()  # what is known by now is shared with the workers as long as their collectors do not touch it
     try:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
             return list(pool.map(_run, range(len(items))))
     finally:
+        gc.unfreeze()
         _job = None
 
 

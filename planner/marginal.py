@@ -19,6 +19,7 @@ from .columns import Memory
 from .duals import shadow_prices
 from .plan import Marginal, Plan
 from .prepare import Prepared, Progress, in_objective_units, open_catalog, prepare, prove
+from .program import quantise
 from .query import ServeQuery, text_of
 from .uncertainty import guarded_query
 
@@ -206,9 +207,11 @@ def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: 
     """
     if not scales:
         return memory
-    prepare(query, memory=memory)
     files = (query.folder, query.zoo, query.prices)
-    today = memory.catalogs.get(files) or open_catalog(query)
+    if files not in memory.catalogs:
+        memory.catalogs[files] = open_catalog(query)
+        prepare(query, memory=memory)
+    today = memory.catalogs[files]
     other = varied(today, scales, chip)
     if set(scales) <= {"prices", "carbon intensity"}:
         return Memory(memory.surveys, memory.runs, memory.curves, catalogs={files: other})
@@ -253,7 +256,12 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     progress(f"{len(asked)} re-solves")
 
     def answer(task: tuple[Knob, float] | None) -> Any:
-        return _relaxed(query, memory) if task is None else best(*moved(query, *task), memory)
+        if task is None:
+            return _relaxed(query, memory)
+        knob, factor = task
+        if factor == 2 - knob.looser and _speeds(knob) and _still_holds(plan, *moved(query, *task), memory):
+            return plan.objective  # or better, which is not asked of what is tighter
+        return best(*moved(query, *task), memory)
 
     relaxed, *objectives = in_parallel.each(answer, [None, *asked])
     known: dict[tuple[Knob, float], float | None] = dict(zip(asked, objectives, strict=True))
@@ -274,6 +282,33 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
             )
         )  # fmt: skip
     return tuple(rows)
+
+
+def _speeds(knob: Knob) -> bool:
+    """Whether a knob changes only what machines carry: not what they cost or take, and not who is served or limited."""
+    return knob.scale in _FIELDS or (knob.path or "").startswith("sla.")
+
+
+def _still_holds(plan: Plan, query: ServeQuery, scales: Mapping[str, float], memory: Memory) -> bool:
+    """Whether the fleet of a plan, each pool laid out anew, carries its loads in a moved question: it costs what it did."""
+    narrowed = guarded_query(query).set("supply.chips", sorted({pool.chip for pool in plan.fleet}))
+    assert isinstance(narrowed, ServeQuery)
+    if narrowed.uncertain.hold is not None:  # the loads of the plan are those of the question, not of the guarded one
+        return False
+    prepared = prepare(narrowed, memory=world(narrowed, scales, memory))
+    names, columns, curves = prepared.market.populations, prepared.choices.columns, prepared.choices.curves
+    for pool in plan.fleet:
+        served = {names.index(name) for name in pool.serves}
+        load = quantise(Q(pool.load_per_s, "1/s"), "load", "up")
+        if not any(
+            column.offer.name == pool.offer
+            and served <= set(column.populations)
+            and pool.instances % column.instances == 0
+            and curves[column.curve].best(pool.instances // column.instances)[0] >= load
+            for column in columns
+        ):
+            return False
+    return True
 
 
 def _relaxed(query: ServeQuery, memory: Memory) -> dict[str, float]:
