@@ -1,0 +1,106 @@
+"""`explain` and `alternatives` as a user runs them: what they print, in every format, and what they say to bad input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from planner.cli import app
+
+QUESTION = """\
+schema: wallplan/v1
+kind: serve
+name: small
+workload:
+  model: llama-3.1-8b
+  rate: 5/s
+  tokens: {input: 500, output: 100}
+  precision: [bf16]
+sla: {ttft: {p99: 2 s}, tpot: {p99: 80 ms}}
+supply: {chips: [h100-sxm, l40s], offers: [on-demand]}
+regions: {allow: ["lambda/*", "crusoe/*"]}
+"""
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plans")
+    (folder / "small.yaml").write_text(QUESTION)
+    assert run("solve", folder / "small.yaml", "-o", folder / "plan.json").exit_code == 0
+    return folder / "plan.json"
+
+
+@pytest.fixture(scope="module")
+def infeasible(plan: Path) -> Path:
+    path = plan.with_name("infeasible.json")
+    changes = ("--set", "sla.ttft.p99=1 ms", "--set", "limits.cost=0.01 USD/h")
+    assert run("solve", plan.with_name("small.yaml"), "-o", path, *changes).exit_code == 3
+    return path
+
+
+VERBS = [
+    ("explain",), ("explain", "--tornado"), ("explain", "--synthesis", "l40s", "--budget", "1 USD/h"),
+    ("explain", "--why-not", "chip=l40s,tp=2"), ("explain", "--wall", "7"), ("alternatives", "--within", "1000%"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_format(verb: tuple[str, ...], plan: Path) -> None:
+    for format in ("table", "json", "csv", "md"):
+        result = run(verb[0], plan, *verb[1:], "--format", format)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == ""
+        if format == "json":
+            assert json.loads(result.stdout)
+        elif format == "csv":
+            assert list(csv.DictReader(io.StringIO(result.stdout)))
+        elif format == "table":
+            assert max(map(len, result.stdout.splitlines())) <= 80
+        else:
+            assert result.stdout.startswith("## ")
+
+
+def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
+    said = json.loads(run("explain", infeasible, "--format", "json").stdout)
+    assert said["status"] == "infeasible" and said["conflict"] and said["further"] and said["fixes"] and said["nearest"]
+    shown = run("explain", infeasible)
+    assert shown.exit_code == 0 and "clash 1 of 2" in shown.stdout and "No single change is enough" in shown.stdout
+    lines = list(csv.DictReader(io.StringIO(run("explain", infeasible, "--format", "csv").stdout)))
+    assert {"clash 1", "clash 2", "repair"} <= {line["part"] for line in lines}
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("explain", "--why-not", "chp=l40s"), 'did you mean "chip"'),
+        (("explain", "--why-not", "chip=l40z"), "l40s"),
+        (("explain", "--wall", "23"), "--wall 23"),
+        (("explain", "--budget", "1 USD/h"), "only together with --synthesis"),
+        (("explain", "--plot", "a.png"), "only together with --tornado"),
+        (("explain", "--tornado", "--plot", "a.gif"), "not as '.gif'"),
+        (("explain", "--synthesis", "l40z"), "did you mean"),
+        (("explain", "--synthesis", "l40s", "--budget", "300"), "money rate with a unit"),
+        (("explain", "--format", "xml"), "unknown format"),
+        (("alternatives", "--within", "many"), "--within"),
+    ],
+)
+def test_a_fault_is_one_line(arguments: tuple[str, ...], words: str, plan: Path) -> None:
+    result = run(arguments[0], plan, *arguments[1:])
+    assert result.exit_code == 2 and result.stdout == ""
+    assert words in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_what_needs_a_plan_says_so(infeasible: Path) -> None:
+    for arguments in (("explain", infeasible, "--tornado"), ("alternatives", infeasible)):
+        result = run(*arguments)
+        assert result.exit_code == 2 and "infeasible" in result.stderr and len(result.stderr.splitlines()) == 1
