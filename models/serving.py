@@ -12,8 +12,9 @@ What it leaves out is stated by `ASSUMPTIONS`, which every plan carries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,12 @@ from zoo.units import Q, Quantity
 
 from . import fleet, node
 from .calibration import Calibration, Constants, stored_calibration
-from .dimensions import Number, UnknownValue
+from .dimensions import ImpossibleValue, Number, UnknownValue
 
 Array = NDArray[Any]
 
 ASSUMPTIONS = (
-    "TPOT is taken at the full batch with every slot busy, so its percentiles are upper bounds",
+    "TPOT is promised at the full batch with every slot busy; its percentiles take the sequences in flight at the load",
     "a request's first token waits for the decode steps in progress, then for its own prefill",
     "prompts vary: prefill service is exponential with the mean prefill time, which makes M/M/c exact",
     "replicas of one pool share one queue (a load balancer that never sends work to a busy replica while another is free)",
@@ -37,8 +38,20 @@ ASSUMPTIONS = (
     "the serving engine is vLLM, 0.15 or later",
 )
 
+APART_ASSUMPTIONS = (
+    "prefill and decode apart: seven measured runs on two kinds of chip, too few for an interval of their own, so times are as "
+    "wide as for an engine that was never measured",
+    "the KV cache of a prompt is sent once it was read, by all prefill replicas at once, and no other prompt is read meanwhile; "
+    "links reach the fraction of their bandwidth that collectives do",
+    "a request passes the network stack once on either side, and its first token comes from the decode side",
+)
+SPECULATIVE_ASSUMPTIONS = (
+    "every drafted token is accepted with the same probability, independently of the others; answers do not change",
+    "speculative decoding with a stated acceptance was never measured: times are as wide as for an engine that never was",
+)
+
 _NO_TIME = Q(0.0, "s")
-_UNMEASURED = "prefill and decode apart"  # no engine of serving_coverage.csv
+_UNMEASURED = "unmeasured"  # no engine of serving_coverage.csv
 _PAGE = Q(16.0, "token")
 
 
@@ -138,6 +151,38 @@ class Work:
     prompt_attention: Quantity  # [FLOP] of one prompt
 
 
+@dataclass(frozen=True)
+class Drafted(Transformer):
+    """A model with a smaller one that drafts tokens for it to verify."""
+
+    draft: Transformer | None = None
+
+
+def drafted(model: Transformer, draft: Transformer) -> Drafted:
+    """`model` with `draft`. Raises ImpossibleValue where they do not share a vocabulary."""
+    if model.vocab != draft.vocab:
+        raise ImpossibleValue(
+            f"{draft.name} has a vocabulary of {draft.vocab:,} tokens, expected that of {model.name}, {model.vocab:,}"
+        )
+    return Drafted(**{field.name: getattr(model, field.name) for field in fields(model)}, draft=draft)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What drafts tokens that a model then verifies (speculative decoding).
+
+    `tokens`: drafted per step, one element per layout, 0 where none are; each is accepted with probability `acceptance`,
+    dimensionless. `work`: of the draft model under the same traffic, in the formats of the layouts. None: a head or a lookup;
+    one of its tokens takes the share `cost` of a plain decode step, and it takes that share of the model's weights, cache
+    and prefill.
+    """
+
+    tokens: Array
+    acceptance: float
+    work: Work | None = None
+    cost: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """A model under some traffic, on chips in a layout, connected and served by an engine with these constants."""
@@ -147,6 +192,7 @@ class Deployment:
     device: Device
     links: Links
     constants: Constants
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +225,6 @@ class Replica:
     memory_there: Quantity
     largest_batch: Array
     decode: PassTime
-    prefill: PassTime
     decode_step: Quantity
     prefill_time: Quantity  # occupies the replica: what queues
     first_token_delay: Quantity  # before prefill starts: network stack, scheduling, steps in progress
@@ -194,6 +239,7 @@ class Replica:
     tpot_high: Quantity
     residence_high: Quantity
     inherited: tuple[str, ...] = ()
+    tokens_per_step: Number = 1.0  # above 1 where drafted tokens are accepted
 
     @property
     def request_rate(self) -> Quantity:
@@ -326,6 +372,14 @@ def work_of(
     )
 
 
+def draft_of(model: Transformer, traffic: Traffic, kv_bytes: Quantity, tokens: Array, acceptance: float, cost: float) -> Draft:
+    """What drafts `tokens` a step for `model`: its draft model, or a head or lookup of `cost`; see `Draft`."""
+    work = None
+    if isinstance(model, Drafted) and model.draft is not None:
+        work = work_of(model.draft, traffic, kv_bytes)
+    return Draft(tokens, acceptance, work, cost)
+
+
 def device_of(accelerator: Accelerator) -> Device:
     """What of an accelerator decides its speed. Raises UnknownValue where it has no 16-bit peak."""
     peak = next((accelerator.peak[p] for p in ("bf16", "fp16", "fp32") if p in accelerator.peak), None)
@@ -393,10 +447,55 @@ def live_sequences(d: Deployment) -> Array:
 
 def largest_batch(d: Deployment) -> Array:
     """The most sequences whose cache at the mean live length fits, zero where one whole sequence at its end does not."""
-    free = np.maximum(d.device.memory - reserve(d) - weights_per_chip(d), Q(0.0, "byte"))
-    share = cache_share(d)
-    fits = np.asarray(node.largest_batch(free, d.work.cache_live * share))
-    return np.where(d.work.cache_longest * share <= free, fits, 0.0)
+    free = np.maximum(d.device.memory - reserve(d) - with_draft(d, weights_per_chip), Q(0.0, "byte"))
+    fits = np.asarray(node.largest_batch(free, with_draft(d, live_cache)))
+    return np.where(with_draft(d, longest_cache) <= free, fits, 0.0)
+
+
+def live_cache(d: Deployment) -> Quantity:
+    """Bytes of one sequence's cache on one accelerator, at its mean length."""
+    return d.work.cache_live * cache_share(d)
+
+
+def longest_cache(d: Deployment) -> Quantity:
+    """Bytes of one sequence's cache on one accelerator, at its end."""
+    return d.work.cache_longest * cache_share(d)
+
+
+def prompt_cache(d: Deployment) -> Quantity:
+    """Bytes of one prompt's cache on one accelerator of the attention rank that holds it."""
+    return d.work.cache_prompt * (cache_share(d) * d.layouts.attention_parallel)
+
+
+# ------------------------------------------------------------------------------------------------ speculative decoding
+
+
+def tokens_per_step(acceptance: float, drafted: Array) -> Array:
+    """Expected tokens of a step that verifies `drafted` tokens: (1 - a^(k+1)) / (1 - a), 1 where none are drafted.
+
+    acceptance a: probability that a drafted token is accepted, below 1, the same for each and independent; dimensionless.
+    Source: Leviathan et al. (2023), equation 1.
+    """
+    return (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
+
+
+def with_draft(d: Deployment, of: Callable[[Deployment], Quantity]) -> Quantity:
+    """What the model takes, and its draft where tokens are drafted: of(model) + of(draft), or (1 + cost) of(model)."""
+    if d.draft is None:
+        return of(d)
+    drafting = np.where(d.draft.tokens > 0, 1.0, 0.0)
+    if d.draft.work is None:
+        return of(d) * (1 + d.draft.cost * drafting)
+    return of(d) + of(replace(d, work=d.draft.work, draft=None)) * drafting
+
+
+def drafting_time(d: Deployment, sequences: Array) -> Quantity:
+    """Time of a step in which tokens are drafted for `sequences`, one after another: k plain decode steps of the draft."""
+    if d.draft is None:
+        return _NO_TIME
+    one = d if d.draft.work is None else replace(d, work=d.draft.work)
+    step = decode_time(one, sequences, pass_time(one, sequences, False).total)
+    return d.draft.tokens * (d.draft.cost if d.draft.work is None else 1.0) * step
 
 
 # -------------------------------------------------------------------------- walls 1 to 3 and 14: one pass of tokens
@@ -543,8 +642,10 @@ def fixed_time(d: Deployment) -> Quantity:
     )
 
 
-def decode_attention_time(d: Deployment, sequences: Any) -> Quantity:
+def decode_attention_time(d: Deployment, sequences: Any, queries: Any = 1.0) -> Quantity:
     """Attention of one decode step of `sequences` (of one stage, whole replica), at the mean context.
+
+    queries: tokens of each sequence that attend to its cache, which is read once for all of them.
 
     soft roofline of reading the cache, KV / (eta BW), and of its arithmetic on the units that the kernels use (CUDA cores
     in engines before 2025, which is why many query heads per KV head were slow).
@@ -557,7 +658,10 @@ def decode_attention_time(d: Deployment, sequences: Any) -> Quantity:
     per_chip = sequences / x.attention_parallel / x.tensor_parallel * stage_layers(d) / w.layers
     fraction = np.where(np.asarray(w.latent_layers) > 0, c.decode_attention_latent, c.decode_attention)
     return node.soft_roofline(
-        read, node.compute_time(w.step_attention * per_chip, d.device.peak16, fraction), c.attention_exponent, _NO_TIME
+        read,
+        node.compute_time(w.step_attention * (per_chip * queries), d.device.peak16, fraction),
+        c.attention_exponent,
+        _NO_TIME,
     )
 
 
@@ -570,13 +674,14 @@ def prefill_attention_time(d: Deployment) -> Quantity:
     )
 
 
-def decode_time(d: Deployment, sequences: Any, matrix: Quantity) -> Quantity:
+def decode_time(d: Deployment, sequences: Any, matrix: Quantity, queries: Any = 1.0) -> Quantity:
     """One decode step of one stage: fixed costs + pass + attention + host work per sequence.
 
-    sequences: of the stage, whole replica; matrix: `pass_time(...).total` of as many tokens.
+    sequences: of the stage, whole replica; matrix: `pass_time(...).total` of as many tokens, times `queries` where each
+    sequence has several tokens to verify.
     """
     host = sequences / d.layouts.attention_parallel * d.constants.sequence
-    return fixed_time(d) + matrix + decode_attention_time(d, sequences) + host
+    return fixed_time(d) + matrix + decode_attention_time(d, sequences, queries) + host
 
 
 def prompts_together(d: Deployment, sequences: Any, most: float = np.inf) -> Array:
@@ -593,19 +698,22 @@ class Step:
     decode_pass: PassTime
 
 
-def step_time(d: Deployment, sequences: Any, prompts: Any) -> Step:
+def step_time(d: Deployment, sequences: Any, prompts: Any, queries: Any = 1.0) -> Step:
     """A decode step of `sequences`, and the time that one of `prompts` read in the same step adds to it.
 
     increment = (pass(B + m input) - pass(B)) / m + prompt attention: the weights are read once for both
 
+    queries q: tokens of each sequence in the step, 1 unless drafted ones are verified; then B stands for B q.
+
     Source: Agrawal et al. (2024), Sarathi-Serve, for prefill work inside decode steps.
     """
     sequences, prompts = np.asarray(sequences, float), np.asarray(prompts, float)
-    tokens = np.stack(np.broadcast_arrays(sequences, sequences, sequences + prompts * d.work.fresh))
+    decoded = sequences * queries
+    tokens = np.stack(np.broadcast_arrays(decoded, decoded, decoded + prompts * d.work.fresh))
     kinds = np.array([False, True, True]).reshape((3,) + (1,) * (tokens.ndim - 1))
     passes = pass_time(d, tokens, kinds)
     total = passes.total
-    decode = decode_time(d, sequences, total[0])
+    decode = decode_time(d, sequences, total[0], queries)
     increment = np.maximum((total[2] - total[1]) / prompts, _NO_TIME) + prefill_attention_time(d)
     first = PassTime(passes.compute[0], passes.memory[0], passes.matrix[0], passes.communication[0])
     return Step(decode, increment, first)
@@ -790,20 +898,27 @@ def replica(
     traffic: Traffic,
     constants: Constants,
     calibration: Calibration | None = None,
+    draft: Draft | None = None,
 ) -> Replica:
     """Walls 1 to 5 and 14 for one replica of each layout, every slot busy.
 
-    TPOT = stages x (t_decode(B / stages) + phi (B - 1)/output x prefill increment)
+    TPOT = stages x (t_decode(B / stages) / E + phi (B - 1)/output x prefill increment)
     first token = fixed + steps waited for + own prefill;  residence = first token + output x TPOT
+
+    With a draft the step drafts k tokens and verifies k + 1, E of which count (`tokens_per_step`); E is 1 without.
 
     Source: Pope et al. (2023) for the phases; Kwon et al. (2023) for the cache; Agrawal et al. (2024, Sarathi-Serve) for
     prefill work inside decode steps. Raises UnknownValue where the model's shape or the chip's figures are unknown.
     `calibration` gives the intervals (the stored one by default).
     """
-    d = Deployment(work_of(model, traffic, layouts.kv_bytes), layouts, device_of(accelerator), links, constants)
+    d = Deployment(work_of(model, traffic, layouts.kv_bytes), layouts, device_of(accelerator), links, constants, draft)
     known = calibration or stored_calibration()
     inherited = known.inherited(model.name, accelerator, str(constants.engine))
-    return replicas(d, *slowness(model, accelerator, constants, known), inherited)
+    slow: tuple[Number, ...] = slowness(model, accelerator, constants, known)
+    if draft is not None:
+        wider = slowness(model, accelerator, constants, known, unmeasured=True)
+        slow = tuple(np.where(draft.tokens > 0, wide, plain) for wide, plain in zip(wider, slow, strict=True))
+    return replicas(d, slow[0], slow[1], inherited)
 
 
 def slowness(
@@ -811,15 +926,16 @@ def slowness(
     accelerator: Accelerator,
     constants: Constants,
     calibration: Calibration | None = None,
-    disaggregated: bool = False,
+    unmeasured: bool = False,
 ) -> tuple[float, float]:
     """(of TPOT, of TTFT): the pessimistic end of the 80 % interval over the prediction, for this model on this chip.
 
-    disaggregated: prefill and decode apart, which only seven runs have measured (one chip, two models): too few for a width
-    of their own, so they are taken as an engine that was never measured.
+    unmeasured: a way to serve that hardly was measured, which is taken as an engine that never was. Prefill and decode apart
+    were in seven runs (two chips, two models), too few for a width of their own; speculative decoding with a stated acceptance
+    in none.
     """
     known = calibration or stored_calibration()
-    names = (model.name, accelerator.name, _UNMEASURED if disaggregated else str(constants.engine))
+    names = (model.name, accelerator.name, _UNMEASURED if unmeasured else str(constants.engine))
     token, first = (float(np.exp(known.half_width(regime, *names))) for regime in ("closed_tpot", "closed_ttft"))
     return token, first
 
@@ -831,25 +947,31 @@ def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: t
     """
     w, c, layouts, stages = d.work, d.constants, d.layouts, d.layouts.pipeline_parallel
     in_flight = np.maximum(layouts.batch / stages, 1.0)  # pipelined decode: each stage works on its own part of the batch
-    weights, share, kept = weights_per_chip(d), cache_share(d), reserve(d)
-    cache = w.cache_live * share
-    needed = weights + np.maximum(cache * layouts.batch, w.cache_longest * share) + kept
-    step = step_time(d, in_flight, prompts_together(d, in_flight))
-    decode_step = stages * step.decode
+    weights, cache, kept = with_draft(d, weights_per_chip), with_draft(d, live_cache), reserve(d)
+    needed = weights + np.maximum(cache * layouts.batch, with_draft(d, longest_cache)) + kept
+    drafted = 0.0 if d.draft is None else d.draft.tokens
+    expected = 1.0 if d.draft is None else tokens_per_step(d.draft.acceptance, d.draft.tokens)
+    step = step_time(d, in_flight, prompts_together(d, in_flight * expected), 1 + drafted)
+    decode_step = stages * step.decode + drafting_time(d, in_flight)
     disturbed = c.interference_closed * np.maximum(in_flight - 1, 0.0) / w.output
-    tpot = decode_step + stages * disturbed * (step.increment + c.prefill_launch)
-    prefill = pass_time(d, w.fresh, True)
-    prefill_time = stages * (prefill.total + prefill_attention_time(d) + c.prefill_launch)
+    tpot = decode_step / expected + stages * disturbed * (step.increment + c.prefill_launch)
+    prefill_time = with_draft(d, prompt_alone)
     dispatch = c.first_token_fixed + stages * fixed_time(d)
     delay = dispatch + c.step_wait * decode_step
     first = delay + prefill_time
     residence = first + w.output * tpot
     return Replica(
-        layouts, weights, cache, kept, needed, d.device.memory, largest_batch(d), step.decode_pass, prefill, decode_step,
-        prefill_time, delay, first, tpot, residence, dispatch, w.cache_prompt * (share * layouts.attention_parallel),
+        layouts, weights, cache, kept, needed, d.device.memory, largest_batch(d), step.decode_pass, decode_step,
+        prefill_time, delay, first, tpot, residence, dispatch, with_draft(d, prompt_cache),
         prefill_time * slow_first, delay * slow_first, first * slow_first,
-        tpot * slow_token, first * slow_first + w.output * tpot * slow_token, inherited,
+        tpot * slow_token, first * slow_first + w.output * tpot * slow_token, inherited, expected,
     )  # fmt: skip
+
+
+def prompt_alone(d: Deployment) -> Quantity:
+    """Prefill of one prompt through all stages of an idle replica."""
+    stage = pass_time(d, d.work.fresh, True).total + prefill_attention_time(d) + d.constants.prefill_launch
+    return d.layouts.pipeline_parallel * stage
 
 
 # ---------------------------------------------------------------- what a pool is made of: together, or prefill and decode apart
@@ -1012,6 +1134,27 @@ def first_token_quantile(
     share = percentile + blocked_share(rate, slots, residence, variability)
     service = node.sojourn_quantile(rate, prefill_time, prefill_servers, np.minimum(share, 1 - 1e-12), variability, 1.0)
     return delay + Q(np.where(share < 1, service.m_as("s"), np.inf), "s")
+
+
+def sequences_in_flight(
+    batches: Array, residence: Quantity, rate: Quantity, replicas: float, percentile: float, variability: float
+) -> float:
+    """Sequences that a replica decodes at once, at a percentile of time; at most the largest of `batches`.
+
+    mean b: the smallest batch that leaves as fast as requests arrive, replicas b / R(b) >= rate (Little 1961)
+    percentile: b + z_p sqrt(b z / replicas), z = (1 + variability) / 2
+
+    batches: ascending, of one replica; residence R [s] at each; rate [1/s] of `replicas` replicas together, which a balancer
+    keeps equally full; variability: squared coefficient of variation of the time between arrivals. z is the peakedness of
+    an infinite-server group (Eckberg 1983; Whitt 1984), z_p the normal quantile. Dimensionless.
+    Leaves out: that a request sees many moments, which evens out, and that no balancer is perfect, which does not. TPOT of so
+    many sequences is within 1 % of a simulation at p50 and 2 % above to 12 % below at p99 (tests/models/test_serving.py).
+    """
+    leaves = replicas * batches / residence.m_as("s")
+    enough = np.flatnonzero(leaves >= rate.m_as("1/s"))
+    mean = float(batches[enough[0]] if len(enough) else batches[-1])
+    spread = float(np.sqrt(mean * (1 + variability) / 2 / replicas))
+    return float(np.clip(mean + NormalDist().inv_cdf(percentile) * spread, batches[0], batches[-1]))
 
 
 def blocked_share(rate: Quantity, slots: Array, residence: Quantity, variability: float) -> Array:

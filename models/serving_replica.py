@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import Field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from .dimensions import UnknownValue
 
 KEYS = (
     "schema", "kind", "name", "model", "chip", "tp", "pp", "ep", "precision", "kv_precision", "engine", "tokens", "prefix_hit",
-    "concurrency", "rate", "batch", "calibration",
+    "concurrency", "rate", "batch", "arrivals", "calibration",
 )  # fmt: skip
 _LOADS = {"concurrency": "closed", "rate": "open", "batch": "static"}
 
@@ -36,7 +37,8 @@ def evaluate_replica(
 
     Keys of `mapping`: model, chip, precision, tokens {input, output}, and one of concurrency (requests kept in flight),
     rate (requests per second, Poisson) or batch (all prompts at once); optional tp, pp, ep (1), kv_precision (16 bits),
-    engine (vLLM), prefix_hit (0). Every prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
+    engine (vLLM), prefix_hit (0), and with rate arrivals {cv} (1: Poisson; above, bursts), which percentiles are of. Every
+    prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
     `calibration` replaces the stored constants; who reads a file reads what its key `calibration` names, and gives it here.
     """
     unknown = sorted(set(mapping) - set(KEYS))
@@ -60,11 +62,12 @@ def evaluate_replica(
         raise ReplicaError(f"model {model.name!r} is no decoder transformer")
     assert isinstance(chip, Accelerator)
     asked = _positive(mapping.get(loads[0]), loads[0])
+    variability = _variability(mapping, loads[0])
     engine = str(mapping.get("engine") or DEFAULT_ENGINE)
     try:
         constants = serving_constants(chip, engine, known)
         deployment = _deployment(mapping, model, chip, constants, asked)
-        return _report(loads[0], asked, deployment, model, chip, engine, known)
+        return _report(loads[0], asked, deployment, model, chip, engine, known, variability)
     except (CalibrationError, UnknownValue) as error:
         raise ReplicaError(str(error)) from None
 
@@ -87,6 +90,46 @@ def _positive(value: Any, key: str, whole: bool = False) -> float:
     if not (0 < number < math.inf) or isinstance(value, bool) or (whole and number != int(number)):
         raise ReplicaError(f"{key} is {value!r}, expected a {'whole ' if whole else ''}number above zero")
     return number
+
+
+def _variability(mapping: Mapping[str, Any], load: str) -> float:
+    """Squared coefficient of variation of the time between arrivals."""
+    arrivals = mapping.get("arrivals")
+    if arrivals is None:
+        return 1.0
+    if load != "rate":
+        raise ReplicaError(f"arrivals are given with {load}, expected with rate: nothing arrives by itself otherwise")
+    if not isinstance(arrivals, Mapping) or set(arrivals) != {"cv"}:
+        raise ReplicaError("arrivals must be {cv: ...}, the coefficient of variation of the time between requests")
+    return _positive(arrivals["cv"], "arrivals.cv") ** 2
+
+
+def percentiles(d: serving.Deployment, rate: float, slots: int, variability: float) -> dict[str, dict[str, float | None]]:
+    """TTFT and TPOT [ms] at p50, p90 and p99 of one replica with `slots` at an arrival rate [1/s], as plans predict them.
+
+    None where the share cannot be served at all. The queue is that of `serving.pool_rate`, of one replica.
+    """
+    batches = np.arange(1.0, slots + 1)
+    one = np.ones(slots)
+    layouts = replace(d.layouts, **{f.name: getattr(d.layouts, f.name) * one for f in _per_layout(d.layouts)}, batch=batches)
+    each = serving.together(serving.replicas(replace(d, layouts=layouts), 1.0, 1.0), 1.0)
+    full = serving.take(each, np.array([slots - 1]))
+    arrivals = Q(np.array([rate]), "1/s")
+    tpot = np.broadcast_to(each.tpot.m_as("ms"), batches.shape)
+    found: dict[str, dict[str, float | None]] = {"ttft": {}, "tpot": {}}
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+        first = serving.first_token_quantile(
+            arrivals, full.prefill_time, full.delay, full.servers, full.slots, full.residence, share, variability
+        )
+        value = float(first.m_as("ms")[0])
+        found["ttft"][name] = value if math.isfinite(value) else None
+        busy = serving.sequences_in_flight(batches, each.residence, arrivals[0], 1.0, share, variability)
+        found["tpot"][name] = float(np.interp(busy, batches, tpot))
+    return found
+
+
+def _per_layout(layouts: serving.Layouts) -> list[Field[Any]]:
+    return [field for field in fields(layouts) if field.name != "batch" and getattr(layouts, field.name) is not None]
 
 
 def _deployment(
@@ -136,7 +179,14 @@ def _deployment(
 
 
 def _report(
-    kind: str, asked: float, d: serving.Deployment, model: Transformer, chip: Accelerator, engine: str, known: Calibration
+    kind: str,
+    asked: float,
+    d: serving.Deployment,
+    model: Transformer,
+    chip: Accelerator,
+    engine: str,
+    known: Calibration,
+    variability: float,
 ) -> dict[str, Any]:
     law, one, no = _LOADS[kind], np.ones(1), np.zeros(1, bool)
     load_ = serving.Load(
@@ -186,6 +236,9 @@ def _report(
         "overloaded": overloaded,
         "ttft_ms": None if overloaded or fits < 1 else interval(ttft * 1e3, ttft_regime),
         "tpot_ms": None if fits < 1 else interval(tpot * 1e3, tpot_regime),
+        "percentiles_ms": None
+        if overloaded or fits < 1 or law != "open"
+        else percentiles(d, asked, max(int(limit), 1), variability),
         "output_tokens_per_s": None if fits < 1 else interval(rate, rate_regime),
         "memory_gib": {
             "weights": float(weights.m_as("GiB")[0]),

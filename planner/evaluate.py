@@ -21,7 +21,7 @@ from .columns import Site
 from .plan import Degrees, Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
-from .space import Machine, apart_of, format_of, links_of, ranked, tpot_limit, traffic
+from .space import Machine, apart_of, draft_of, format_of, links_of, ranked, tpot_limit, traffic
 
 # A latency wall binds when its limit times this would be broken.
 _STEP = 0.99
@@ -54,8 +54,7 @@ class _Checked:
     """One pool with everything that its walls need."""
 
     pool: Pool
-    replica: serving.Replica
-    reader: serving.Replica | None  # that only reads prompts
+    running: Running
     amounts: Mapping[str, int]
     objective: int
     late: tuple[tuple[str, float, float], ...]  # (label, share late, share allowed)
@@ -142,7 +141,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
 
     running = running_of(query, catalog, model, decision.offer, layout)
-    replica, station = running.replica, running.station
+    station = running.station
     span, per_unit, readers_per_unit = layout.unit(offer.accelerators)
     units = decision.instances // span
     load = sum(decision.loads.values())
@@ -199,7 +198,8 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         ),
     )[0]
     total = {name: decision.instances * value for name, value in amounts.items()}
-    p50, p99 = ttft(0.5), ttft(0.99)
+    p50, p90, p99 = ttft(0.5), ttft(0.9), ttft(0.99)
+    tpots = tpot_percentiles(query, catalog, model, decision.offer, layout, rate[0], units, variability)
     output = dequantise(load, "load") * Q(float(query.workload.tokens.output), "token")
     cost = dequantise(total["cost"], "cost")
     per_request = node.prefill_operations(
@@ -220,8 +220,12 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         capacity_per_s=float(dequantise(carried(units, targets), "load").m_as("1/s")),
         network_ms=float(network.m_as("ms")),
         ttft_p50_ms=None if p50 is None else float(p50.m_as("ms")),
+        ttft_p90_ms=None if p90 is None else float(p90.m_as("ms")),
         ttft_p99_ms=None if p99 is None else float(p99.m_as("ms")),
         tpot_ms=float(station.tpot[0].m_as("ms")),
+        tpot_p50_ms=tpots[0],
+        tpot_p90_ms=tpots[1],
+        tpot_p99_ms=tpots[2],
         cost_usd_per_h=float(cost.m_as("USD/hour")),
         usd_per_million_output_tokens=float((cost / output).m_as("USD/Mtoken")) if load else 0.0,
         carbon_kgco2e_per_h=float(dequantise(total["carbon"], "carbon").m_as("kgCO2e/hour")),
@@ -234,8 +238,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
     values = [(f"p{(b.percentile or 0) * 100:g}", ttft(b.percentile or 0.0), b.limit) for b in bounds]
     return _Checked(
         row,
-        replica,
-        running.reader,
+        running,
         total,
         decision.instances * each,
         tuple(
@@ -258,47 +261,82 @@ class Running:
 
     station: serving.Station
     replica: serving.Replica
-    reader: serving.Replica | None
+    reader: serving.Replica | None = None  # that only reads prompts, with the prompts that it keeps as its batch
+    transfer: Quantity | None = None  # of one prompt's cache
 
 
-def running_of(query: ServeQuery, catalog: Catalog, model: Transformer, offer: str, layout: Layout) -> Running:
-    """One unit of a layout on an offer's machines, at the end of the intervals that the question ranks by."""
+def running_of(
+    query: ServeQuery, catalog: Catalog, model: Transformer, offer: str, layout: Layout, batches: np.ndarray | None = None
+) -> Running:
+    """One unit of a layout on an offer's machines, at the end of the intervals that the question ranks by.
+
+    batches: other batches than the layout's, one element each.
+    """
+    batches = np.array([layout.batch]) if batches is None else batches
     record: Offer = catalog.find("offers", offer)
     machine = Machine(catalog.chips[record.accelerator], record.accelerators, record.domain)
     span, replicas, readers = layout.unit(record.accelerators)
-    predicted = _replica(query, model, machine, layout, layout)
+    predicted = _replica(query, model, machine, layout, layout, batches)
     replica = ranked(query, predicted)
     if layout.prefill is None:
-        return Running(serving.together(replica, replicas), replica, None)
-    reader = _replica(query, model, machine, layout, layout.prefill)
-    known = apart_of(machine, model, query, serving_constants(machine.accelerator, calibration=calibrated.constants_of(query)))
+        return Running(serving.together(replica, replicas), replica)
+    kept = np.array([2 * layout.prefill.pipeline_parallel])  # prompts: one that is read and one that is sent, in each stage
+    reader = _replica(query, model, machine, layout, layout.prefill, kept)
+    constants = serving_constants(machine.accelerator, calibration=calibrated.constants_of(query))
+    known = apart_of(machine, model, query, constants)
     inside = span * record.accelerators <= max(machine.domain, record.accelerators)
     bandwidth = Q(known.bandwidth[0 if inside else 1], "byte/s")
     transfer = serving.transfer_time(reader.prompt_cache, predicted.prompt_cache, readers, replicas, bandwidth)
     station = serving.apart(
         reader.prefill_time, reader.dispatch, transfer, predicted.decode_step, known.output,
-        readers * reader.layouts.pipeline_parallel, replicas * predicted.layouts.batch, *known.slow,
+        readers * reader.layouts.pipeline_parallel, replicas * predicted.layouts.batch, *known.slow, predicted.tokens_per_step,
     )  # fmt: skip
-    return Running(station, replica, reader)
+    return Running(station, replica, reader, transfer)
 
 
-def _replica(query: ServeQuery, model: Transformer, machine: Machine, layout: Layout, degrees: Degrees) -> serving.Replica:
-    """One replica of a layout's formats and batch with these degrees of parallelism, as predicted."""
-    chip = machine.accelerator
+def tpot_percentiles(
+    query: ServeQuery,
+    catalog: Catalog,
+    model: Transformer,
+    offer: str,
+    layout: Layout,
+    rate: Quantity,
+    units: int,
+    variability: float,
+) -> tuple[float, ...]:
+    """TPOT [ms] at p50, p90 and p99 of the load: of as many sequences as are then in flight."""
+    batches = np.arange(1, layout.batch + 1)
+    record: Offer = catalog.find("offers", offer)
+    replicas = units * layout.unit(record.accelerators)[1]
+    each = running_of(query, catalog, model, offer, layout, batches).station
+    tpot = np.broadcast_to(each.tpot.m_as("ms"), batches.shape)
+    busy = (
+        serving.sequences_in_flight(batches, each.residence, rate, replicas, percentile, variability)
+        for percentile in (0.5, 0.9, 0.99)
+    )
+    return tuple(float(np.interp(sequences, batches, tpot)) for sequences in busy)
+
+
+def _replica(
+    query: ServeQuery, model: Transformer, machine: Machine, layout: Layout, degrees: Degrees, batches: np.ndarray
+) -> serving.Replica:
+    """Replicas of a layout's formats with these degrees of parallelism, one for each batch, as predicted."""
+    chip, one = machine.accelerator, np.ones(len(batches))
     known = calibrated.constants_of(query)
     constants = serving_constants(chip, calibration=known)
     weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
     layouts = serving.Layouts(
-        Q(np.array([weights.bytes_per_element.m_as("byte")]), "byte"),
-        Q(np.array([cache.bytes_per_element.m_as("byte")]), "byte"),
-        Q(np.array([chip.peak[weights.computes_in].m_as("flop/s")]), "flop/s"),
-        np.array([constants.compute_efficiency[weights.computes_in]]),
-        tensor_parallel=np.array([float(degrees.tensor_parallel)]),
-        pipeline_parallel=np.array([float(degrees.pipeline_parallel)]),
-        expert_parallel=np.array([float(degrees.expert_parallel)]),
-        batch=np.array([float(layout.batch)]),
+        weights.bytes_per_element * one,
+        cache.bytes_per_element * one,
+        chip.peak[weights.computes_in].to("flop/s") * one,
+        constants.compute_efficiency[weights.computes_in] * one,
+        tensor_parallel=degrees.tensor_parallel * one,
+        pipeline_parallel=degrees.pipeline_parallel * one,
+        expert_parallel=degrees.expert_parallel * one,
+        batch=batches * one,
     )
-    return serving.replica(model, chip, layouts, links_of(machine), traffic(query), constants, known)
+    draft = draft_of(query, model, layouts.kv_bytes, layout.drafted * one)
+    return serving.replica(model, chip, layouts, links_of(machine), traffic(query), constants, known, draft)
 
 
 def _loss(*losses: float | None) -> float | None:
@@ -323,7 +361,7 @@ def _row(
 def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
     """The walls of one pool. A wall binds when a small step against it breaks it: a latency limit 1 % tighter, one sequence
     more, one unit fewer."""
-    where, replica = c.pool.offer, c.replica
+    where, replica = c.pool.offer, c.running.replica
     used = float((c.operations / c.peak).m_as("dimensionless"))
     efficiency = float(replica.layouts.compute_efficiency[0])
     needed, there = float(replica.memory_needed[0].m_as("GiB")), float(replica.memory_there.m_as("GiB"))
@@ -355,6 +393,17 @@ def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
             _row(13, "fidelity", "quality lost", c.quality or 0.0, None if quality is None else quality.loss, "of score", False,
                  "query" if quality is not None else "none", where)
         )  # fmt: skip
+    reader, sent = c.running.reader, c.running.transfer
+    if reader is not None and sent is not None:
+        rows.append(
+            _row(2, "memory", "bytes per prefill accelerator", float(reader.memory_needed[0].m_as("GiB")), there, "GiB", False,
+                 "physics", where)
+        )  # fmt: skip
+        rows.append(
+            _row(
+                14, "communication", "hand-over of a prompt's cache", float(sent[0].m_as("ms")), None, "ms", False, "none", where
+            )
+        )
     rows.append(_row(14, "communication", "share of a decode step", communication, None, "of step", False, "none", where))
     return rows
 

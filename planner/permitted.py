@@ -12,7 +12,7 @@ from zoo.specs import Offer, Transformer
 
 from .plan import Layout
 from .query import AnyQuery, ServeQuery
-from .space import UNIT_REPLICAS, Machine, in_region, shapes_of
+from .space import UNIT_REPLICAS, Machine, Shape, in_region, shapes_of
 
 
 def offer_faults(query: AnyQuery, catalog: Catalog, offer: Offer) -> list[str]:
@@ -39,11 +39,8 @@ def layout_fault(
     formats, prefill = (layout.precision, layout.kv_precision), layout.prefill
     said = f"{layout.in_full} in {formats[0]} with KV in {formats[1]}"
     for degrees in (layout, *(() if prefill is None else (prefill,))):
-        wanted = (degrees.tensor_parallel, degrees.pipeline_parallel, degrees.expert_parallel)
-        if not any(
-            (s.weights.name, s.cache.name) == formats and (s.tensor_parallel, s.pipeline_parallel, s.expert_parallel) == wanted
-            for s in shapes
-        ):
+        wanted = (degrees.tensor_parallel, degrees.pipeline_parallel, degrees.expert_parallel, layout.drafted)
+        if not any((s.weights.name, s.cache.name) == formats and _degrees(s) == wanted for s in shapes):
             return f"layout: {said} is none that the question permits on {machine.name} ({offer.name})"
     if ("none" if prefill is None else "pools") not in query.workload.disaggregation:
         return f"workload.disaggregation: {said} is none of {', '.join(query.workload.disaggregation)} ({offer.name})"
@@ -56,6 +53,10 @@ def layout_fault(
     if instances % span:
         return f"layout: {said} takes {span} machines together, and {instances} is no multiple of it ({offer.name})"
     return None
+
+
+def _degrees(shape: Shape) -> tuple[int, ...]:
+    return (shape.tensor_parallel, shape.pipeline_parallel, shape.expert_parallel, shape.drafted)
 
 
 def mixing_faults(query: ServeQuery, catalog: Catalog, pools: Iterable[tuple[Offer, Mapping[str, int]]]) -> list[str]:

@@ -12,7 +12,7 @@ from errno import EISDIR
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 SCHEMA: Literal["wallplan/plan/v1"] = "wallplan/plan/v1"
 Status = Literal["optimal", "infeasible", "stopped"]
@@ -57,13 +57,15 @@ class Layout(Degrees):
     kv_precision: str
     batch: PositiveInt
     prefill: Readers | None = None
+    drafted: NonNegativeInt = 0  # tokens a step, by speculative decoding
 
     @property
     def in_full(self) -> str:
-        """ "TP4", or of a unit "3 x TP1 prefill + 5 x TP1 decode"."""
+        """ "TP4", "TP4, 2 drafted", or of a unit "3 x TP1 prefill + 5 x TP1 decode"."""
+        drafted = f", {self.drafted} drafted" if self.drafted else ""
         if self.prefill is None:
-            return self.words
-        return f"{self.prefill.replicas} x {self.prefill.words} prefill + {self.prefill.beside} x {self.words} decode"
+            return self.words + drafted
+        return f"{self.prefill.replicas} x {self.prefill.words} prefill + {self.prefill.beside} x {self.words} decode{drafted}"
 
     def unit(self, accelerators: int) -> tuple[int, int, int]:
         """(machines of `accelerators`, replicas, replicas that only read prompts) of the smallest pool of this layout."""
@@ -91,8 +93,12 @@ class Pool(Record):
     capacity_per_s: float
     network_ms: float
     ttft_p50_ms: float | None
+    ttft_p90_ms: float | None = None
     ttft_p99_ms: float | None
-    tpot_ms: float
+    tpot_ms: float  # every slot busy: what is promised
+    tpot_p50_ms: float | None = None
+    tpot_p90_ms: float | None = None
+    tpot_p99_ms: float | None = None
     cost_usd_per_h: float
     usd_per_million_output_tokens: float
     carbon_kgco2e_per_h: float

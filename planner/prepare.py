@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from models import serving
+from models.dimensions import ImpossibleValue
 from zoo.catalog import Catalog, apply_price_overlays, load
 from zoo.errors import ZooError
 from zoo.specs import Offer, Transformer
@@ -64,7 +66,7 @@ def model_of(query: AnyQuery, catalog: Catalog) -> Transformer:
         from zoo.importers.huggingface import transformer_from_config
 
         try:
-            return _within_context(query, transformer_from_config(query.model_file))
+            return _with_draft(query, catalog, _within_context(query, transformer_from_config(query.model_file)))
         except (ZooError, ValueError, OSError) as error:
             raise QueryError(f"{query.locate(('workload', 'model'))}: {error}") from None
     record = space.find(query, catalog, "models", query.workload.model, ("workload", "model"))
@@ -73,7 +75,22 @@ def model_of(query: AnyQuery, catalog: Catalog) -> Transformer:
             f"{query.locate(('workload', 'model'))}: {record.name} is a {record.kind} workload; {query.kind} plans need a "
             "decoder transformer, which generates tokens"
         )
-    return _within_context(query, record)
+    return _with_draft(query, catalog, _within_context(query, record))
+
+
+def _with_draft(query: AnyQuery, catalog: Catalog, model: Transformer) -> Transformer:
+    """`model` with the model that drafts for it, where the question names one. Raises QueryError where that cannot be."""
+    speculative = query.workload.speculative if isinstance(query, ServeQuery) else None
+    if speculative is None or speculative.model is None:
+        return model
+    keys = ("workload", "speculative", "draft")
+    draft = space.find(query, catalog, "models", speculative.model, keys)
+    if not isinstance(draft, Transformer):
+        raise QueryError(f"{query.locate(keys)}: {draft.name} is a {draft.kind} workload, expected a decoder transformer")
+    try:
+        return serving.drafted(model, draft)
+    except ImpossibleValue as error:
+        raise QueryError(f"{query.locate(keys)}: {error}") from None
 
 
 def _within_context(query: AnyQuery, model: Transformer) -> Transformer:

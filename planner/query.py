@@ -56,6 +56,7 @@ _MOST_VALUES = 100_000
 _MOST_KEYS = 1000
 _DEEPEST = 40
 _LONGEST_TEXT = 300
+_MOST_DRAFTED = 32  # tokens of a step; engines draft fewer than ten
 _MOST = 10**9  # the largest count a query may name: beyond it lies a typing slip, and the solvers' integers
 
 Keys = tuple[str | int, ...]
@@ -587,6 +588,45 @@ class Parallelism(Part):
     ep: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key("Expert-parallel degrees allowed.", [8], default=None)
 
 
+class Speculative(Part):
+    """Speculative decoding: tokens that something cheap drafts and the model verifies in one step."""
+
+    draft: Text | None = _key(
+        'A model of the zoo with the same vocabulary, or "ngram": looked up in the prompt, for nothing. Give this or `cost`.',
+        "llama-3.2-1b",
+        "ngram",
+        default=None,
+    )
+    cost: Annotated[float, _fraction(0, 1, example="5 %")] | None = _key(
+        "Of a head such as EAGLE's: the share of a plain decode step that one drafted token takes, and of the model's weights, "
+        "cache and prefill that the head takes. Give this or `draft`.",
+        "5 %",
+        default=None,
+    )
+    acceptance: Annotated[float, _fraction(0, 1, above=True, below=True, example=0.7)] = _key(
+        "Probability that a drafted token is accepted, as measured for this model, draft and traffic.", 0.7
+    )
+    tokens: Annotated[tuple[Annotated[int, _whole(0, 4)], ...], Field(min_length=1), AfterValidator(_distinct)] = _key(
+        "Tokens drafted per step, of which the planner chooses; 0: none.", [0, 2, 4], default=(0, 2, 4)
+    )
+
+    @model_validator(mode="after")
+    def _one_draft(self) -> Self:
+        if (self.draft is None) == (self.cost is None):
+            both = self.draft is not None
+            raise _Fault(
+                "draft and cost are both given: keep one" if both else 'no draft: give draft (a model, or "ngram") or cost'
+            )
+        if max(self.tokens) > _MOST_DRAFTED:
+            raise _Fault(f"{max(self.tokens)} is too many, expected at most {_MOST_DRAFTED} drafted tokens a step", "tokens")
+        return self
+
+    @property
+    def model(self) -> str | None:
+        """The draft model, None where there is none."""
+        return None if self.draft == "ngram" else self.draft
+
+
 class ServeWorkload(Part):
     """What is served, to whom, and in which number formats."""
 
@@ -613,6 +653,11 @@ class ServeWorkload(Part):
         "the KV cache over to replicas that decode. Both: the planner chooses.",
         ["none", "pools"],
         default=("none", "pools"),
+    )
+    speculative: Speculative | None = _key(
+        "Speculative decoding, of which the planner chooses how many tokens are drafted. Left out: none.",
+        {"draft": "llama-3.2-1b", "acceptance": 0.7, "tokens": [0, 2, 4]},
+        default=None,
     )
     arrivals: Arrivals = _key("Burstiness of arrivals.", {"cv": 1.0}, default=Arrivals(cv=1.0))
     prefix_hit: Annotated[float, _fraction(0, 1, below=True, example="30 %")] = _key(
@@ -1189,6 +1234,8 @@ class ServeQuery(Query):
         texts = {
             ("workload", "kv_precision"): "the KV cache is kept in 16 bits (fp32 beside fp32 weights)",
             ("workload", "arrivals", "cv"): "arrivals are Poisson (cv 1)",
+            ("workload", "disaggregation"): "prefill and decode may be served apart, where that is better",
+            ("workload", "speculative"): "no speculative decoding",
             ("workload", "prefix_hit"): "no prompt token is found in a prefix cache",
             ("supply", "offers"): "on-demand purchase only",
             ("minimize",): "cost is minimised",

@@ -166,6 +166,7 @@ def layout_of(choice: Choice) -> plan.Layout:
         precision=choice.shape.weights.name,
         kv_precision=choice.shape.cache.name,
         batch=choice.batch,
+        drafted=choice.shape.drafted,
         prefill=None if choice.reader is None else plan.Readers(**_degrees(choice.reader), replicas=readers, beside=beside),
     )
 
@@ -235,6 +236,11 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
         found.append(plan.Assumption(text=f"{text} with probability {query.uncertain.hold:.3g}", source="query: uncertain"))
     found += [plan.Assumption(text=text, source="models/serving.py") for text in serving.ASSUMPTIONS]
     found.append(calibrated.assumption(query))
+    layouts = [pool.layout for pool in checked.pools] if checked is not None else []
+    if any(layout.prefill is not None for layout in layouts):
+        found += [plan.Assumption(text=text, source="models/serving.py") for text in serving.APART_ASSUMPTIONS]
+    if any(layout.drafted for layout in layouts):
+        found += [plan.Assumption(text=text, source="models/serving.py") for text in serving.SPECULATIVE_ASSUMPTIONS]
     found.append(
         plan.Assumption(
             text=f"carbon: grid intensity by the {query.carbon.method} method, annual mean of the region's grid",

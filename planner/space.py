@@ -139,6 +139,7 @@ class Times:
     delay_s: np.ndarray  # before prefill starts
     residence_s: np.ndarray
     step_s: np.ndarray  # a decode step without any prefill
+    tokens: np.ndarray  # of each sequence, that such a step yields
     prompt_s: np.ndarray
     dispatch_s: np.ndarray
     prompt_bytes: np.ndarray
@@ -286,6 +287,7 @@ def what_surveys_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         workload.kv_precision,
         workload.parallelism,
         workload.disaggregation,
+        None if workload.speculative is None else workload.speculative.model_dump_json(),
         query.rank,
         calibrated.digest_of(query),
         None if quality is None else quality.loss,
@@ -381,7 +383,7 @@ def _first_broken(survey: Survey, tightest: float) -> np.ndarray:
 def apart_of(machine: Machine, model: Transformer, query: ServeQuery, constants: Constants) -> Apart:
     """What prefill and decode apart need to know of a machine and a question."""
     chip, links = machine.accelerator, links_of(machine)
-    slow = serving.slowness(model, chip, constants, calibrated.constants_of(query), disaggregated=True)
+    slow = serving.slowness(model, chip, constants, calibrated.constants_of(query), unmeasured=True)
     reached = serving.transfer_bandwidth(links, serving.device_of(chip), constants, np.array([True, False])).m_as("byte/s")
     inside, between = np.where([_inside(chip) is not None, _between_machines(chip) is not None], reached, 0.0)
     factors = slow if query.rank == "pessimistic" else (1.0, 1.0)
@@ -414,7 +416,7 @@ def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) ->
 
 def _least_tpot(times: Times, together: bool, apart: Apart | None) -> np.ndarray:
     """TPOT [s] of each replica in the permitted use that keeps it lowest."""
-    alone = np.full_like(times.step_s, np.inf) if apart is None else times.step_s * apart.slow[0]
+    alone = np.full_like(times.step_s, np.inf) if apart is None else times.step_s / times.tokens * apart.slow[0]
     return np.minimum(alone, times.tpot_s) if together else alone
 
 
@@ -429,7 +431,7 @@ def _keeps_alone(survey: Survey, times: Times, tightest: float) -> np.ndarray:
     """Positions of replicas that keep TPOT when they only decode."""
     if survey.apart is None:
         return np.zeros(0, int)
-    return np.flatnonzero(times.step_s * survey.apart.slow[0] <= tightest)
+    return np.flatnonzero(times.step_s / times.tokens * survey.apart.slow[0] <= tightest)
 
 
 def _with_largest(good: Times, more: Times) -> Times:
@@ -494,15 +496,15 @@ UNIT_REPLICAS = 8
 def _apart(survey: Survey, apart: Apart, alone: Times) -> tuple[np.ndarray, Stations]:
     """(machines of a unit, the unit) for prefill and decode apart: `readers` replicas of one layout beside others of a second.
 
-    Both have the same number formats, since the cache is handed over as it is. A reader keeps, for each stage, the prompt that
-    it reads and the one that it sends. Decode batches are those above half of the largest that keeps TPOT.
+    Both have the same number formats and draft, since the cache is handed over as it is. A reader keeps, for each stage, the
+    prompt that it reads and the one that it sends. Decode batches are those above half of the largest that keeps TPOT.
 
     Pairs are made of layouts that no other layout of as many chips beats in all that enters a unit: then the unit with the
     better one has no longer times, no fewer servers and slots, and carries no less. That is exact, like `_undominated`.
     """
     machine, shapes, tried = survey.machine, survey.shapes, survey.tried
     chips = np.array([shape.chips for shape in shapes], int)
-    formats = np.unique([f"{shape.weights.name} {shape.cache.name}" for shape in shapes], return_inverse=True)[1]
+    formats = np.unique([f"{s.weights.name} {s.cache.name} {s.drafted}" for s in shapes], return_inverse=True)[1]
     kind = formats * 10_000 + chips if len(shapes) else chips
 
     reads = np.flatnonzero((tried.batch == 1) & (survey.fits[tried.shape] >= 2 * tried.pipeline_parallel))
@@ -532,7 +534,7 @@ def _apart(survey: Survey, apart: Apart, alone: Times) -> tuple[np.ndarray, Stat
     )  # fmt: skip
     unit = serving.apart(
         Q(read.prompt_s, "s"), Q(read.dispatch_s, "s"), transfer, Q(decode.step_s, "s"), apart.output,
-        readers * read.pipeline_parallel, replicas * decode.batch, *apart.slow,
+        readers * read.pipeline_parallel, replicas * decode.batch, *apart.slow, decode.tokens,
     )  # fmt: skip
     seconds = (time.m_as("s") for time in (unit.prefill_time, unit.delay, unit.tpot, unit.residence))
     return spans, Stations(
@@ -575,6 +577,7 @@ class Shape:
     tensor_parallel: int
     pipeline_parallel: int
     expert_parallel: int
+    drafted: int = 0  # tokens a step that speculative decoding drafts
 
     @property
     def chips(self) -> int:
@@ -601,6 +604,7 @@ def shapes_of(machine: Machine, model: Transformer, query: ServeQuery, dropped: 
             for e in _expert_degrees(model, machine, t, p)
             if all(wanted is None or degree in wanted for degree, wanted in ((t, allowed.tp), (p, allowed.pp), (e, allowed.ep)))
         ]
+        drafts = {span: _drafted(model, query, *span) for span in spans}
         caches = [format_of(kv) for kv in query.workload.kv_precisions(name)]
         if peak is None:
             unsupported += len(spans) * len(caches)
@@ -609,12 +613,22 @@ def shapes_of(machine: Machine, model: Transformer, query: ServeQuery, dropped: 
             if _too_lossy(query, weights, cache):
                 lossy += len(spans)
                 continue
-            shapes += [Shape(weights, cache, peak.to("flop/s"), t, p, e) for t, p, e in spans]
+            shapes += [Shape(weights, cache, peak.to("flop/s"), *span, k) for span in spans for k in drafts[span]]
     if unsupported:
         dropped.append(Dropped(1, "compute", unsupported, "the chip has no peak at this precision"))
     if lossy:
         dropped.append(Dropped(13, "fidelity", lossy, "quality lost at this precision is above its limit, or unknown"))
     return shapes
+
+
+def _drafted(model: Transformer, query: ServeQuery, tensor: int, pipeline: int, expert: int) -> list[int]:
+    """Tokens that may be drafted a step: in one stage only, and where the draft's heads can be split as the model's are."""
+    speculative = query.workload.speculative
+    if speculative is None:
+        return [0]
+    draft = model.draft if isinstance(model, serving.Drafted) else None
+    possible = pipeline == 1 and (draft is None or draft.heads % tensor == 0)
+    return [k for k in speculative.tokens if k == 0 or possible]
 
 
 def _packs(chips: int, machine: Machine) -> bool:
@@ -665,13 +679,14 @@ def _deployment(
                 s.tensor_parallel,
                 s.pipeline_parallel,
                 s.expert_parallel,
+                s.drafted,
             )
             for mine, c in zip(shapes, constants, strict=True)
             for s in mine
         ],
         float,
     )[at]
-    weights, cache, peak, efficiency, tensor, pipeline, expert = numbers.T
+    weights, cache, peak, efficiency, tensor, pipeline, expert, tokens = numbers.T
     layouts = serving.Layouts(
         Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, np.ones(len(at))
     )
@@ -681,10 +696,24 @@ def _deployment(
         serving.gather([serving.device_of(chip) for chip in chips], where),
         serving.gather([links_of(machine) for machine in machines], where),
         serving.gather(constants, where),
+        draft_of(query, model, layouts.kv_bytes, tokens),
     )
     known = calibrated.constants_of(query)
-    slow = np.array([serving.slowness(model, chip, c, known) for chip, c in zip(chips, constants, strict=True)])[where]
+    slow = np.array(
+        [
+            [serving.slowness(model, chip, c, known, drafting) for drafting in (False, True)]
+            for chip, c in zip(chips, constants, strict=True)
+        ]
+    )[where, (tokens > 0).astype(int)]
     return deployment, (slow[:, 0], slow[:, 1])
+
+
+def draft_of(query: ServeQuery, model: Transformer, kv_bytes: Quantity, tokens: np.ndarray) -> serving.Draft | None:
+    """What drafts `tokens` a step, one element per layout; None where the question wants no speculative decoding."""
+    speculative = query.workload.speculative
+    if speculative is None:
+        return None
+    return serving.draft_of(model, traffic(query), kv_bytes, tokens, speculative.acceptance, speculative.cost or 0.0)
 
 
 def _largest_batches(
@@ -728,8 +757,19 @@ def _times(
             predicted.decode_step, predicted.prefill_time, predicted.dispatch,
         )
     )  # fmt: skip
-    figures = (np.broadcast_to(values, batch.shape) for values in (*seconds, predicted.prompt_cache.m_as("byte")))
-    whole = Times(shape, deployment.layouts.pipeline_parallel, batch, *figures)
+    tpot, prefill, delay, residence, *alone = seconds
+    figures = (
+        tpot,
+        prefill,
+        delay,
+        residence,
+        alone[0],
+        predicted.tokens_per_step,
+        *alone[1:],
+        predicted.prompt_cache.m_as("byte"),
+    )
+    arrays = (np.broadcast_to(np.asarray(values), batch.shape) for values in figures)
+    whole = Times(shape, deployment.layouts.pipeline_parallel, batch, *arrays)
     ends = np.cumsum([sum(map(len, mine)) for mine in grids])
     return [whole.at(positions) for positions in np.split(np.arange(len(at)), ends[:-1])]
 

@@ -63,9 +63,20 @@ def replica_tables(result: Mapping[str, Any]) -> list[Table]:
     return [
         Table("Replica", ("", ""), tuple((key, _cell(value)) for key, value in facts.items())),
         Table("Predictions", ("what", "value", "low", "high"), rows, frozenset({"value", "low", "high"})),
+        *_percentile_tables(result),
         Table("Memory of one accelerator", ("", "GiB"), memory, frozenset({"GiB"})),
         Table("Notes", ("",), tuple((str(note),) for note in result["notes"])),
     ]
+
+
+def _percentile_tables(result: Mapping[str, Any]) -> list[Table]:
+    """What the queue of a replica at an arrival rate makes of TTFT and TPOT; nothing for other loads."""
+    found = result["percentiles_ms"]
+    if found is None:
+        return []
+    heads = ("p50", "p90", "p99")
+    rows = tuple((f"{what}_ms", *(number(values[head]) for head in heads)) for what, values in found.items())
+    return [Table("Percentiles, from the queue", ("what", *heads), rows, frozenset(heads))]
 
 
 def replica_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -41,7 +41,13 @@ def plan_tables(plan: Plan) -> list[Table]:
         shown = [*conflict_tables(plan), missing_table(plan), removed_table(plan), assumption_table(plan)]
         return [table for table in shown if table.rows]
     rank = str(plan.query.get("rank", "pessimistic"))
-    tables = [fleet_table(plan.fleet), service_table(plan.fleet, rank), cost_table(plan.fleet), totals_table(plan)]
+    tables = [
+        fleet_table(plan.fleet),
+        service_table(plan.fleet, rank),
+        cost_table(plan.fleet),
+        percentile_table(plan.fleet),
+        totals_table(plan),
+    ]
     tables += [walls_table(plan), robustness_table(plan), certificate_table(plan), removed_table(plan)]
     tables += [missing_table(plan), assumption_table(plan)]
     return [table for table in tables if table.rows]
@@ -98,6 +104,14 @@ def service_table(fleet: Sequence[Pool], rank: str) -> Table:
     heads = ("#", "load 1/s", "carries 1/s", "network ms", "TTFT p50 ms", "TTFT p99 ms", "TPOT ms")
     note = f"times at the {rank} end of their 80 % intervals" if rank == "pessimistic" else "times as predicted, without a margin"
     return Table("Service", heads, tuple(rows), frozenset(heads) - {"load 1/s"}, (note,))
+
+
+def percentile_table(fleet: Sequence[Pool]) -> Table:
+    """What requests see at the load: TTFT of the queue, TPOT of as many sequences as are then in flight."""
+    figures = ((p.ttft_p50_ms, p.ttft_p90_ms, p.ttft_p99_ms, p.tpot_p50_ms, p.tpot_p90_ms, p.tpot_p99_ms) for p in fleet)
+    rows = [(str(i), *(number(value) for value in values)) for i, values in enumerate(figures, 1)]
+    heads = ("#", *(f"{what} {share} ms" for what in ("TTFT", "TPOT") for share in ("p50", "p90", "p99")))
+    return Table("Percentiles at the load", heads, tuple(rows), frozenset(heads))
 
 
 def cost_table(fleet: Sequence[Pool]) -> Table:

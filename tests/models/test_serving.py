@@ -19,6 +19,7 @@ from models.calibration import (
     serving_measurements,
     stored_calibration,
 )
+from models.dimensions import ImpossibleValue
 from zoo.catalog import load
 from zoo.units import Q
 
@@ -225,6 +226,7 @@ def test_pool_against_simulation(slots, replicas, prompt, output, share, variabi
 
     Found: TPOT is an upper bound, 20 to 75 % above p50 below saturation; TTFT p50 within 35 %; p99 from 25 % below
     (bursts, cv^2 = 4) to 130 % above (exponential prefill is harsher than the prompts of one length that are simulated).
+    TPOT of the sequences in flight: within 2 % at p50, and from 12 % below (bursts) to 2 % above at p90 and p99.
     """
     each = replica(np.arange(1.0, slots + 1), prompt, output)
     r = replica([float(slots)], prompt, output)
@@ -242,6 +244,10 @@ def test_pool_against_simulation(slots, replicas, prompt, output, share, variabi
         assert low < modelled / np.quantile(seen.ttft, percentile) < high
     assert np.quantile(seen.tpot, 0.99) <= r.tpot.m_as("s")[0] * 1.02
     assert r.tpot.m_as("s")[0] < 1.8 * np.median(seen.tpot)
+    batches, tpot = np.arange(1.0, slots + 1), each.tpot.m_as("s")
+    for percentile in (0.5, 0.9, 0.99):
+        busy = serving.sequences_in_flight(batches, each.residence, Q(rate, "1/s"), replicas, percentile, variability)
+        assert 0.85 < np.interp(busy, batches, tpot) / np.quantile(seen.tpot, percentile) < 1.05
 
 
 # ------------------------------------------------------------------------------------------- prefill and decode apart
@@ -306,6 +312,15 @@ def test_measured_disaggregated_runs_lie_within_the_wider_interval() -> None:
     assert len(apart) == 7 and len(inside) == 13 and sum(inside) >= 10
 
 
+def test_sequences_in_flight_by_hand() -> None:
+    """8/s on 2 replicas of 5 s: 20 each by Little's law; p90 of bursts (cv^2 = 3, z = 2) adds 1.2816 sqrt(20 x 2 / 2) = 5.73."""
+    batches = np.arange(1.0, 65)
+    seconds = Q(np.full(64, 5.0), "s")
+    busy = [serving.sequences_in_flight(batches, seconds, Q(8.0, "1/s"), 2, p, 3.0) for p in (0.5, 0.9)]
+    assert busy == pytest.approx([20.0, 20 + 1.28155 * 20**0.5], rel=1e-4)
+    assert serving.sequences_in_flight(batches, seconds, Q(80.0, "1/s"), 2, 0.5, 1.0) == 64
+
+
 @pytest.mark.parametrize(
     ("readers", "decoders", "prompt", "output", "share", "variability", "spread"),
     [
@@ -339,3 +354,97 @@ def test_pools_apart_against_simulation(readers, decoders, prompt, output, share
         modelled = serving.first_token_quantile(Q(np.array([rate]), "1/s"), *pool, percentile, variability).m_as("s")[0]
         assert 0.9 < modelled / np.quantile(seen.ttft, percentile) < most
     assert np.quantile(seen.tpot, 0.99) <= unit.tpot.m_as("s")[0] * 1.02
+
+
+# ------------------------------------------------------------------------------------------------ speculative decoding
+
+SMALL = CATALOG.find("models", "llama-3.2-1b")
+
+
+def test_expected_tokens_of_a_step() -> None:
+    """Leviathan et al. (2023), equation 1: 1 + 0.7 + 0.49 + 0.343 + 0.2401 = 2.7731 of four drafted; 1 where none is."""
+    assert serving.tokens_per_step(0.7, np.array([0.0, 1.0, 4.0])) == pytest.approx([1.0, 1.7, 2.7731])
+
+
+def test_a_step_that_drafts_and_verifies_by_hand() -> None:
+    """Four tokens drafted for ten sequences, with constants that a pencil can follow.
+
+    The step is four decode steps of the draft and one pass of the model over 50 tokens, whose attention reads the cache once
+    and multiplies five times as much.
+    """
+    d, four = deployment(10.0), np.array([4.0])
+    d = replace(d, layouts=replace(d.layouts, compute_efficiency=np.array([0.5])))
+    small = serving.work_of(SMALL, traffic(), d.layouts.kv_bytes)
+    speculating = replace(d, draft=serving.Draft(four, 0.7, small))
+    read = 10 * 1125 * 80 * 2 * 8 * 128 * 2 / 4 / (0.5 * 3.35e12)
+    arithmetic = 5 * 10 * 80 * 4 * 64 * 128 * 1125 / 4 / (0.5 * 989.4e12)
+    attention = serving.decode_attention_time(d, np.array([10.0]), 5.0).m_as("s")[0]
+    assert attention == pytest.approx(read + arithmetic, rel=1e-3)
+    verify = serving.pass_time(d, np.array([50.0]), False).total.m_as("s")[0] + attention
+    one = serving.replicas(replace(d, work=small), 1.0, 1.0).decode_step.m_as("s")[0]
+    r = serving.replicas(speculating, 1.0, 1.0)
+    assert r.decode_step.m_as("s")[0] == pytest.approx(4 * one + verify, rel=1e-9)
+    plain_ = serving.replicas(d, 1.0, 1.0)
+    weights = (r.weights - plain_.weights).m_as("byte")[0]
+    assert weights == pytest.approx(serving.weights_per_chip(replace(d, work=small)).m_as("byte")[0])
+    assert r.cache_per_sequence > plain_.cache_per_sequence and r.largest_batch < plain_.largest_batch
+    assert r.prefill_time > plain_.prefill_time
+    undisturbed = serving.replicas(replace(speculating, constants=plain(interference_closed=0.0)), 1.0, 1.0)
+    assert undisturbed.tpot.m_as("s")[0] == pytest.approx(undisturbed.decode_step.m_as("s")[0] / 2.7731, rel=1e-4)
+
+
+def test_a_head_costs_its_share() -> None:
+    """5 % of a plain step for each of two tokens, 5 % of weights, cache and prefill; a lookup costs nothing."""
+    d, two = deployment(10.0), np.array([2.0])
+    plain_, head, lookup = (
+        serving.replicas(replace(d, draft=draft), 1.0, 1.0)
+        for draft in (None, serving.Draft(two, 0.7, None, 0.05), serving.Draft(two, 0.7))
+    )
+    assert (head.decode_step - lookup.decode_step).m_as("s")[0] == pytest.approx(0.1 * plain_.decode_step.m_as("s")[0])
+    for name in ("weights", "cache_per_sequence", "prefill_time"):
+        assert getattr(head, name)[0] / getattr(plain_, name)[0] == pytest.approx(1.05)
+        assert getattr(lookup, name)[0] == getattr(plain_, name)[0]
+
+
+def test_nothing_drafted_is_plain_decoding() -> None:
+    d = deployment(BATCHES)
+    none = serving.replicas(replace(d, draft=serving.Draft(np.zeros(len(BATCHES)), 0.7, None, 0.05)), 1.0, 1.0)
+    plain_ = serving.replicas(d, 1.0, 1.0)
+    for name in ("decode_step", "tpot", "prefill_time", "memory_needed", "residence"):
+        assert getattr(none, name).magnitude == pytest.approx(getattr(plain_, name).magnitude, rel=1e-12), name
+
+
+def test_speculation_is_fast_where_memory_decides_and_slow_where_arithmetic_does() -> None:
+    """Leviathan et al. (2023), theorem 3.8: a speed-up of E / (k c + 1) while verification costs no more than a plain step.
+
+    At batch 1 on H100 that is the bound; at large batches the verified tokens cost as much as they save.
+    """
+    tokens = np.array([4.0])
+    plain_, fast = (replica([1.0]), speculate(1.0, tokens))
+    speedup = float((plain_.decode_step / (fast.decode_step / fast.tokens_per_step))[0])
+    cost = float((replica([1.0], model=SMALL).decode_step / plain_.decode_step)[0])
+    bound = 2.7731 / (4 * cost + 1)
+    assert 0.8 * bound < speedup <= bound
+    plain_, slow = (replica([2000.0]), speculate(2000.0, tokens))
+    assert float((slow.decode_step / slow.tokens_per_step / plain_.decode_step)[0]) > 0.9
+
+
+def speculate(batch: float, tokens):  # type: ignore[no-untyped-def]
+    laid = layouts([batch])
+    draft = serving.draft_of(serving.drafted(LLAMA, SMALL), traffic(), laid.kv_bytes, tokens, 0.7, 0.0)
+    return serving.replica(LLAMA, H100, laid, links(), traffic(), serving_constants(H100), None, draft)
+
+
+def test_tpot_never_falls_with_the_batch_when_tokens_are_drafted() -> None:
+    one = np.ones(len(BATCHES))
+    for tokens in (1.0, 4.0):
+        laid = layouts(BATCHES)
+        draft = serving.draft_of(serving.drafted(LLAMA, SMALL), traffic(), laid.kv_bytes, tokens * one, 0.7, 0.0)
+        r = serving.replica(LLAMA, H100, laid, links(), traffic(), serving_constants(H100), None, draft)
+        assert np.all(np.diff(r.tpot.m_as("s")) >= 0)
+        assert np.all(r.tpot_high / r.tpot > replica(BATCHES).tpot_high / replica(BATCHES).tpot)
+
+
+def test_a_draft_has_the_same_vocabulary() -> None:
+    with pytest.raises(ImpossibleValue, match=r"has a vocabulary of .*, expected that of llama-3\.1-70b, 128,256"):
+        serving.drafted(LLAMA, CATALOG.find("models", "mistral-7b-v0.3"))

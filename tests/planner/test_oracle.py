@@ -71,17 +71,24 @@ class Oracle:
             if computes not in chip.peak:
                 continue
             for tensor, pipeline, expert in self.degrees(offer, chip):
-                candidates.append(
+                candidates.extend(
                     (algorithm.bytes_per_element(weights).m_as("byte"), algorithm.bytes_per_element(cache).m_as("byte"),
-                     chip.peak[computes].m_as("flop/s"), constants.compute_efficiency[computes], tensor, pipeline, expert)
+                     chip.peak[computes].m_as("flop/s"), constants.compute_efficiency[computes], tensor, pipeline, expert, k)
+                    for k in self.drafted(tensor, pipeline)
                 )  # fmt: skip
         if not candidates:
             return {}
 
         def run(rows: list[tuple[float, ...]]) -> serving.Replica:
             columns = np.array(rows, float).T
-            layouts = serving.Layouts(Q(columns[0], "byte"), Q(columns[1], "byte"), Q(columns[2], "flop/s"), *columns[3:])
-            return serving.replica(case.model, chip, layouts, self.links(chip), self.traffic(), constants)
+            layouts = serving.Layouts(
+                Q(columns[0], "byte"), Q(columns[1], "byte"), Q(columns[2], "flop/s"), *columns[3:7], columns[8]
+            )  # fmt: skip
+            draft = None
+            if case.speculative is not None:
+                work = None if case.draft is None else serving.work_of(case.draft, self.traffic(), layouts.kv_bytes)
+                draft = serving.Draft(columns[7], case.speculative[1], work, case.speculative[0])
+            return serving.replica(case.model, chip, layouts, self.links(chip), self.traffic(), constants, None, draft)
 
         largest = np.minimum(run([(*c, 1.0) for c in candidates]).largest_batch, constants.largest_batch).astype(int)
         rows = [(*c, float(b)) for c, most in zip(candidates, largest, strict=True) for b in range(1, most + 1)]
@@ -101,7 +108,7 @@ class Oracle:
                 chips = int(max(rows[i][4], rows[i][6]) * rows[i][5])
                 span = max(1, chips // offer.accelerators)
                 many = span * offer.accelerators // chips
-                unit = [many * rows[i][5], many * rows[i][7], *(s[i] for s in seconds)]
+                unit = [many * rows[i][5], many * rows[i][-1], *(s[i] for s in seconds)]
                 found.setdefault(span, []).append(np.array([unit]))
         if "pools" in case.disaggregation:
             for span, some in self.apart(offer, rows, every, candidates, largest):
@@ -123,9 +130,10 @@ class Oracle:
         chip, n = self.catalog.chips[offer.accelerator], offer.accelerators
         constants = serving_constants(chip)
         high = self.case.rank == "pessimistic"
-        token, first = serving.slowness(self.case.model, chip, constants, disaggregated=True) if high else (1.0, 1.0)
+        token, first = serving.slowness(self.case.model, chip, constants, unmeasured=True) if high else (1.0, 1.0)
         most_of = dict(zip(candidates, largest, strict=True))
-        steps = every.decode_step.m_as("s")
+        yields = np.broadcast_to(every.tokens_per_step, len(rows))
+        steps = every.decode_step.m_as("s") / yields
         decoding = self.kept(rows, 1000 * token * steps, most_of)
         top: dict[Any, float] = {}
         for i in decoding:
@@ -139,8 +147,8 @@ class Oracle:
         splits: dict[tuple[int, int], list[tuple[int, int, int, bool]]] = {}
         for r, d in itertools.product(reading, decoding):
             sizes = size[r], size[d]
-            if rows[r][:3] != rows[d][:3] or max(sizes) % min(sizes):
-                continue  # other number formats, or replicas that would straddle machines
+            if (rows[r][:3], rows[r][7]) != (rows[d][:3], rows[d][7]) or max(sizes) % min(sizes):
+                continue  # other number formats or drafts, or replicas that would straddle machines
             if sizes not in splits:
                 every_way = itertools.product((1, 2, 4, 8), range(1, 8), range(1, 8))
                 full = [(span, a, b) for span, a, b in every_way if a + b <= 8 and a * sizes[0] + b * sizes[1] == span * n]
@@ -156,7 +164,7 @@ class Oracle:
         stages, batch = every.layouts.pipeline_parallel, every.layouts.batch
         unit = serving.apart(
             every.prefill_time[r], every.dispatch[r], sent, every.decode_step[d], float(self.case.tokens[1]),
-            a * stages[r], b * batch[d], token, first,
+            a * stages[r], b * batch[d], token, first, yields[d],
         )  # fmt: skip
         seconds = [time.m_as("s") for time in (unit.prefill_time, unit.delay, unit.residence)]
         table = np.stack([unit.servers, unit.slots, *seconds], axis=1)
@@ -193,6 +201,14 @@ class Oracle:
                     spread = model.experts and model.experts % expert == 0 and expert <= max(n, offer.domain)
                     if spread and fills(expert * pipeline, n, farthest):
                         yield tensor, pipeline, expert
+
+    def drafted(self, tensor: int, pipeline: int) -> list[int]:
+        """Tokens drafted a step: only in one stage, and where the draft's heads can be split."""
+        case = self.case
+        if case.speculative is None:
+            return [0]
+        possible = pipeline == 1 and (case.draft is None or case.draft.heads % tensor == 0)
+        return [k for k in case.speculative[2] if k == 0 or possible]
 
     def links(self, chip: Accelerator) -> serving.Links:
         inside = chip.link_bandwidth if chip.link_bandwidth is not None and chip.scale_up_domain > 1 else chip.host_bandwidth
@@ -445,7 +461,7 @@ def compare(seed: int, people: int, mixed: bool, most: int) -> None:
         if expected is None:
             return
         decisions = decisions_of(prepared, certificates["highs"])
-        checked = evaluate(query, catalog, case.model, decisions)
+        checked = evaluate(query, catalog, prepared.model, decisions)
         assert not checked.violations
         assert checked.objective == expected
         taken = {r: int(sum(oracle.amounts(catalog.offers[d.offer])[r] * d.instances for d in decisions)) for r in RESOURCES}

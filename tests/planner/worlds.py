@@ -57,9 +57,11 @@ class Case:
     prefix_hit: float = 0.0
     rank: str = "pessimistic"
     disaggregation: tuple[str, ...] = ("none",)
+    speculative: tuple[float, float, tuple[int, ...]] | None = None  # cost of a drafted token, acceptance, tokens a step
+    draft: Transformer | None = None
 
     def world(self) -> Catalog:
-        return tiny.world(self.chips, (self.model,), self.regions, self.offers)
+        return tiny.world(self.chips, (self.model, *(() if self.draft is None else (self.draft,))), self.regions, self.offers)
 
     def ask(self, rates: tuple[int, ...], limits: dict[str, int]) -> ServeQuery:
         """The question, with the demand in thousandths of a request per second and limits in the program's units."""
@@ -72,6 +74,10 @@ class Case:
             "disaggregation": list(self.disaggregation),
             "populations": [],
         }
+        if self.speculative is not None:
+            cost, acceptance, tokens = self.speculative
+            by = {"cost": cost} if cost else {"draft": "ngram" if self.draft is None else self.draft.name}
+            workload["speculative"] = {**by, "acceptance": acceptance, "tokens": list(tokens)}
         if self.kv_precision is not None:
             workload["kv_precision"] = list(self.kv_precision)
         for people, rate in zip(self.people, rates, strict=True):
@@ -129,6 +135,21 @@ def chip(draw: Random, name: str) -> Accelerator:
     return tiny.chip(name, **changes)
 
 
+_SMALL: dict[str, Any] = {
+    "parameters": 2e7, "active_parameters": 2e7, "layers": 1, "kv_layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 256,
+}  # fmt: skip
+
+
+def speculation(draw: Random) -> tuple[tuple[float, float, tuple[int, ...]] | None, Transformer | None]:
+    """Mostly none; else by a lookup, a head or a small model."""
+    how = draw.choice(["none", "none", "none", "ngram", "head", "model"])
+    if how == "none":
+        return None, None
+    tokens = draw.choice([(0, 2), (0, 1, 4), (3,)])
+    draft = tiny.model("small", **_SMALL) if how == "model" else None
+    return (0.06 if how == "head" else 0.0, draw.choice([0.3, 0.7, 0.9]), tokens), draft
+
+
 def case_of(draw: Random, people: int, mixed: bool) -> Case:
     kinds = tuple(chip(draw, name) for name in ("red", "blue")[: draw.randint(1, 2)])
     weights = draw.choice([1.7e8, 1.7e8, 6e8, 2e9])
@@ -177,5 +198,5 @@ def case_of(draw: Random, people: int, mixed: bool) -> Case:
         draw.choice(["cost", "cost", "carbon", "power", "chips", "cost + carbon.price * carbon"]),
         "average", draw.random() < 0.5, draw.choice([50.0, 3000.0]), mixed, quotas,
         draw.choice([None, None, None, 0.02]), draw.choice([0.0, 0.5]), draw.choice(["pessimistic", "typical"]),
-        draw.choice([("none",), ("none", "pools"), ("pools",)]),
+        draw.choice([("none",), ("none", "pools"), ("pools",)]), *speculation(draw),
     )  # fmt: skip
