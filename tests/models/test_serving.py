@@ -307,7 +307,7 @@ def test_measured_disaggregated_runs_lie_within_the_wider_interval() -> None:
         for k in apart[np.isfinite(runs.targets[regime][apart])]:
             chip = CATALOG.chips[runs.chip[k]]
             model = CATALOG.find("models", str(runs.model[k]))
-            slow = serving.slowness(model, chip, serving_constants(chip), disaggregated=True)[0 if token else 1]
+            slow = serving.slowness(model, chip, serving_constants(chip), unmeasured=True)[0 if token else 1]
             inside.append(1 / slow <= predicted[regime][k] / runs.targets[regime][k] <= slow)
     assert len(apart) == 7 and len(inside) == 13 and sum(inside) >= 10
 

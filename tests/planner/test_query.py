@@ -500,7 +500,8 @@ def test_every_clause_is_a_path_that_can_be_set() -> None:
 
 def test_assumptions_are_what_was_left_out() -> None:
     assumed = {assumption.path for assumption in Query.from_dict(plain()).assumptions()}
-    assert {"workload.kv_precision", "workload.prefix_hit", "workload.populations", "carbon.embodied", "rank"} == assumed
+    ways = {"workload.disaggregation", "workload.speculative"}
+    assert ways | {"workload.kv_precision", "workload.prefix_hit", "workload.populations", "carbon.embodied", "rank"} == assumed
     bare = {key: value for key, value in plain().items() if key in ("schema", "kind", "workload", "sla")}
     texts = {assumption.path: assumption for assumption in Query.from_dict(bare).assumptions()}
     assert texts["supply.offers"] == Assumption("supply.offers", "on-demand purchase only")
