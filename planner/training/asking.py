@@ -15,9 +15,12 @@ from zoo.catalog import Catalog
 
 from ..prepare import open_catalog
 from ..query import TrainQuery
-from .figures import OF_JOBS, OF_STEPS, scaled_catalog, scaled_question
+from .figures import OF_JOBS, OF_STEPS, OF_TIMES, scaled_catalog, scaled_question
 from .market import Column, Family, Market, Memory, families_of, market_of
 from .question import Question, question_of
+
+# Relative safety of bounds that are taken over from another world.
+_MARGIN = 1e-4
 
 Progress = Callable[[str], None]
 Scales = tuple[tuple[str, float], ...]  # figures of the world (`figures.FIGURES`) and their factors
@@ -25,11 +28,15 @@ Scales = tuple[tuple[str, float], ...]  # figures of the world (`figures.FIGURES
 
 @dataclass(slots=True)
 class Asker:
-    """Answers questions that start `today` where they do not say when. `counts`: tried beside the grid of counts, always."""
+    """Answers questions that start `today` where they do not say when.
+
+    counts: tried beside the grid of counts, always; lead: (offer, accelerators) that is likely the best, searched first.
+    """
 
     today: date
     progress: Progress = lambda _: None
     counts: frozenset[int] = frozenset()
+    lead: tuple[str, int] | None = None
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     steps: dict[Hashable, Memory] = field(default_factory=dict)
     families: dict[Hashable, list[Family]] = field(default_factory=dict)
@@ -44,12 +51,13 @@ class Asker:
         return scaled_question(question_of(query, self.today, self.catalogs[files, scales]), dict(scales))
 
     def market(
-        self, question: Question, scales: Scales = (), first: bool = False, counts: Collection[int] | None = None
-    ) -> Market:
+        self, question: Question, scales: Scales = (), first: bool = False, counts: Collection[int] | None = None,
+        slack: float = 1.0,
+    ) -> Market:  # fmt: skip
         """The market of a question that `question` gave for these scales."""
-        counts = self.counts if counts is None else counts
+        counts, memory = self.counts if counts is None else counts, self.memory(question, scales)
         families = self.families_of(question, scales)
-        return market_of(question, self.progress, self.memory(question, scales), first, families, counts)
+        return market_of(question, self.progress, memory, first, families, counts, self.lead, slack)
 
     def families_of(self, question: Question, scales: Scales = ()) -> list[Family]:
         """Its offers, by kinds of machines that fail alike."""
@@ -61,10 +69,23 @@ class Asker:
         return self.families[key]
 
     def memory(self, question: Question, scales: Scales = ()) -> Memory:
-        """What searches for layouts have found in this world."""
+        """What searches for layouts have found in this world, or what follows from those in the world as it is.
+
+        A step whose chip is faster in one figure by a factor is at most that much shorter: times are sums, maxima and norms of
+        parts each of which is. So where no layout took less than t, none takes less than t / factor (tests look at all layouts;
+        `_MARGIN` is far above what rounding or an overlap that gets worse could make of it).
+        """
         query = question.query
+        files = query.folder, query.zoo, query.calibration_file
         of_steps = tuple(scale for scale in scales if scale[0] in OF_STEPS)
-        return self.steps.setdefault((query.folder, query.zoo, query.calibration_file, of_steps), {})
+        if (*files, of_steps) not in self.steps:
+            known: Memory = {}
+            if len(of_steps) == 1 and of_steps[0][0] in OF_TIMES and of_steps[0][1] >= 1:
+                shorter = of_steps[0][1] * (1 + _MARGIN)
+                for key, (within, found) in self.steps.get((*files, ()), {}).items():
+                    known[key] = (within if found is None else found.ranked) / shorter, None
+            self.steps[*files, of_steps] = known
+        return self.steps[*files, of_steps]
 
     def best(self, query: TrainQuery, scales: Scales = ()) -> Column | None:
         """The best column of a question; None where it has none. Raises QueryError as `question_of` does."""

@@ -50,6 +50,8 @@ _OF_CATALOG = {"peak FLOP/s", "memory bandwidth", "memory capacity", "prices", "
 # Figures on which neither steps nor offers depend, and those on which the time of a step does.
 OF_JOBS = {"failure rate", "restart time", "storage bandwidth"}
 OF_STEPS = {"peak FLOP/s", "memory bandwidth", "memory capacity", "efficiency", *_OF_CHIPS}
+# Those that make each part of a step shorter by at most their factor, and leave memory as it is.
+OF_TIMES = {"peak FLOP/s", "memory bandwidth", "efficiency", *_OF_CHIPS}
 
 
 def figures_of(query: TrainQuery) -> tuple[Figure, ...]:

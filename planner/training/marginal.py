@@ -31,6 +31,7 @@ from .search import fits, step_of
 # Figures of the world are moved at most by this factor when looking for the point where the plan switches, which is then
 # known to this relative width. Limits are not searched like this: their switch points are optima themselves.
 _FARTHEST, _WIDTH = 2.0, 0.001
+_SLACK = 1.02
 # Figures whose switch points are looked for; physics changes every layout, and is left to synthesis.
 _SWITCHING = ("prices", "carbon intensity", "failure rate")
 
@@ -176,9 +177,10 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
     question = asker.question(query)
     found = list(knobs(question, plan.job.accelerators // max(plan.job.instances - plan.job.spare_instances, 1)))
     moves = [(knob, factor) for knob in found for factor in (knob.easier, knob.unit_factor) if factor is not None]
+    asker.lead = plan.job.offer, plan.job.accelerators
     while True:
         asker.progress("the optimum")
-        market = asker.market(question)
+        market = asker.market(question, slack=_SLACK)  # what was searched beyond the best need not be when 1 % moves
         base = optimum_of(market)
         if market.best is None or base.objective is None:
             return ()

@@ -153,11 +153,15 @@ def market_of(
     first: bool = False,
     families: list[Family] | None = None,
     counts: Collection[int] = (),
+    lead: tuple[str, int] | None = None,
+    slack: float = 1.0,
 ) -> Market:
     """Every column of a question that can be the best, searched exactly. first: stop at the first that keeps every limit.
 
     Where the grid of counts holds none, every whole number of instances is tried, so that "infeasible" is said of all of them.
-    families: `families_of` the question, where they are known; counts: numbers of accelerators that are tried beside the grid.
+    families: `families_of` the question, where they are known; counts: numbers of accelerators that are tried beside the grid;
+    lead: (offer, accelerators) that is searched first, because it is likely the best; slack: every column is searched whose
+    bound is below so many times the best. None of these changes what the best is, `counts` apart.
     """
     memory = {} if memory is None else memory
     market = Market(question, [])
@@ -169,7 +173,7 @@ def market_of(
         if not len(grid) and stands_alone(family.machine):
             reason = "parts of a board share its network ports: they train on their own only"
             market.drop(10, "locality", len(family.rates.offers), reason)
-    _explore(market, grids, progress, memory, first)
+    _explore(market, grids, progress, memory, first, lead=lead, slack=slack)
     if market.best is None:
         others = [_others(question, family, grid) for family, grid in zip(market.families, grids, strict=True)]
         _explore(market, others, progress, memory, first)
@@ -178,7 +182,7 @@ def market_of(
         extra = [np.array([]) for _ in market.families]
         extra[best.family] = _between(grids[best.family], best.accelerators, market.families[best.family])
         if len(extra[best.family]):
-            _explore(market, extra, progress, memory, refining=True)
+            _explore(market, extra, progress, memory, refining=True, slack=slack)
     return market
 
 
@@ -295,8 +299,9 @@ def _between(grid: Floats, best: int, family: Family) -> Floats:
 
 
 def _explore(
-    market: Market, grids: list[Floats], progress: Progress, memory: Memory, first: bool = False, refining: bool = False
-) -> None:
+    market: Market, grids: list[Floats], progress: Progress, memory: Memory, first: bool = False, refining: bool = False,
+    lead: tuple[str, int] | None = None, slack: float = 1.0,
+) -> None:  # fmt: skip
     """Search the columns of these counts, least bound first, until no bound is below the best."""
     question = market.question
     bounds = bounds_of(question)
@@ -309,19 +314,21 @@ def _explore(
             least = (_tightness(table, bounds) if first else table.objective).min(axis=1, initial=np.inf)
             heap += [(float(value), f, i) for i, value in enumerate(least) if np.isfinite(value)]
             market.pairs += len(least)
+    if lead is not None:  # before all others
+        heap = [(-np.inf if _leads(market.families[f], tables[f], i, lead) else value, f, i) for value, f, i in heap]
     heapq.heapify(heap)
     ties = question.query.minimize in ("chips", "power")
     while heap:
         least, f, i = heap[0]
         best = market.best
-        if best is not None and (first or (least > best.objective if ties else least >= best.objective)):
+        if best is not None and (first or (least > best.objective * slack if ties else least >= best.objective * slack)):
             break
         heapq.heappop(heap)
         family, table = market.families[f], tables[f]
         assert table is not None
         count = int(table.counts[i])
         progress(f"{family.machine.accelerator.name} x {count}")
-        cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None)
+        cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None) * slack
         found = _search(market, family, count, cutoff, memory)
         if found is None:
             continue
@@ -334,6 +341,10 @@ def _explore(
             table = tables[f]
             assert table is not None
             _add_bound(market, f, table, i)
+
+
+def _leads(family: Family, table: _Table | None, i: int, lead: tuple[str, int]) -> bool:
+    return table is not None and table.counts[i] == lead[1] and lead[0] in {offer.name for offer in family.rates.offers}
 
 
 def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:

@@ -25,17 +25,18 @@ from planner import load as ask
 from planner.cli import app
 from planner.plan import Plan
 from planner.query import Query, QueryError, TrainQuery
-from planner.training import asking, question
+from planner.training import asking, figures, question
 from planner.training.alternatives import alternatives
 from planner.training.asking import Asker
 from planner.training.check import Decision, evaluate, layout_of
 from planner.training.job import accelerator_of
+from planner.training.layouts import cores_of, strategies_of
 from planner.training.least import first_from
 from planner.training.marginal import marginals
 from planner.training.market import Market, families_of
 from planner.training.plan import TrainPlan
 from planner.training.question import question_of
-from planner.training.search import search
+from planner.training.search import search, step_of
 from planner.training.solve import solve
 from planner.training.whynot import why_not
 from zoo.catalog import Catalog
@@ -480,3 +481,38 @@ def test_plans_have_their_verbs(saved: Path) -> None:
     answer = plan.why_not(tp=8)
     assert answer.job.layout.tensor_parallel == 8 and answer.ratio > 1
     assert isinstance(plan, Plan)
+
+
+# ------------------------------------------------------------------------------------------- bounds from another world
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "stack", "precision"),
+    [
+        ("gpt-3-175b", "a100-sxm-80gb", "megatron-core", "bf16"),
+        ("mixtral-8x7b", "h100-sxm", "nemo", "fp8"),
+        ("llama-3.1-8b", "a100-sxm-80gb", "torchtitan", "bf16"),
+    ],
+)
+def test_no_step_gets_shorter_than_its_chip_gets_faster(model: str, chip: str, stack: str, precision: str) -> None:
+    """Every layout on 64 accelerators with one figure of the chip 1 % larger: at most 1 % faster, as `Asker.memory` says."""
+    narrow = {"supply": {"chips": [chip], "accelerators": 64}, "minimize": "time"}
+    data = BASE | narrow | {"workload": {"model": model, "tokens": "1e9 token", "sequence_length": 2048, "global_batch": 64,
+                                         "precision": [precision], "stack": stack}}  # fmt: skip
+    query = Query.from_dict(data)
+    assert isinstance(query, TrainQuery)
+    asker = Asker(TODAY)
+
+    def times(scales: asking.Scales) -> Any:
+        asked = asker.question(query, scales)
+        family = asker.families_of(asked, scales)[0]
+        accelerator = accelerator_of(asked, family.machine, 64)
+        cores = cores_of(64, asked.task.choices)
+        every = strategies_of(cores, asked.task.choices, precision, accelerator.scale_up_domain)
+        return step_of(family.task, accelerator, every, family.host).high
+
+    now = times(())
+    assert len(now) > 10_000
+    for figure in figures.OF_TIMES - {"host bandwidth"}:
+        then = times(((figure, 1.01),))
+        assert np.all(then >= now / 1.01 * (1 - 1e-12)), figure
