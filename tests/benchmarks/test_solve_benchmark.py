@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from planner import certify, load
+from planner import certify, load, marginal
 from planner.columns import Memory
-from planner.prepare import Prepared, prepare, prove
+from planner.prepare import Prepared, open_catalog, prepare, prove
 from planner.solve import solve
 
 ROOT = Path(__file__).parents[2]
@@ -132,3 +132,64 @@ def test_an_infeasible_question_explained(benchmark: Any) -> None:
     query = load(ROOT / "examples" / "serve-infeasible.yaml")
     plan = benchmark.pedantic(solve, args=(query,), rounds=2)
     assert plan.status == "infeasible" and plan.conflict
+
+
+LIMITS = {
+    "latency": ("sla.ttft.p99=100 ms",),
+    "power": ("limits.power=60 kW",),
+    "chips": ("limits.chips=30",),
+    "carbon": ("limits.carbon=1.5 kgCO2e/h",),
+    "quota": ("supply.chips=[b200-sxm]", "supply.quota=[{chip: b200-sxm, chips: 40}]"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("benchmark") / "plan.json"
+    process("solve", str(QUESTION), "-o", str(path), "--quiet")
+    return str(path)
+
+
+def test_binding_walls_from_process_start(benchmark: Any, saved: str) -> None:
+    """Aim: 5 s."""
+    benchmark.pedantic(process, args=("explain", saved, "--quiet"), rounds=3)
+
+
+@pytest.mark.parametrize("forced", ["chip=l40s", "tp=8", "region=eu-north-1", "precision=fp8"])
+def test_one_why_not_from_process_start(benchmark: Any, saved: str, forced: str) -> None:
+    """Aim: 2 s."""
+    benchmark.pedantic(process, args=("explain", saved, "--quiet", "--why-not", forced), rounds=3)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_an_infeasible_question_from_process_start(benchmark: Any, limit: str) -> None:
+    """Aim: 3 s."""
+    changes = [word for change in LIMITS[limit] for word in ("--set", change)]
+    arguments = [sys.executable, "-m", "planner.cli", "solve", str(QUESTION), "--quiet", *changes]
+
+    def explained() -> None:
+        assert subprocess.run(arguments, cwd=ROOT, check=False, capture_output=True).returncode == 3
+
+    benchmark.pedantic(explained, rounds=3)
+
+
+def test_ratio_to_solving_from_nothing(benchmark: Any, prepared: Prepared) -> None:
+    """All marginal values against as many solves that share nothing: `extra_info["ratio"]`."""
+    query = prepared.query
+    plan = solve(query)
+    found = list(marginal.knobs(query))
+    moves = [(knob, by) for knob in found for by in (knob.looser, 2 - knob.looser, knob.unit_factor) if by is not None]
+
+    def plainly() -> None:
+        for knob, by in moves:
+            question, scales = marginal.moved(query, knob, by)
+            nothing = Memory()
+            if scales:
+                nothing.catalogs[query.folder, query.zoo, query.prices] = marginal.varied(open_catalog(query), scales)
+            prove(prepare(question, memory=nothing), tie_break=False)
+
+    benchmark.pedantic(marginal.marginals, args=(plan, query), rounds=2)
+    started = time.perf_counter()
+    plainly()
+    benchmark.extra_info["plain_s"] = round(time.perf_counter() - started, 2)
+    benchmark.extra_info["ratio"] = round(benchmark.extra_info["plain_s"] / benchmark.stats.stats.mean, 1)
