@@ -83,8 +83,9 @@ def _alternatives(self: Plan, within: float = 0.05) -> Any:
     """Near-optimal plans that differ: see `planner.alternatives.alternatives`."""
     from .alternatives import alternatives
     from .prepare import prepare
+    from .uncertainty import guarded_query
 
-    return alternatives(self, prepare(_question(self)), within)
+    return alternatives(self, prepare(guarded_query(_question(self))), within)
 
 
 def _tornado(self: Plan) -> Any:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from .columns import Memory
 from .market import Column
 from .plan import Alternative, Plan
-from .prepare import Prepared, Progress, in_objective_units, prove, restricted
+from .prepare import Prepared, Progress, in_objective_units, prepare, prove, restricted
+from .query import ServeQuery
 from .solve import answer
 
 
@@ -24,8 +26,7 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
     limit = plan.objective * (1 + within)
     seen: dict[tuple[object, ...], list[str]] = {_signature(plan): []}
     found: list[tuple[Alternative, list[str]]] = []
-    for kind, name, wanted in _narrowings(prepared):
-        narrowed = restricted(prepared, wanted)
+    for kind, name, narrowed in (*_narrowings(prepared), *_precisions(prepared)):
         bound = _bound(narrowed)
         if bound is None or (in_objective_units(prepared.query, bound) or 0.0) > limit:
             continue
@@ -55,15 +56,28 @@ def _signature(plan: Plan) -> tuple[object, ...]:
     return (plan.objective, *machines)
 
 
-def _narrowings(prepared: Prepared) -> Iterator[tuple[str, str, Callable[[Column], bool]]]:
-    """(kind, name, the columns of it) for every chip, region and purchase option that the question allows."""
-    columns = prepared.choices.columns
-    for chip in dict.fromkeys(column.offer.accelerator for column in columns):
-        yield "chip", chip, lambda column, name=chip: column.offer.accelerator == name  # type: ignore[misc]
-    for option in dict.fromkeys(column.offer.option for column in columns):
-        yield "offer", option, lambda column, name=option: column.offer.option == name  # type: ignore[misc]
-    for region in dict.fromkeys(column.offer.region for column in columns):
-        yield "region", region, lambda column, name=region: column.offer.region == name  # type: ignore[misc]
+def _narrowings(prepared: Prepared) -> Iterator[tuple[str, str, Prepared]]:
+    """(kind, name, the question with its columns alone) for every chip, purchase option and region that the question allows."""
+    kinds: dict[str, Callable[[Column], str]] = {
+        "chip": lambda column: column.offer.accelerator,
+        "offer": lambda column: column.offer.option,
+        "region": lambda column: column.offer.region,
+    }
+    for kind, of in kinds.items():
+        for name in dict.fromkeys(of(column) for column in prepared.choices.columns):
+            yield kind, name, restricted(prepared, lambda column, of=of, name=name: of(column) == name)  # type: ignore[misc]
+
+
+def _precisions(prepared: Prepared) -> Iterator[tuple[str, str, Prepared]]:
+    """The same for every number format of the weights, which is a matter of layouts: they are laid out anew."""
+    query = prepared.query
+    if len(query.workload.precision) < 2:
+        return
+    memory = Memory(catalogs={(query.folder, query.zoo, query.prices): prepared.catalog})
+    for name in query.workload.precision:
+        narrowed = query.set("workload.precision", [name])
+        assert isinstance(narrowed, ServeQuery)
+        yield "precision", name, prepare(narrowed, memory=memory)
 
 
 def _bound(prepared: Prepared) -> int | None:

@@ -710,6 +710,7 @@ def alternatives(
     from .prepare import prepare
     from .query import QueryError
     from .report import explain as pages
+    from .uncertainty import guarded_query
 
     _check_format(format, "table", "json", "md", "csv")
     try:
@@ -725,7 +726,7 @@ def alternatives(
         raise _fail(f"{plan}: there is no plan to vary ({saved.status}); `wallplan explain {plan}` says why")
     progress = _Progress(not quiet)
     try:
-        found = find(saved, prepare(query, progress), tolerance, progress)
+        found = find(saved, prepare(guarded_query(query), progress), tolerance, progress)
     except QueryError as error:
         progress.close()
         raise _fail(str(error)) from None
