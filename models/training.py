@@ -13,7 +13,7 @@ of the measured rows it errs clearly less on the other half than one without the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -205,6 +205,19 @@ def take(record: Any, index: NDArray[np.intp]) -> Any:
         elif isinstance(value, np.ndarray) and value.ndim:
             changes[item.name] = value[index]
     return replace(record, **changes)
+
+
+def repeated(records: Sequence[Any], times: Sequence[int]) -> Any:
+    """Records of single values as one record of arrays, in which each of them stands as often as `times` says."""
+    changes: dict[str, Any] = {}
+    for item in fields(records[0]):
+        values = [getattr(record, item.name) for record in records]
+        if isinstance(values[0], Quantity):
+            unit = values[0].units
+            changes[item.name] = Q(np.repeat([float(value.m_as(unit)) for value in values], times), unit)
+        else:
+            changes[item.name] = np.repeat(values, times)
+    return replace(records[0], **changes)
 
 
 def shape_of(model: Transformer, sequence_length: Quantity) -> Shape:
@@ -779,5 +792,5 @@ def _each(value: Any, index: Any) -> Any:
 
 __all__ = [
     "ASSUMPTIONS", "FULL", "NONE", "SELECTIVE", "WALLS", "Layouts", "Machine", "Run", "Shape", "StepTime", "TrainingJob",
-    "UnknownValue", "evaluate", "machine_of", "run_of", "settings_of", "shape_of", "step_time", "take",
+    "UnknownValue", "evaluate", "machine_of", "repeated", "run_of", "settings_of", "shape_of", "step_time", "take",
 ]  # fmt: skip

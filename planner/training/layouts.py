@@ -238,10 +238,10 @@ def _possible(cores: Cores, choices: Choices, options: Ints, domain: int) -> NDA
     """Which options (second axis) a core (first axis) may have.
 
     Sequence parallelism needs tensor ranks; sharding needs replicas, hybrid sharding more of them than a scale-up domain
-    has, with experts spread inside one; gradients are sharded (zero2) only where a step has one microbatch, reduced once; weights are sharded
-    under a pipeline only by stacks that do it. Tensor-parallel communication is hidden by userbuffers only with sequence
-    parallelism. Data-parallel communication is left in the open only where that saves memory (gathered weights) or where the
-    question says so. Activations are offloaded only without pipeline stages and where none is computed again.
+    has, with experts spread inside one; gradients are sharded (zero2) only where a step has one microbatch, reduced once;
+    weights are sharded under a pipeline only by stacks that do it. Tensor-parallel communication is hidden by userbuffers only
+    with sequence parallelism. Data-parallel communication is left in the open only where that saves memory (gathered weights)
+    or where the question says so. Activations are offloaded only without pipeline stages and where none is computed again.
     """
     mode, stage, hybrid, split, tensor_overlap, data_overlap, _, away = options.T
     narrowed, ways = choices.narrowed, choices.ways

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.dimensions import ImpossibleValue, UnknownValue
+from models.training import machine_of
 from models.training_constants import RECIPES
 from zoo.specs import Offer
 from zoo.units import Q
@@ -40,13 +41,14 @@ from .job import (
     totals_of,
     usable_spot,
 )
-from .layouts import products_of
+from .layouts import cores_of, products_of
 from .question import Question
-from .search import Counted, Found, Host, Task, floor_of, machine_bound, search
+from .search import Counted, Found, Host, Task, floor_of, machine_bound, search, split_bounds
 
 MOST = 65_536  # accelerators, where no limit is given
 _PER_DOUBLING = 8  # counts of instances, above as many
 _REFINED = 48  # most counts tried between the neighbours of the best
+_AHEAD = 7  # counts that are bounded together with the one to be searched
 _SHOWN = 200  # columns with bounds only that the program carries beside the exact ones
 
 Floats = NDArray[np.float64]
@@ -318,6 +320,7 @@ def _explore(
         heap = [(-np.inf if _leads(market.families[f], tables[f], i, lead) else value, f, i) for value, f, i in heap]
     heapq.heapify(heap)
     ties = question.query.minimize in ("chips", "power")
+    splits: dict[tuple[int, int], dict[str, Floats]] = {}
     while heap:
         least, f, i = heap[0]
         best = market.best
@@ -329,7 +332,10 @@ def _explore(
         count = int(table.counts[i])
         progress(f"{family.machine.accelerator.name} x {count}")
         cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None) * slack
-        found = _search(market, family, count, cutoff, memory)
+        if not first and (f, i) not in splits and not _remembered(market, family, count, cutoff, memory):
+            ahead = [(f, i), *((g, k) for _, g, k in heapq.nsmallest(_AHEAD, heap))]
+            splits = _splits(market, ahead, tables, bounds, memory)
+        found = _search(market, family, count, cutoff, memory, splits.get((f, i)))
         if found is None:
             continue
         _add(market, f, table, i, found, bounds)
@@ -345,6 +351,40 @@ def _explore(
 
 def _leads(family: Family, table: _Table | None, i: int, lead: tuple[str, int]) -> bool:
     return table is not None and table.counts[i] == lead[1] and lead[0] in {offer.name for offer in family.rates.offers}
+
+
+def _splits(
+    market: Market, places: list[tuple[int, int]], tables: list[_Table | None], bounds: dict[str, int], memory: Memory
+) -> dict[tuple[int, int], dict[str, Floats]]:
+    """`split_bounds` of several (family, place of a count) at once, by number format.
+
+    Left out where a figure is unknown, where the answer is remembered, and where the bound of the whole machine already says
+    that no layout is good enough.
+    """
+    question, best = market.question, market.best
+    names, cases = [], []
+    for f, i in places:
+        family, table = market.families[f], tables[f]
+        assert table is not None
+        count = int(table.counts[i])
+        cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None)
+        if _remembered(market, family, count, cutoff, memory):
+            continue
+        cores = cores_of(count, family.task.choices)
+        try:
+            accelerator = accelerator_of(question, family.machine, count)
+            for precision in family.task.precisions if len(cores) else ():
+                if machine_bound(family.task, accelerator, count, family.floors[precision]) <= cutoff:
+                    machine_of(accelerator, precision, float(count))
+                    names.append((f, i, precision))
+                    cases.append((accelerator, cores, precision))
+        except (UnknownValue, ImpossibleValue):
+            continue
+    found: dict[tuple[int, int], dict[str, Floats]] = {place: {} for place in places}
+    if cases:
+        for (f, i, precision), bound in zip(names, split_bounds(question.task, cases), strict=True):
+            found[f, i][precision] = bound
+    return found
 
 
 def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:
@@ -444,15 +484,24 @@ def _cutoff(question: Question, family: Family, table: _Table, i: int, bounds: d
     return float(step_within(question, table.goodput[i], np.array(most * (1 + 1e-9))))
 
 
-def _search(market: Market, family: Family, count: int, cutoff: float, memory: Memory) -> Found | None:
+def _key(market: Market, family: Family, count: int) -> tuple[Any, ...]:
+    return (family.machine.name, family.machine.domain, count, family.task.precisions, *what_steps_depend_on(market.question))
+
+
+def _remembered(market: Market, family: Family, count: int, cutoff: float, memory: Memory) -> bool:
+    """Whether an earlier search answers this one: it found the best, or nothing within a longer cutoff."""
+    within, known = memory.get(_key(market, family, count), (-np.inf, None))
+    return known is not None or cutoff <= within
+
+
+def _search(
+    market: Market, family: Family, count: int, cutoff: float, memory: Memory, splits: dict[str, Floats] | None = None
+) -> Found | None:
     """The best layout on `count` accelerators within the cutoff; remembered with the cutoff it was sought within."""
-    key = (family.machine.name, family.machine.domain, count, family.task.precisions, *what_steps_depend_on(market.question))
-    if key in memory:
-        within, known = memory[key]
-        if known is not None:
-            return known if known.ranked <= cutoff else None
-        if cutoff <= within:
-            return None
+    key = _key(market, family, count)
+    if _remembered(market, family, count, cutoff, memory):
+        known = memory[key][1]
+        return known if known is not None and known.ranked <= cutoff else None
     market.searched += 1
     try:
         result = search(
@@ -463,6 +512,7 @@ def _search(market: Market, family: Family, count: int, cutoff: float, memory: M
             1,
             cutoff,
             floors=family.floors,
+            splits=splits,
         )
     except (UnknownValue, ImpossibleValue) as error:
         market.drop(14, "communication", 1, str(error))
@@ -481,7 +531,7 @@ def what_steps_depend_on(question: Question) -> tuple[Any, ...]:
     return (
         workload.model, workload.length, workload.sequences, workload.stack, workload.release, workload.optimizer,
         workload.offload, question.task.slowdown, query.rank, query.parallelism.model_dump_json(),
-        query.fabric.topology, query.fabric.oversubscription,
+        query.fabric.topology, query.fabric.oversubscription, query.calibration_file,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The best layouts on N accelerators, proven: bounds first, then memory, then the exact step time of what may still win.
 
-Two bounds that never exceed the exact time: of all ways to cut the layers into chunks at once (`split_bound`), then of each
+Two bounds that never exceed the exact time: of all ways to cut the layers into chunks at once (`split_bounds`), then of each
 (`core_bound`). Strategies are evaluated in their order until they exceed the worst of the best found. What a bound discards
 cannot win, so the result equals that of full enumeration.
 """
@@ -8,7 +8,7 @@ cannot win, so the result equals that of full enumeration.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,11 +110,12 @@ def search(
     cutoff: float = np.inf,
     prune: bool = True,
     floors: Mapping[str, float] | None = None,
+    splits: Mapping[str, Floats] | None = None,
 ) -> Result:
     """The `top` fastest layouts on `accelerators` with a ranked step time of at most `cutoff` [s], proven.
 
-    floors: `floor_of` of each number format, where it is known. prune: False evaluates every strategy that fits (the same
-    result; for tests). Raises UnknownValue where the chip's record lacks a figure.
+    floors, splits: `floor_of` and `split_bounds` of each number format, where they are known. prune: False evaluates every
+    strategy that fits (the same result; for tests). Raises UnknownValue where the chip's record lacks a figure.
     Equal times are ordered as they are enumerated.
     """
     counted = Counted()
@@ -131,7 +132,9 @@ def search(
         if prune and floors is not None and machine_bound(task, accelerator, accelerators, floors[precision]) > cutoff:
             counted.bound += int(sizes.sum())
             continue
-        bound = np.repeat(split_bound(task, accelerator, cores, precision), np.diff(cores.splits, append=len(cores)))
+        known = None if splits is None else splits.get(precision)
+        least = split_bounds(task, [(accelerator, cores, precision)])[0] if known is None else known
+        bound = np.repeat(least, np.diff(cores.splits, append=len(cores)))
         heap += _batches(precision, np.arange(len(cores)), bound, np.ones(len(cores)), _CORES, False)
     heapq.heapify(heap)
     while heap:
@@ -289,23 +292,24 @@ def core_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: st
     accumulated and states updated on the smallest share, all hidden that can be, nothing offloaded, and neither gathers nor a
     reduction. Each of these only adds time.
     """
-    return _bound(task, accelerator, cores, precision, uneven_stretch(*_stages(task, cores)), ("gathers", "reduction"))
+    stretch = np.asarray(uneven_stretch(*_stages(task, cores)))
+    return _bounds(task, [(accelerator, cores, precision)], [stretch], ("gathers", "reduction"))[0]
 
 
-def split_bound(task: Task, accelerator: Accelerator, cores: Cores, precision: str) -> Floats:
-    """A lower bound on the ranked time [s] of all cores of each of `cores.splits`: they differ in chunks only.
+def split_bounds(task: Task, cases: Sequence[tuple[Accelerator, Cores, str]]) -> list[Floats]:
+    """For each machine, its cores and a number format: a lower bound on the ranked time [s] of each of `cores.splits`, whose
+    cores differ in chunks only.
 
     That of a core with the most chunks (least bubble), the least uneven stages, no wait for the logits and no sends.
     """
-    starts = cores.splits
-    stretch = np.minimum.reduceat(uneven_stretch(*_stages(task, cores)), starts)
-    first = cores.at(starts)
-    most = replace(
-        first,
-        virtual_stages=np.maximum.reduceat(cores.virtual_stages, starts),
-        stage_layers=np.full(len(starts), task.model.layers + 1),  # no number of stages makes these even
-    )
-    return _bound(task, accelerator, most, precision, stretch, ("gathers", "reduction", "sends"))
+    most, stretches = [], []
+    for accelerator, cores, precision in cases:
+        starts = cores.splits
+        stretches.append(np.minimum.reduceat(uneven_stretch(*_stages(task, cores)), starts))
+        chunks = np.maximum.reduceat(cores.virtual_stages, starts)
+        never_even = np.full(len(starts), task.model.layers + 1)  # whatever the number of stages
+        most.append((accelerator, replace(cores.at(starts), virtual_stages=chunks, stage_layers=never_even), precision))
+    return _bounds(task, most, stretches, ("gathers", "reduction", "sends"))
 
 
 def _stages(task: Task, cores: Cores) -> tuple[float, Floats, Floats, float]:
@@ -314,26 +318,47 @@ def _stages(task: Task, cores: Cores) -> tuple[float, Floats, Floats, float]:
     return float(task.model.layers), stages, fullest, task.choices.logit_layers
 
 
-def _bound(
-    task: Task, accelerator: Accelerator, cores: Cores, precision: str, stretch: Any, without: tuple[str, ...]
-) -> Floats:  # fmt: skip
-    """The ranked time [s] of cores under the most favourable options, their layers stretched, without these parts."""
+def _bounds(
+    task: Task, cases: Sequence[tuple[Accelerator, Cores, str]], stretches: Sequence[Floats], without: tuple[str, ...]
+) -> list[Floats]:
+    """The ranked time [s] of cores under the most favourable options, their layers stretched, without these parts; all cases go
+    through the forward model at once."""
+    lengths = [len(cores) for _, cores, _ in cases]
+    cores = Cores(*(np.concatenate([getattr(each, name) for _, each, _ in cases]) for name in Cores.__slots__))
     n = len(cores)
     sequence = cores.tensor > 1 if task.choices.ways.sequence_parallel else np.full(n, False)
     yes, no = np.full(n, True), np.full(n, False)
-    layouts = layouts_of(cores, precision, sequence, np.full(n, training.NONE), np.full(n, 3), no, no, yes, yes)
-    settings = _settings(task, accelerator, precision)
-    resolved = [task.constants.resolve([setting]) for setting in settings]
-    widths = [task.constants.half_width(setting, task.model.name) if task.pessimistic else 0.0 for setting in settings]
-    constants = {name: _single(value) for name, value in resolved[0].items()}
-    constants["tensor_exposed"] = min(_single(c["tensor_exposed"]) for c in resolved)
-    _, parts = training.evaluate(training.run_of(task.model, accelerator, task.job, layouts, task.stack), constants)
-    lag = training.straggling(layouts.accelerators, Q(1.0, "s"), constants["straggler_growth"]) / Q(1.0, "s")
+    layouts = layouts_of(cores, cases[0][2], sequence, np.full(n, training.NONE), np.full(n, 3), no, no, yes, yes)
+    largest = float(np.max(layouts.accelerators))
+    machines = [training.machine_of(accelerator, precision, largest) for accelerator, _, precision in cases]
+    run = training.run_of(task.model, cases[0][0], task.job, layouts, task.stack)
+    run = replace(run, machine=training.repeated(machines, lengths) if len(cases) > 1 else machines[0])
+    each: list[dict[str, Any]] = []
+    factors = []
+    for accelerator, _, precision in cases:
+        settings = _settings(task, accelerator, precision)
+        resolved = [task.constants.resolve([setting]) for setting in settings]
+        constants = {name: _single(value) for name, value in resolved[0].items()}
+        constants["tensor_exposed"] = min(_single(c["tensor_exposed"]) for c in resolved)
+        widths = [task.constants.half_width(setting, task.model.name) if task.pessimistic else 0.0 for setting in settings]
+        ratios = [_single(c["time_factor"]) / constants["time_factor"] for c in resolved]
+        factors.append(min(ratio * np.exp(width) for ratio, width in zip(ratios, widths, strict=True)))
+        each.append(constants)
+    together = {name: _repeated([constants[name] for constants in each], lengths) for name in each[0]}
+    _, parts = training.evaluate(run, together)
+    lag = training.straggling(layouts.accelerators, Q(1.0, "s"), together["straggler_growth"]) / Q(1.0, "s")
     for name in without:  # and what waiting for the slowest adds to them
         parts["bubble"] = parts["bubble"] - lag * parts.pop(name)
-    total = _total(parts) + stretched(parts, stretch)
-    factor = min(_single(c["time_factor"]) / constants["time_factor"] * np.exp(w) for c, w in zip(resolved, widths, strict=True))
-    return np.asarray(total.m_as("s") * factor * max(task.slowdown, 1.0) * (1 - 1e-9), float)
+    total = _total(parts) + stretched(parts, np.concatenate(stretches))
+    factor = np.repeat(factors, lengths) * max(task.slowdown, 1.0) * (1 - 1e-9)
+    return np.split(np.asarray(total.m_as("s") * factor, float), np.cumsum(lengths)[:-1])
+
+
+def _repeated(values: Sequence[Any], times: Sequence[int]) -> Any:
+    """One value for all, or an array of values where they differ."""
+    if isinstance(values[0], Quantity):
+        return Q(_repeated([value.m_as(values[0].units) for value in values], times), values[0].units)
+    return values[0] if all(value == values[0] for value in values) else np.repeat(values, times)
 
 
 def _settings(task: Task, accelerator: Accelerator, precision: str) -> list[Setting]:
