@@ -15,7 +15,7 @@ from .check import job_of
 from .infeasible import why_infeasible
 from .job import UNITS, accelerator_of, limit_for
 from .layouts import cores_of, strategies_of
-from .least import CLAUSES, bounded, least_of
+from .least import CLAUSES, bounded
 from .market import Column, Market, counts_of
 from .plan import Shortfall, TrainPlan, TrainWhyNot
 from .question import Question
@@ -106,7 +106,7 @@ def _wins(
 ) -> str | None:
     """The prices, intensity or limits at which the best job with X is the best of all; None where none of them makes it that.
 
-    A limit: no job is better than X below the least of the resource that better jobs need, and X itself needs what it takes.
+    A limit: solved again with no more of a resource than X takes, where the best of all takes more.
     """
     if ratio is None or ratio <= 1:
         return None
@@ -114,18 +114,19 @@ def _wins(
     if _PRICED & set(forces) and query.minimize in ("cost", "carbon"):
         what = "its prices" if query.minimize == "cost" else "the carbon intensity of its grid"
         found.append(f"{what} at {1 / ratio:.1%} of today's")
-    if query.minimize in CLAUSES:
-        question = asker.question(query)
-        better = bounded(query, query.minimize, limit_for(question, query.minimize, best.objective - 1))
-        own = asker.market(question).best
-        for resource, (path, unit) in CLAUSES.items():
-            if resource == query.minimize or own is None or best.totals[resource] >= own.totals[resource]:
+    if query.minimize in CLAUSES and plan.job is not None:
+        job, question = plan.job, asker.question(query)
+        own = {"time": job.days, "cost": job.cost_usd, "carbon": job.carbon_tco2e, "power": job.power_kw, "water": job.water_m3}
+        for resource, (path, _) in CLAUSES.items():
+            used = float((best.totals[resource] * UNITS[resource]).m_as(_SHOWN[resource]))
+            if resource == query.minimize or used >= own.get(resource, float(job.accelerators)) * (1 - 1e-6):
                 continue
             asker.progress(f"would a limit of {resource} make it win?")
-            least, needs = least_of(asker, better, resource), limit_for(question, resource, best.totals[resource])
-            if least is not None and least > needs:
-                low, high = ((n * UNITS[resource]).m_as(_SHOWN[resource]) for n in (needs, least - 1))
-                found.append(f"{path} from {low:,.6g} to {high:,.6g} {_SHOWN[resource] or unit}".rstrip())
+            needs = limit_for(question, resource, best.totals[resource])
+            then = asker.best(bounded(query, resource, needs))
+            if then is not None and then.objective >= best.objective:
+                size = float((needs * UNITS[resource]).m_as(_SHOWN[resource]))
+                found.append(f"{path} of {size:,.8g} {_SHOWN[resource]}".rstrip())
     return " or ".join(found) or None
 
 

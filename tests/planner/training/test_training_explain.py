@@ -290,13 +290,9 @@ def test_why_not_is_a_forced_re_solve_and_its_prices_and_limits_make_it_win(seed
             put(catalog.with_offers(offers))
             assert solve(query_of(), today=TODAY).job.chip == chip  # type: ignore[union-attr]
             put(catalog)
-        if answer.wins_at and "deadline from" in answer.wins_at:
-            low, high = (float(w.replace(",", "")) for w in answer.wins_at.split("deadline from ")[1].split()[:3:2])
-            for days in (low * (1 + 1e-5), high * (1 - 1e-5)):
-                won = table.best({"deadline": f"{days} day"})
-                assert won == pytest.approx(forced, rel=1e-5, abs=0.02)
-            lost = table.best({"deadline": f"{high * (1 + 1e-4)} day"})
-            assert lost is not None and lost < forced  # type: ignore[operator]
+        if answer.wins_at and "deadline of" in answer.wins_at:
+            days = float(answer.wins_at.split("deadline of ")[1].split()[0].replace(",", ""))
+            assert table.best({"deadline": f"{days * (1 + 1e-6)} day"}) == pytest.approx(forced, abs=0.011)
 
 
 def test_why_not_says_by_how_much_memory_is_short(put: Callable[[Catalog], None]) -> None:
