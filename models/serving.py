@@ -99,12 +99,16 @@ class Layouts:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What connects a replica: `inside` [byte/s] and `latency` [s] of the tensor-parallel group; `between` [byte/s] of stages."""
+    """What connects a replica: `inside` [byte/s] and `latency` [s] of the tensor-parallel group; `between` [byte/s] of stages.
+
+    `reach`: chips that `inside` connects; experts spread over more talk over `between` too. Infinite where that is not looked at.
+    """
 
     inside: Quantity
     latency: Quantity
     between: Quantity
     between_latency: Quantity
+    reach: Number = np.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,8 +588,10 @@ def communication_time(d: Deployment, seen: Array) -> Quantity:
     """Collectives of one pass through one stage; `seen` are the tokens of one attention rank.
 
     Two all-reduces of the activations per layer; beyond the tensor-parallel group a dispatch and a combine of the chosen
-    tokens per expert layer; one send per stage boundary. Latency of a collective: of the running engine, about three
-    times the isolated kernel. Source: Shoeybi et al. (2019); Lepikhin et al. (2021) for expert all-to-all.
+    tokens per expert layer; one send per stage boundary. Where experts are spread over more chips than the links inside
+    reach, the share 1 - reach / ep of an exchange goes over the NIC at the same time, at the fraction of it that links inside
+    reach. Latency of a collective: of the running engine, about three times the isolated kernel. Source: Shoeybi et al.
+    (2019); Lepikhin et al. (2021) for expert all-to-all; DeepSeek-AI (2025), DeepEP, for exchanges between machines.
     """
     w, x, c = d.work, d.layouts, d.constants
     elements = seen * w.hidden
@@ -598,7 +604,12 @@ def communication_time(d: Deployment, seen: Array) -> Quantity:
     if np.any(wide):
         exchanges = np.where(wide, 2 * w.moe_layers * layers / w.layers, 0.0)
         sent = Q(elements * w.top_k * c.dispatch_bytes, "byte")
-        total = total + exchanges * fleet.all_to_all(sent, np.maximum(x.expert_parallel, 1.0), bus, _NO_TIME)
+        exchange = fleet.all_to_all(sent, np.maximum(x.expert_parallel, 1.0), bus, _NO_TIME)
+        far = np.maximum(1 - d.links.reach / np.maximum(x.expert_parallel, 1.0), 0.0)
+        if np.any(far > 0):
+            away = sent * far / Q(_positive(d.links.between) * c.bus_bandwidth, "byte/s")
+            exchange = np.maximum(exchange, away) + np.where(far > 0, 1.0, 0.0) * c.stage_latency
+        total = total + exchanges * exchange
         calls = calls + exchanges
     total = total + calls * c.collective_latency
     staged = x.pipeline_parallel > 1

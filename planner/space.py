@@ -257,7 +257,8 @@ def links_of(machine: Machine) -> serving.Links:
     """
     unknown, none = Q(1.0, "byte/s"), Q(0.0, "s")
     inside, between = _inside(machine.accelerator), _between_machines(machine.accelerator)
-    return serving.Links(unknown if inside is None else inside, none, unknown if between is None else between, none)
+    reach = float(max(machine.domain, machine.accelerators))
+    return serving.Links(unknown if inside is None else inside, none, unknown if between is None else between, none, reach)
 
 
 def _inside(chip: Accelerator) -> Quantity | None:
@@ -640,11 +641,15 @@ def _packs(chips: int, machine: Machine) -> bool:
 
 
 def _expert_degrees(model: Transformer, machine: Machine, tensor: int, pipeline: int) -> list[int]:
-    """Expert parallelism: none, or over a group wider than the tensor-parallel one that divides the experts."""
+    """Expert parallelism: none, or over a group wider than the tensor-parallel one that divides the experts.
+
+    It may span machines whose chips reach others: then the exchange of tokens goes over the NIC.
+    """
     if not model.experts:
         return [1]
     reach = max(machine.domain, machine.accelerators)
-    wide = [tensor * k for k in (2, 4, 8, 16) if tensor * k <= reach and model.experts % (tensor * k) == 0]
+    far = _between_machines(machine.accelerator) is not None
+    wide = [e for e in (tensor * k for k in (2, 4, 8, 16, 32)) if (e <= reach or far) and model.experts % e == 0]
     return [1, *(e for e in wide if _packs(e * pipeline, machine))]
 
 
@@ -728,7 +733,8 @@ def _largest_batches(
     if not len(ends) or not ends[-1]:
         return [np.zeros(0) for _ in shapes]
     deployment, _ = _deployment(machines, shapes, constants, np.arange(ends[-1]), model, query)
-    return np.split(np.minimum(serving.largest_batch(deployment), deployment.constants.largest_batch), ends[:-1])
+    scheduled = deployment.constants.largest_batch * deployment.layouts.attention_parallel  # by every attention rank
+    return np.split(np.minimum(serving.largest_batch(deployment), np.floor(scheduled)), ends[:-1])
 
 
 def _times(

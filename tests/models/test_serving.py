@@ -121,6 +121,23 @@ def test_all_reduce_of_a_pass() -> None:
     assert time == pytest.approx(80 * 2 * (1.5 * 100 * 8192 * 2 / 450e9 + 10e-6))
 
 
+def test_experts_on_several_machines_exchange_tokens_over_the_nic() -> None:
+    """DeepSeek-V3 with experts on 16 chips, of which links reach 8: half of 10 tokens x 7168 x 8 x 3 bytes goes over 50 GB/s.
+
+    Inside, 15/16 of it goes over 450 GB/s at the same time; 58 expert layers exchange twice. 20 us for every far exchange.
+    """
+    deepseek = CATALOG.find("models", "deepseek-v3")
+    d = deployment(model=deepseek, tp=1.0, ep=16.0)
+    d = replace(d, constants=plain(dispatch_bytes=3.0, stage_latency=Q(20.0, "us")))
+    sent = 10 * 7168 * 8 * 3
+    near = serving.communication_time(d, np.array([10.0])).m_as("s")[0]
+    assert near == pytest.approx(58 * 2 * sent * 15 / 16 / 450e9)
+    far = serving.communication_time(replace(d, links=replace(d.links, reach=8.0)), np.array([10.0])).m_as("s")[0]
+    assert far == pytest.approx(58 * 2 * (sent / 2 / 50e9 + 20e-6))
+    alone = serving.communication_time(replace(d, links=replace(d.links, reach=16.0)), np.array([10.0])).m_as("s")[0]
+    assert alone == near
+
+
 def test_decode_attention_reads_the_cache() -> None:
     """1125 tokens of cache x 10 sequences at half of the bandwidth; its arithmetic at 989.4e12/2 FLOP/s on top (p = 1)."""
     d = deployment(10.0)

@@ -88,9 +88,10 @@ class Oracle:
             if case.speculative is not None:
                 work = None if case.draft is None else serving.work_of(case.draft, self.traffic(), layouts.kv_bytes)
                 draft = serving.Draft(columns[7], case.speculative[1], work, case.speculative[0])
-            return serving.replica(case.model, chip, layouts, self.links(chip), self.traffic(), constants, None, draft)
+            return serving.replica(case.model, chip, layouts, self.links(chip, offer), self.traffic(), constants, None, draft)
 
-        largest = np.minimum(run([(*c, 1.0) for c in candidates]).largest_batch, constants.largest_batch).astype(int)
+        ranks = np.array([max(c[6] / c[4], 1.0) for c in candidates])  # attention ranks, each an engine of its own
+        largest = np.minimum(run([(*c, 1.0) for c in candidates]).largest_batch, constants.largest_batch * ranks).astype(int)
         rows = [(*c, float(b)) for c, most in zip(candidates, largest, strict=True) for b in range(1, most + 1)]
         if not rows:
             return {}
@@ -140,7 +141,7 @@ class Oracle:
             top[rows[i][:-1]] = max(top.get(rows[i][:-1], 0), rows[i][-1])
         decoding = [i for i in decoding if rows[i][-1] > top[rows[i][:-1]] / 2]
         reading = [i for i, row in enumerate(rows) if row[-1] == 1 and most_of[row[:-1]] >= 2 * row[5]]
-        links, device = self.links(chip), serving.device_of(chip)
+        links, device = self.links(chip, offer), serving.device_of(chip)
         inside = (chip.link_bandwidth is not None and chip.scale_up_domain > 1) or chip.host_bandwidth is not None
         size = [int(max(row[4], row[6]) * row[5]) for row in rows]
         found: list[tuple[int, ...]] = []
@@ -196,10 +197,10 @@ class Oracle:
                 if not fills(tensor * pipeline, n, farthest):
                     continue
                 yield tensor, pipeline, 1
-                for many in (2, 4, 8, 16):
+                for many in (2, 4, 8, 16, 32):
                     expert = tensor * many
-                    spread = model.experts and model.experts % expert == 0 and expert <= max(n, offer.domain)
-                    if spread and fills(expert * pipeline, n, farthest):
+                    near = expert <= max(n, offer.domain) or chip.nic_bandwidth is not None
+                    if model.experts and model.experts % expert == 0 and near and fills(expert * pipeline, n, farthest):
                         yield tensor, pipeline, expert
 
     def drafted(self, tensor: int, pipeline: int) -> list[int]:
@@ -210,10 +211,12 @@ class Oracle:
         possible = pipeline == 1 and (case.draft is None or case.draft.heads % tensor == 0)
         return [k for k in case.speculative[2] if k == 0 or possible]
 
-    def links(self, chip: Accelerator) -> serving.Links:
+    def links(self, chip: Accelerator, offer: Offer) -> serving.Links:
         inside = chip.link_bandwidth if chip.link_bandwidth is not None and chip.scale_up_domain > 1 else chip.host_bandwidth
         slow = Q(1e-3, "byte/s")
-        return serving.Links(inside or slow, Q(0.0, "s"), chip.nic_bandwidth or slow, Q(0.0, "s"))
+        return serving.Links(
+            inside or slow, Q(0.0, "s"), chip.nic_bandwidth or slow, Q(0.0, "s"), float(max(offer.domain, offer.accelerators))
+        )
 
     def traffic(self) -> serving.Traffic:
         read, written = self.case.tokens
