@@ -182,7 +182,7 @@ def chunks_of(pipeline: int, choices: Choices) -> Ints:
     return np.array(kept, np.int64).reshape(-1, 2)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # a few megabytes each; machines are searched in turn, on the same counts
 def cores_of(accelerators: int, choices: Choices) -> Cores:
     """Every core on `accelerators`: each frame with each microbatch and each way to cut the layers into chunks.
 

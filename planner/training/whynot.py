@@ -46,6 +46,9 @@ FORCED: dict[str, Callable[[str], dict[str, object]]] = {
     "recompute": lambda name: {"parallelism.recompute": [name]},
     "sharding": lambda name: {"parallelism.sharding": [name]},
     "sequence_parallel": lambda flag: {"parallelism.sequence_parallel": flag},
+    "tensor_overlap": lambda flag: {"parallelism.tensor_overlap": flag},
+    "data_overlap": lambda flag: {"parallelism.data_overlap": flag},
+    "stage_layers": _degree("stage_layers"),
     "checkpoint": lambda name: {"reliability.checkpoint": name},
     "storage": lambda name: {"storage.name": name},
 }
