@@ -57,7 +57,7 @@ def _rest(layout: TrainLayout) -> str:
     words += ["sequence parallel"] if layout.sequence_parallel else []
     words += ["optimizer on the host"] if layout.offload else []
     words += ["activations on the host"] if layout.activation_offload else []
-    words += ["TP overlap off"] if layout.tensor_overlap is False else []
+    words += [] if layout.tensor_overlap is None else ["TP overlap" if layout.tensor_overlap else "TP overlap off"]
     words += ["DP overlap off"] if layout.data_overlap is False else []
     words += [_stages(layout.stage_layers)] if len(set(layout.stage_layers)) > 1 else []
     return ", ".join(word for word in words if word)
