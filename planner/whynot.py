@@ -21,6 +21,7 @@ _FORCED: dict[str, Callable[[str], dict[str, object]]] = {
     "tp": lambda degree: {"workload.parallelism.tp": f"[{degree}]"},
     "pp": lambda degree: {"workload.parallelism.pp": f"[{degree}]"},
     "ep": lambda degree: {"workload.parallelism.ep": f"[{degree}]"},
+    "disaggregation": lambda way: {"workload.disaggregation": [way]},
 }
 # A lower price (for carbon, a cleaner grid) of these would make them win: a plan made of them alone scales with it.
 _PRICED = {"chip", "region", "cloud", "offer"}
