@@ -1,4 +1,4 @@
-"""Plans whose prefill and decode are apart, or that draft tokens: what they say, how they are checked, that choice never hurts."""
+"""Plans with prefill and decode apart, or drafted tokens: what they say, how they are checked, that choice never hurts."""
 
 from __future__ import annotations
 
