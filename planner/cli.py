@@ -744,6 +744,8 @@ def _training_alternatives(path: Path, within: str, tolerance: float, format: st
 
     progress = _Progress(not quiet)
     saved, query, asker = _training_plan(path, progress)
+    if saved.job is None:
+        raise _fail(f"{path}: the plan has no job ({saved.status}); there is nothing to look for alternatives to")
     try:
         found = find(saved, query, tolerance, asker)
     except QueryError as error:

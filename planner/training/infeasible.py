@@ -22,7 +22,7 @@ from ..program import whole
 from ..query import Clause, QueryError, TrainQuery, parse_path
 from .asking import Asker
 from .job import UNITS, bounds_of, limit_for
-from .least import CLAUSES, first_from, least_of
+from .least import CLAUSES, first_from, least_between, least_of
 from .market import Column, cheapest_by
 from .question import Question
 from .report_units import in_units, unit_of
@@ -272,11 +272,21 @@ def _most_tokens(question: Question, query: TrainQuery, asked: _Asked, relaxed: 
     now = question.steps
 
     def fewer(cut: int) -> int | None:
-        return cut if cut < now and asked.feasible(_moved(query, "workload.tokens", _tokens(query, now - cut)), relaxed) else None
+        """The least cut of steps that the job which is possible with this cut needs: what it takes grows with its steps."""
+        asked_query = without(_moved(query, "workload.tokens", _tokens(query, now - cut)), relaxed)
+        best = asked.any_job(asked_query)
+        if best is None:
+            return None
+        bounds = bounds_of(asked.asker.question(asked_query))
+        room = min(bounds[name] / max(best.totals[name], 1) for name in bounds if name not in ("power", "chips"))
+        least = max(now - int((now - cut) * room), 0)
+        known = least < cut and asked.feasible(_moved(query, "workload.tokens", _tokens(query, now - least)), relaxed)
+        return least if known else cut
 
-    cut = first_from(fewer, 0, now - 1)
-    if cut is None:
+    most = fewer(now - 1) if now > 1 else None
+    if most is None:
         return None
+    cut = least_between(fewer, 0, most)
     text = _tokens(query, now - cut)
     return Move(_moved(query, "workload.tokens", text), text, cut / now)
 

@@ -95,3 +95,20 @@ def first_from(enough: Callable[[int], int | None], bad: int, most: int = _MOST)
         found = enough(middle)
         bad, good = (middle, good) if found is None else (bad, max(found, bad + 1))
     return good
+
+
+def least_between(enough: Callable[[int], int | None], bad: int, good: int) -> int:
+    """The least whole number that is enough, between one that is not and one that is. `enough` as for `first_from`.
+
+    Asks next to the best known first, which settles it where `enough` gives the least of what is like it; then bisects.
+    """
+    while good - bad > 1:
+        found = enough(good - 1)
+        if found is None:
+            break
+        good = max(found, bad + 1)
+        middle = (good + bad) // 2
+        if middle > bad:
+            found = enough(middle)
+            bad, good = (middle, good) if found is None else (bad, max(found, bad + 1))
+    return good

@@ -429,6 +429,32 @@ def test_explain_on_the_command_line(saved: Path) -> None:
     assert run("explain", saved, "--wall", "fragilty").exit_code == 2
 
 
+def test_an_infeasible_question_on_the_command_line(tmp_path: Path) -> None:
+    question, plan = tmp_path / "small.yaml", tmp_path / "plan.json"
+    question.write_text(
+        "schema: wallplan/v1\nkind: train\nname: small\n"
+        "workload: {model: llama-3.1-8b, tokens: 100e9 token, sequence_length: 4096, global_batch: 256}\n"
+        "deadline: 30 day\nsupply: {chips: [h100-sxm], accelerators: 64}\n"
+        'regions: {allow: ["aws/us-*"]}\nlimits: {power: 60 kW}\n'
+    )
+    result = run("solve", question, "-q", "-f", "json", "-o", plan)
+    answer = json.loads(result.stdout)
+    assert result.exit_code == 3 and answer["status"] == "infeasible" and answer["job"] is None
+    lines = {c["clause"]: c["line"] for c in answer["conflict"]}
+    assert lines["limits.power"] == 8 and lines["supply.accelerators"] == 6 and "deadline" not in lines
+    fix = next(f for f in answer["fixes"] if f["clause"] == "limits.power")
+    fewer = next(f for f in answer["fixes"] if f["clause"] == "supply.accelerators")
+    assert answer["nearest"]["job"]["accelerators"] == int(fewer["value"]) < 64  # a smaller move than that of the power
+    assert any(c["clause"] == "deadline" for c in answer["innocent"])
+    power = float(fix["value"].split()[0])
+    for size, code in ((power, 0), (power - 0.001, 3)):
+        assert run("solve", question, "-q", "-f", "json", "--set", f"limits.power={size} kW").exit_code == code
+    assert "Best possible anyway" in run("explain", plan).stdout
+    for verb in ("alternatives", "evaluate"):
+        nothing = run(verb, plan)
+        assert nothing.exit_code == 2 and "no job (infeasible)" in nothing.stderr and nothing.stderr.count("\n") == 1
+
+
 def test_compare_and_evaluate_on_the_command_line(saved: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     example = EXAMPLES / "train-gpt3-512xa100.yaml"
