@@ -86,7 +86,9 @@ models:
 
 @pytest.mark.parametrize("name", CASES)
 def test_whole_command(benchmark: Any, name: str, tmp_path: Path) -> None:
-    """`wallplan solve` from start to printed plan."""
+    """`wallplan solve` from start to printed plan. The bar is on processor seconds: on idle cores they are the time of the
+    command, which runs one thread, and on a busy machine they still mean something."""
+    resource = pytest.importorskip("resource")
     model, chip, count, sequence, batch, formats, most = CASES[name]
     (tmp_path / "zoo.yaml").write_text(ZOO, encoding="utf-8")
     text = QUESTION.format(
@@ -94,5 +96,14 @@ def test_whole_command(benchmark: Any, name: str, tmp_path: Path) -> None:
     )
     (tmp_path / "q.yaml").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "planner.cli", "solve", "-q", "-o", str(tmp_path / "plan.json"), str(tmp_path / "q.yaml")]
-    benchmark.pedantic(lambda: subprocess.run(command, check=True, capture_output=True), rounds=3)
-    assert benchmark.stats.stats.min <= most
+    processor = []
+
+    def solve() -> None:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+    benchmark.pedantic(solve, rounds=3)
+    benchmark.extra_info["processor_seconds"] = min(processor)
+    assert min(processor) <= most
