@@ -188,6 +188,14 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """Decode steps and prefills from another source over those of this model, by layout at its batch; 1 where it has none."""
+
+    decode: Array
+    prefill: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """A model under some traffic, on chips in a layout, connected and served by an engine with these constants."""
 
@@ -197,6 +205,7 @@ class Deployment:
     links: Links
     constants: Constants
     draft: Draft | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,14 +499,14 @@ def with_draft(d: Deployment, of: Callable[[Deployment], Quantity]) -> Quantity:
     drafting = np.where(d.draft.tokens > 0, 1.0, 0.0)
     if d.draft.work is None:
         return of(d) * (1 + d.draft.cost * drafting)
-    return of(d) + of(replace(d, work=d.draft.work, draft=None)) * drafting
+    return of(d) + of(replace(d, work=d.draft.work, draft=None, measured=None)) * drafting
 
 
 def drafting_time(d: Deployment, sequences: Array) -> Quantity:
     """Time of a step in which tokens are drafted for `sequences`, one after another: k plain decode steps of the draft."""
     if d.draft is None:
         return _NO_TIME
-    one = d if d.draft.work is None else replace(d, work=d.draft.work)
+    one = d if d.draft.work is None else replace(d, work=d.draft.work, measured=None)
     step = decode_time(one, sequences, pass_time(one, sequences, False).total)
     return d.draft.tokens * (d.draft.cost if d.draft.work is None else 1.0) * step
 
@@ -692,7 +701,8 @@ def decode_time(d: Deployment, sequences: Any, matrix: Quantity, queries: Any = 
     sequence has several tokens to verify.
     """
     host = sequences / d.layouts.attention_parallel * d.constants.sequence
-    return fixed_time(d) + matrix + decode_attention_time(d, sequences, queries) + host
+    time = fixed_time(d) + matrix + decode_attention_time(d, sequences, queries) + host
+    return time if d.measured is None else time * d.measured.decode
 
 
 def prompts_together(d: Deployment, sequences: Any, most: float = np.inf) -> Array:
@@ -726,13 +736,16 @@ def step_time(d: Deployment, sequences: Any, prompts: Any, queries: Any = 1.0) -
     total = passes.total
     decode = decode_time(d, sequences, total[0], queries)
     increment = np.maximum((total[2] - total[1]) / prompts, _NO_TIME) + prefill_attention_time(d)
+    if d.measured is not None:
+        increment = increment * d.measured.prefill
     first = PassTime(passes.compute[0], passes.memory[0], passes.matrix[0], passes.communication[0])
     return Step(decode, increment, first)
 
 
 def prompt_time(d: Deployment, prompts: Any) -> Quantity:
     """Prefill of `prompts` prompts in one go through one stage, launch excluded [s]."""
-    return pass_time(d, prompts * d.work.fresh, True).total + prompts * prefill_attention_time(d)
+    time = pass_time(d, prompts * d.work.fresh, True).total + prompts * prefill_attention_time(d)
+    return time if d.measured is None else time * d.measured.prefill
 
 
 # ------------------------------------------------------------------------------------------- laws of the six regimes
@@ -850,8 +863,10 @@ def open_loop(d: Deployment, load: Load, iterations: int = 25) -> Latency:
     """TTFT and TPOT at an arrival rate, on the upper (loaded) branch of Little's fixed point.
 
     B = rate x output x TPOT(B) (a finite run: requests x share_in_flight); TPOT = t_decode(B) + phi followers/output x increment
-    TTFT = fixed + steps waited for x TPOT + t_prefill + M/D/1 wait + backlog of an overloaded run + wait for a slot
+    TTFT = fixed + P(busy) steps waited for x TPOT + t_prefill + M/D/1 queue x TPOT + backlog when overloaded + wait for a slot
 
+    P(busy) = 1 - exp(-requests in flight), of an M/G/inf queue: an idle engine has no step to wait for. The prompts of the
+    M/D/1 queue join the batch between steps, so that it is served in steps, not in prefill times.
     Source: Little (1961); `fleet.m_d_1_wait`. Iterated with damping 1/2 from above.
     """
     w, x, c = d.work, d.layouts, d.constants
@@ -873,7 +888,8 @@ def open_loop(d: Deployment, load: Load, iterations: int = 25) -> Latency:
         lasts = w.output * tpot
         u = lasts / window
         flight = np.where(finite, count * share_in_flight(u), np.minimum(arrivals * lasts, 1e6))
-        batch = np.clip(np.where(load.known_batch, load.concurrency, flight), 1.0, limit)
+        flight = np.where(load.known_batch, load.concurrency, flight)
+        batch = np.clip(flight, 1.0, limit)
         drained = 1 - c.natural_drain * np.where(load.natural & finite, u / (1 + u), 0.0)
         batch = np.maximum(batch * drained, 1.0)
         followers = np.where(finite, drained * count * share_following(u), arrivals * lasts)
@@ -883,7 +899,7 @@ def open_loop(d: Deployment, load: Load, iterations: int = 25) -> Latency:
         tpot = 0.5 * tpot + 0.5 * new.m_as("s")
     offered = np.where(steady, np.minimum(arrivals, 1e9), 1e9)
     busy = np.minimum(offered * service, 0.85)
-    wait = fleet.m_d_1_wait(Q(busy / service, "1/s"), Q(service, "s"))
+    wait = fleet.m_d_1_wait(Q(busy / tpot, "1/s"), Q(tpot, "s"))
     backlog = count / 2 * np.maximum(service - 1 / np.maximum(offered, 1e-9), 0)
     crowded = finite & (count > 1.05 * limit)
     slot = np.where(
@@ -892,7 +908,7 @@ def open_loop(d: Deployment, load: Load, iterations: int = 25) -> Latency:
     ttft = (
         c.first_token_fixed_open
         + stages * (fixed_time(d) + prompt_time(d, 1.0))
-        + c.step_wait_open * Q(tpot, "s")
+        + c.step_wait_open * (1 - np.exp(-flight)) * Q(tpot, "s")
         + c.queue_factor * wait
     )
     return Latency(ttft + Q(backlog + slot, "s"), Q(tpot, "s"), batch)
@@ -981,8 +997,7 @@ def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: t
 
 def prompt_alone(d: Deployment) -> Quantity:
     """Prefill of one prompt through all stages of an idle replica."""
-    stage = pass_time(d, d.work.fresh, True).total + prefill_attention_time(d) + d.constants.prefill_launch
-    return d.layouts.pipeline_parallel * stage
+    return d.layouts.pipeline_parallel * (prompt_time(d, 1.0) + d.constants.prefill_launch)
 
 
 # ---------------------------------------------------------------- what a pool is made of: together, or prefill and decode apart

@@ -36,6 +36,7 @@ Array = NDArray[Any]
 
 # Weight of the prior against the data, and of each regime (few rows count more): chosen on random 5-fold cross-validation.
 _PRIOR = 0.06
+_APART = 0.7  # how far chips or engines stray from what all of them share, relative to the prior's spread
 _WEIGHTS = {
     "closed_tpot": 1.0, "closed_ttft": 0.7, "open_tpot": 2.5, "open_ttft": 1.0, "static_throughput": 1.2, "max_throughput": 1.0,
 }  # fmt: skip
@@ -121,20 +122,30 @@ class _Problem:
     constants that are moved are one evaluation of the model on arrays with a leading axis.
     """
 
-    def __init__(self, runs: Runs, prior: Calibration, chosen: Array) -> None:
-        """`prior`: a calibration whose values are the priors."""
+    def __init__(self, runs: Runs, prior: Calibration, chosen: Array, together: bool = True) -> None:
+        """`prior`: a calibration whose values are the priors; `together`: see `fit_runs`."""
         self.parts = _parts(runs, prior, chosen)
         self.base = prior.values
         sigma = np.array([record.sigma for record in prior.records])
         self.free = np.flatnonzero(sigma > 0)
-        self.sigma = sigma[self.free]
         self.prior = np.log(self.base[self.free])
+        names = [prior.records[i].constant for i in self.free]
+        shared = [name for name in dict.fromkeys(names) if together and names.count(name) > 2]
+        self.member = np.array([[name == other for other in shared] for name in names], float).reshape(len(names), -1)
+        own = sigma[self.free]
+        common = np.array([own[self.member[:, k] > 0].mean() for k in range(len(shared))])
+        self.sigma = np.concatenate([np.where(self.member.any(axis=1), _APART, 1.0) * own, common])
         self.reach = [self._reach(part) for part in self.parts]
         self.groups = [self._groups(reach) for reach in self.reach]
 
-    def values(self, theta: Array) -> Array:
-        values = np.broadcast_to(self.base, (*theta.shape[:-1], len(self.base))).copy()
-        values[..., self.free] = np.exp(theta)
+    def logarithms(self, theta: Array) -> Array:
+        """Logarithms of the free constants: prior + own part + the part that the chips or engines of a constant share."""
+        count = len(self.free)
+        return self.prior + theta[..., :count] + theta[..., count:] @ self.member.T
+
+    def values(self, logarithms: Array) -> Array:
+        values = np.broadcast_to(self.base, (*logarithms.shape[:-1], len(self.base))).copy()
+        values[..., self.free] = np.exp(logarithms)
         return values
 
     def _reach(self, part: _Part) -> Array:
@@ -163,13 +174,14 @@ class _Problem:
         return [np.array(members) for members, _ in groups]
 
     def residuals(self, theta: Array) -> Array:
-        values = self.values(theta)
-        return np.concatenate([_PRIOR * (theta - self.prior) / self.sigma, *(_errors(part, values) for part in self.parts)])
+        values = self.values(self.logarithms(theta))
+        return np.concatenate([_PRIOR * theta / self.sigma, *(_errors(part, values) for part in self.parts)])
 
     def jacobian(self, theta: Array) -> Array:
-        blocks = [np.diag(_PRIOR / self.sigma)]
+        at_priors, logarithms = np.diag(_PRIOR / self.sigma), self.logarithms(theta)
+        blocks: list[Array] = [np.zeros((0, len(self.free)))]
         for part, reach, groups in zip(self.parts, self.reach, self.groups, strict=True):
-            moved = np.tile(theta, (1 + len(groups), 1))
+            moved = np.tile(logarithms, (1 + len(groups), 1))
             for at, group in enumerate(groups, start=1):
                 moved[at, group] += 1e-5
             errors = _errors(part, self.values(moved))
@@ -177,12 +189,13 @@ class _Problem:
             for slope, group in zip((errors[1:] - errors[0]) / 1e-5, groups, strict=True):
                 block[:, group] = np.where(reach[:, group], slope[:, None], 0.0)
             blocks.append(block)
-        return np.concatenate(blocks)
+        slopes = np.concatenate(blocks)
+        return np.concatenate([at_priors, np.concatenate([slopes, slopes @ self.member], axis=1)])
 
     def rows_moved(self, jacobian: Array, count: int) -> list[int]:
         """How many measurements each constant moves, in the order of the records."""
         moved = np.zeros(count, int)
-        moved[self.free] = (jacobian[len(self.free) :] != 0).sum(axis=0)
+        moved[self.free] = (jacobian[len(self.sigma) :, : len(self.free)] != 0).sum(axis=0)
         return moved.tolist()
 
 
@@ -190,18 +203,22 @@ def _at_priors(calibration: Calibration) -> Calibration:
     return replace(calibration, records=tuple(replace(r, value=r.prior) for r in calibration.records))
 
 
-def fit_runs(runs: Runs, prior: Calibration, chosen: Array, evaluations: int = 25) -> Calibration:
-    """Constants fitted to the chosen runs, starting from the priors (the `prior` column of the calibration given)."""
+def fit_runs(runs: Runs, prior: Calibration, chosen: Array, evaluations: int = 25, together: bool = True) -> Calibration:
+    """Constants fitted to the chosen runs, starting from the priors (the `prior` column of the calibration given).
+
+    `together`: what the chips or engines of a constant share moves all of them, those that were never measured too; else a
+    constant stays at its prior unless a run selects it.
+    """
     from scipy.optimize import least_squares
 
     start = _at_priors(prior)
-    problem = _Problem(runs, start, chosen)
+    problem = _Problem(runs, start, chosen, together)
     found = least_squares(
-        problem.residuals, problem.prior, jac=problem.jacobian, method="trf", max_nfev=evaluations, ftol=1e-4, xtol=1e-5,
-        x_scale=problem.sigma,
+        problem.residuals, np.zeros(len(problem.sigma)), jac=problem.jacobian, method="trf", max_nfev=evaluations, ftol=1e-4,
+        xtol=1e-5, x_scale=problem.sigma,
     )  # fmt: skip
     values = np.array([r.value for r in start.records])
-    values[problem.free] *= np.exp(found.x - problem.prior)
+    values[problem.free] *= np.exp(problem.logarithms(found.x) - problem.prior)
     moved = problem.rows_moved(found.jac, len(values))
     free = set(problem.free.tolist())
     records = tuple(
@@ -222,6 +239,7 @@ def _covered(runs: Runs, chosen: Array) -> dict[str, dict[str, int]]:
 def fit(rows: Sequence[Row] | str | Path, prior: Calibration | None = None, date: str | None = None) -> Calibration:
     """Constants fitted to a user's own measurements, with the stored constants as priors (half as wide as for a first fit).
 
+    Some runs say much of their chips and engines and little of all others: constants that belong to everything stay as they are.
     The intervals are the stored ones; models, chips and engines of the rows count as measured. Raises MeasurementError
     where no row can be used.
     """
@@ -230,8 +248,8 @@ def fit(rows: Sequence[Row] | str | Path, prior: Calibration | None = None, date
     if runs is None:
         reason = next(iter(skipped.values()), "there are no rows")
         raise serving_rows.MeasurementError(f"no measurement can be used: {reason}")
-    start = replace(known, records=tuple(replace(r, prior=r.value, sigma=r.sigma / 2) for r in known.records))
-    fitted = fit_runs(runs, start, np.ones(len(runs), bool))
+    start = replace(known, records=tuple(replace(r, prior=r.value, sigma=r.sigma / 2 if r.group else 0.0) for r in known.records))
+    fitted = fit_runs(runs, start, np.ones(len(runs), bool), together=False)
     covered = {kind: {**known.covered.get(kind, {}), **names} for kind, names in fitted.covered.items()}
     return replace(fitted, covered=covered, date=date or known.date, source="the user's measurements on the stored constants")
 
@@ -432,12 +450,28 @@ Sources stand in the rows. Constants, priors and the number of rows that each on
 `serving_intervals.csv`; what was measured: `serving_coverage.csv`. Errors of rows that were left out are those to expect.
 
 - `concurrency_or_batch` is an input. In MLPerf server rows it was derived from the measured latency (Little's law) and is
-  taken as the batch; from the arrival rate alone those rows are off by 21 % (TPOT, not 5 %) and 35 % (TTFT, not 28 %) in sample.
+  taken as the batch; from the arrival rate alone those rows are off by {rate_tpot:.0%} (TPOT, not {batch_tpot:.0%}) and
+  {rate_ttft:.0%} (TTFT, not {batch_ttft:.0%}) in sample.
 - Closed loops include rows whose prompts all start together, which are easier: the line below each table leaves them out.
 - Equations and priors were chosen with all rows in sight, so that every error here is a little too small.
 - An engine that was never measured is off by much more than a model or a chip that was not (`new_engine`).
 - A prefill efficiency, interference or wait of an engine is an effective constant: it holds what scheduling adds.
+- What the chips or the engines of one constant have in common moves all of them, those that were never measured too.
 """
+
+
+def _batch_given(runs: Runs, calibration: Calibration) -> dict[str, float]:
+    """Mean errors of the open loops whose batch is given, with that batch and from the arrival rate alone."""
+    some = np.asarray(runs.load.known_batch, bool)
+    rate = replace(runs, load=replace(runs.load, known_batch=np.zeros(len(runs), bool)))
+    found = {}
+    for name, which in (("batch", runs), ("rate", rate)):
+        predicted = predictions(which, calibration, some)
+        for regime in ("open_tpot", "open_ttft"):
+            there = some & np.isfinite(runs.targets[regime])
+            error = np.abs(predicted[regime][there] / runs.targets[regime][there] - 1)
+            found[f"{name}_{regime.removeprefix('open_')}"] = float(error.mean())
+    return found
 
 
 def report_lines(
@@ -446,7 +480,8 @@ def report_lines(
     """The residuals of a fit, in Markdown: of rows left out (`predicted`, by what was left out) and in sample."""
     fitted = sum(record.sigma > 0 for record in calibration.records)
     lines = [f"# Fit of the serving model, {calibration.date}", ""]
-    lines += [f"{len(rows)} rows of `serving_measurements.csv`, {fitted} fitted constants, all with priors.", "", _NOTES]
+    lines += [f"{len(rows)} rows of `serving_measurements.csv`, {fitted} fitted constants, all with priors.", ""]
+    lines += [_NOTES.format(**_batch_given(runs, calibration))]
     for name, title, unseen in (
         ("random", "Random fifths left out", None), ("model", "One model left out at a time", "model"),
         ("chip", "One chip left out at a time", "chip"), ("source", "One source left out at a time", "engine"),

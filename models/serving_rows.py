@@ -94,18 +94,19 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 
 def read_benchmark(path: str | Path, **columns: str) -> dict[str, str]:
-    """One row from a result file of vLLM's serving benchmark, or of AIPerf / GenAI-Perf (JSON).
+    """One row from a result file of vLLM's or SGLang's serving benchmark, or of AIPerf / GenAI-Perf (JSON).
 
-    These files do not say on what they ran: give `hardware`, `tp`, `weight_precision`, ... as `columns`; keys of the file
-    that are columns (vLLM's --metadata) count too. Raises MeasurementError.
+    These files seldom say on what they ran: `columns` gives `hardware`, `tp`, `weight_precision`, ... and wins over the file;
+    keys of the file that are columns (vLLM's --metadata) count too. Raises MeasurementError where a fact that the model needs
+    is in neither.
     """
     file = Path(path)
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise MeasurementError(f"{file}: no such file") from None
+    except OSError as error:
+        raise MeasurementError(f"{file}: {'no such file' if not file.exists() else error.strerror}") from None
     except ValueError as error:
-        raise MeasurementError(f"{file}: not JSON: {error}") from None
+        raise MeasurementError(f"{file}: not one JSON object: {error}") from None
     if not isinstance(document, Mapping):
         raise MeasurementError(f"{file}: a benchmark result is one JSON object")
     if "mean_ttft_ms" in document or "mean_tpot_ms" in document:
@@ -114,28 +115,35 @@ def read_benchmark(path: str | Path, **columns: str) -> dict[str, str]:
         row = _aiperf_row(document)
     else:
         raise MeasurementError(f"{file}: neither a vLLM benchmark result (mean_ttft_ms) nor AIPerf's (time_to_first_token)")
-    row |= {key: str(value) for key, value in document.items() if key in COLUMNS and value is not None}
-    row |= {"id": file.stem, "source": "user benchmark", **columns}
-    missing = [name for name in ("model", "hardware") if not row.get(name)]
+    row |= {key: str(value) for key, value in document.items() if key in COLUMNS and isinstance(value, (str, int, float))}
+    row = {"id": file.stem, "source": "user benchmark", "scenario": "online", **row, **columns}
+    if row.get("tp") and not row.get("n_accelerators"):
+        row["n_accelerators"] = row["tp"]
+    facts = {"model": "Llama-3.1-8B", "hardware": "H100", "engine": "vllm", "tp": "4", "isl": "1000", "osl": "250"}
+    facts |= {} if format_of(row.get("model")) else {"weight_precision": "fp8"}
+    missing = [name for name in facts if not row.get(name)]
     if missing:
-        raise MeasurementError(f"{file}: does not say {' and '.join(missing)}: give it beside the file")
-    return {"scenario": "online", "engine": "vllm", "weight_precision": "bf16", **row}
+        example = " ".join(f"--with {name}={facts[name]}" for name in missing)
+        raise MeasurementError(f"{file}: does not say {', '.join(missing)}: add them, for example {example}")
+    return row
 
 
 def _vllm_row(document: Row) -> dict[str, str]:
     completed = number(document.get("completed"), 1.0) or 1.0
-    rate = number(document.get("request_rate"))
+    rate, together = number(document.get("request_rate")), number(document.get("max_concurrency"))
+    unlimited = math.isinf(rate) and math.isnan(together)  # every request is sent at once
+    backend = str(document.get("backend") or document.get("endpoint_type") or "")
     return {
-        "model": str(document.get("model_id", "")),
+        "model": str(document.get("model_id") or document.get("model") or ""),
         "isl": _text(number(document.get("total_input_tokens")) / completed),
         "osl": _text(number(document.get("total_output_tokens")) / completed),
-        "concurrency_or_batch": _text(number(document.get("max_concurrency"))),
-        "request_rate_qps": _text(rate) if math.isfinite(rate) else "",
+        "concurrency_or_batch": _text(together),
+        "request_rate_qps": "inf" if unlimited else _text(rate) if math.isfinite(rate) else "",
         "ttft_ms": _text(number(document.get("mean_ttft_ms"))),
         "tpot_ms": _text(number(document.get("mean_tpot_ms"))),
         "output_tokens_per_s_total": _text(number(document.get("output_throughput"))),
         "note": f"{completed:g} requests",
-        "engine": "vllm",
+        "engine": backend if _engine_generation({"engine": backend}) else "vllm",
     }
 
 
@@ -147,22 +155,28 @@ def _aiperf_row(document: Row) -> dict[str, str]:
         scale = {"s": 1e3, "sec": 1e3, "us": 1e-3, "ns": 1e-6}.get(str(value.get("unit", "")), 1.0)
         return number(value.get("avg")) * (scale if "time" in key or "latency" in key else 1.0)
 
-    settings = document.get("input_config") or {}
-    flat = dict(_flatten(settings))
+    flat = list(_flatten(document.get("input_config") or {}))
 
     def first(*names: str) -> Any:
-        return next((v for n in names for k, v in flat.items() if k.split(".")[-1] == n and v not in (None, "")), None)
+        return next((v for n in names for k, v in flat if k.split(".")[-1] == n and v not in (None, "")), None)
 
-    model = first("model_names", "model", "formatted_model_name")
-    return {
+    def length(key: str, total: str) -> float:
+        direct = mean(key)
+        return mean(total) / (mean("request_count") or math.nan) if math.isnan(direct) else direct
+
+    model = first("model_names", "formatted_model_name", "model")
+    chips = [value for key, value in _flatten(document.get("telemetry_data") or {}) if key.split(".")[-1] == "gpu_name"]
+    seen = {"hardware": str(chips[0])} if chips else {}
+    return seen | {
         "model": str(model[0] if isinstance(model, list) and model else model or ""),
-        "isl": _text(mean("input_sequence_length")),
-        "osl": _text(mean("output_sequence_length")),
+        "isl": _text(length("input_sequence_length", "total_isl")),
+        "osl": _text(length("output_sequence_length", "total_osl")),
         "concurrency_or_batch": _text(number(first("concurrency"))),
         "request_rate_qps": _text(number(first("request_rate"))),
         "ttft_ms": _text(mean("time_to_first_token")),
         "tpot_ms": _text(mean("inter_token_latency")),
         "output_tokens_per_s_total": _text(mean("output_token_throughput")),
+        "note": f"{mean('request_count'):g} requests" if mean("request_count") > 0 else "",
     }
 
 
@@ -289,7 +303,7 @@ def chip_of(name: str, catalog: Catalog) -> Accelerator | None:
 
 def model_of(row: Row, catalog: Catalog) -> Transformer | None:
     """The transformer of a row: the catalogue's by name or by shape, with the row's own figures; None without any figure."""
-    found = _known_model(row, catalog)
+    found = known_model(row, catalog)
     said, said_active = _sizes_in(str(row.get("model", "")))
     total = number(row.get("params_b"), found.parameters / 1e9 if found else said) * 1e9
     if math.isnan(total):
@@ -320,7 +334,8 @@ def model_of(row: Row, catalog: Catalog) -> Transformer | None:
     return replace(found, parameters=total, active_parameters=min(active, total), **changes)
 
 
-def _known_model(row: Row, catalog: Catalog) -> Transformer | None:
+def known_model(row: Row, catalog: Catalog) -> Transformer | None:
+    """The catalogue's transformer that a row names, or that has its name in part, its size and its shape."""
     name = str(row.get("model", ""))
     plain = _EDITION.sub("", name.split("/")[-1])
     for spelling in (name, name.split("/")[-1], name.split("/")[0], plain):
@@ -550,8 +565,8 @@ def run_of(row: Row, catalog: Catalog) -> Run:
     doubts *= 0.3 if "SUSPECT" in note else 1.0
     doubts *= 0.7 if math.isnan(given_input) else 1.0
     return Run(
-        kind, chip, model.name, engine, said, work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing), loaded,
-        bits, expert_bits, tflops_per_watt(chip), doubts, 0.02 if "TTFT OUTLIER" in note else 1.0,
+        kind, chip, model.name, engine, said, work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing),
+        loaded, bits, expert_bits, tflops_per_watt(chip), doubts, 0.02 if "TTFT OUTLIER" in note else 1.0,
     )  # fmt: skip
 
 
@@ -608,10 +623,12 @@ def _stacked(records: Sequence[T]) -> T:
     return type(first)(**columns)
 
 
-def rows_of(path_or_rows: str | Path | Sequence[Row]) -> list[Row]:
-    """Rows from a CSV, from a benchmark's JSON, or as they are given."""
+def rows_of(path_or_rows: str | Path | Sequence[Row], **columns: str) -> list[Row]:
+    """Rows from a CSV, from a benchmark's JSON, or as they are given; `columns` fills what a file does not say."""
     if isinstance(path_or_rows, (str, Path)):
-        return [read_benchmark(path_or_rows)] if str(path_or_rows).endswith(".json") else list(read_rows(path_or_rows))
+        if str(path_or_rows).lower().endswith(".json"):
+            return [read_benchmark(path_or_rows, **columns)]
+        return [row | {key: value for key, value in columns.items() if not row.get(key)} for row in read_rows(path_or_rows)]
     if not all(isinstance(row, Mapping) for row in path_or_rows):
         raise CalibrationError("measurements are a file or a list of rows")
     return list(path_or_rows)

@@ -815,6 +815,21 @@ def _show(format: str, shown: list[Any], records: Any, flat: list[dict[str, Any]
         render.terminal(shown)
 
 
+_WITH = typer.Option(
+    "--with", metavar="COLUMN=VALUE", help="What serving measurements do not say (hardware=H100, tp=4 ...). Repeatable."
+)
+
+
+def _columns_given(option: str, texts: list[str] | None, example: str) -> dict[str, str]:
+    found = {}
+    for text in texts or []:
+        column, equals, value = text.partition("=")
+        if not equals or not value.strip():
+            raise _fail(f"{option} {text}: expected COLUMN=VALUE, such as {example}")
+        found[column.strip()] = value.strip()
+    return found
+
+
 @app.command()
 def validate(
     kind: Annotated[str, typer.Argument(help="training or serving.")],
@@ -824,6 +839,7 @@ def validate(
         list[str] | None,
         typer.Option("--leave-out", metavar="COLUMN=VALUE", help="First refit without these stored rows (model=...)."),
     ] = None,
+    facts: Annotated[list[str] | None, _WITH] = None,
     format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
 ) -> None:
     """Compare predictions with measurements: per row, per group, and whether the stated intervals hold.
@@ -839,14 +855,9 @@ def validate(
         near = difflib.get_close_matches(kind, measured.KINDS, n=1)
         raise _fail(f"{kind}: unknown kind; expected training or serving" + (f'; did you mean "{near[0]}"?' if near else ""))
     _check_format(format, "table", "json", "md", "csv")
-    excluded = {}
-    for text in leave_out or []:
-        column, equals, value = text.partition("=")
-        if not equals:
-            raise _fail(f"--leave-out {text}: expected COLUMN=VALUE, such as model=Llama-3.1-70B")
-        excluded[column.strip()] = value.strip()
+    excluded = _columns_given("--leave-out", leave_out, "model=Llama-3.1-70B")
     try:
-        report = measured.validate(kind, measurements, calibration, excluded)
+        report = measured.validate(kind, measurements, calibration, excluded, _columns_given("--with", facts, "hardware=H100"))
     except measured.MeasurementsError as error:
         raise _fail(str(error)) from None
     _show(format, pages.report_tables(kind, report), report, report["predictions"])
@@ -856,6 +867,7 @@ def validate(
 def calibrate(
     source: Annotated[list[Path], typer.Option("--from", help="CSV of measurements, or vLLM / AIPerf JSON. Repeatable.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the constants (YAML).")],
+    facts: Annotated[list[str] | None, _WITH] = None,
 ) -> None:
     """Refine the stored constants by your own measurements; the stored ones are the priors.
 
@@ -870,7 +882,7 @@ def calibrate(
         if len(kinds) > 1:
             raise _fail("--from: training and serving measurements cannot be mixed in one calibration")
         kind = kinds.pop()
-        document, summary = measured.calibrate(kind, source)
+        document, summary = measured.calibrate(kind, source, _columns_given("--with", facts, "hardware=H100"))
         measured.save(document, output)
     except measured.MeasurementsError as error:
         raise _fail(str(error)) from None

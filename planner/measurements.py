@@ -17,11 +17,14 @@ class MeasurementsError(ValueError):
     """Measurements that cannot be read, or a calibration file that is none. One line."""
 
 
-def validate(kind: str, measurements: Path, calibration: Path | None, left_out: Mapping[str, str]) -> dict[str, Any]:
+def validate(
+    kind: str, measurements: Path, calibration: Path | None, left_out: Mapping[str, str], facts: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Predicted against measured, row by row and by group: see `validate_training` and `validate_serving` for the keys.
 
     `calibration` replaces the stored constants; `left_out` (column -> value) refits the stored measurements without the rows
-    that it names, to judge what was never seen. Raises MeasurementsError, one line.
+    that it names, to judge what was never seen; `facts` (column -> value) are what a file of serving measurements does not
+    say. Raises MeasurementsError, one line.
     """
     try:
         constants = _without(kind, left_out) if left_out else None if calibration is None else read(kind, calibration)
@@ -30,8 +33,9 @@ def validate(kind: str, measurements: Path, calibration: Path | None, left_out: 
 
             return validate_training(measurements, constants)
         from models.serving_fit import validate_serving
+        from models.serving_rows import rows_of
 
-        return validate_serving(measurements, constants)
+        return validate_serving(rows_of(measurements, **_columns(facts or {})), constants)
     except (ValueError, OSError) as error:
         raise MeasurementsError(_line(error)) from None
 
@@ -54,10 +58,13 @@ def kind_of(path: Path) -> str:
     )
 
 
-def calibrate(kind: str, sources: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+def calibrate(
+    kind: str, sources: Sequence[Path], facts: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """(constants as plain data, summary) of the stored constants refined by a user's measurements.
 
-    CSV files have the columns of the project's measurements; JSON files are results of vLLM's or AIPerf's benchmark.
+    CSV files have the columns of the project's measurements; JSON files are results of vLLM's or AIPerf's benchmark. `facts`
+    (column -> value) are what the files of serving measurements do not say.
     Raises MeasurementsError, one line.
     """
     try:
@@ -70,15 +77,27 @@ def calibrate(kind: str, sources: Sequence[Path]) -> tuple[dict[str, Any], dict[
             return {"kind": kind, **constants.to_dict()}, {"rows": len(rows)}
         from models.calibration import calibration_to
         from models.serving_fit import fit as fit_serving
-        from models.serving_rows import read_benchmark
-        from models.serving_rows import read_rows as read_serving
+        from models.serving_rows import rows_of
 
-        found: list[dict[str, str]] = []
-        for path in sources:
-            found += [read_benchmark(path)] if path.suffix.lower() == ".json" else read_serving(path)
+        columns = _columns(facts or {})
+        found = [row for path in sources for row in rows_of(path, **columns)]
         return {"kind": kind, **calibration_to(fit_serving(found))}, {"rows": len(found)}
     except (ValueError, OSError) as error:
         raise MeasurementsError(_line(error)) from None
+
+
+def _columns(facts: Mapping[str, str]) -> Mapping[str, str]:
+    """`facts` where all of them are columns of serving measurements. Raises MeasurementsError with the nearest name."""
+    import difflib
+
+    from models.serving_rows import COLUMNS
+
+    for name in facts:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            raise MeasurementsError(f"--with {name}: expected a column of serving measurements, such as hardware or tp{hint}")
+    return facts
 
 
 def save(document: Mapping[str, Any], path: Path) -> None:

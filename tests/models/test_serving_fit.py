@@ -106,23 +106,104 @@ def test_unusable_files_are_one_line(tmp_path: Path) -> None:
         serving_rows.read_benchmark(tmp_path / "bad.json")
 
 
-def test_benchmark_files(tmp_path: Path) -> None:
-    vllm = {
-        "model_id": "meta-llama/Llama-3.1-8B-Instruct", "request_rate": "inf", "max_concurrency": 16, "completed": 100,
-        "total_input_tokens": 100000, "total_output_tokens": 20000, "mean_ttft_ms": 60.0, "mean_tpot_ms": 8.0, "hardware": "H100",
-    }  # fmt: skip
-    (tmp_path / "vllm.json").write_text(json.dumps(vllm))
-    row = serving_rows.read_benchmark(tmp_path / "vllm.json", tp="1")
+# What `vllm bench serve --save-result` writes (its per-request lists left out).
+VLLM = {
+    "date": "20260301-101500", "endpoint_type": "openai", "backend": "openai", "label": None, "num_prompts": 100,
+    "model_id": "meta-llama/Llama-3.1-8B-Instruct", "tokenizer_id": "meta-llama/Llama-3.1-8B-Instruct", "request_rate": "inf",
+    "burstiness": 1.0, "max_concurrency": 16, "duration": 12.5, "completed": 100, "failed": 0, "total_input_tokens": 100000,
+    "total_output_tokens": 20000, "request_throughput": 8.0, "request_goodput": None, "output_throughput": 1600.0,
+    "total_token_throughput": 9600.0, "mean_ttft_ms": 60.0, "median_ttft_ms": 55.0, "std_ttft_ms": 20.0, "p99_ttft_ms": 130.0,
+    "mean_tpot_ms": 8.0, "median_tpot_ms": 7.9, "std_tpot_ms": 0.4, "p99_tpot_ms": 9.1, "mean_itl_ms": 8.0, "median_itl_ms": 7.5,
+    "std_itl_ms": 3.0, "p99_itl_ms": 25.0,
+}  # fmt: skip
+# AIPerf's profile_export_aiperf.json: figures, telemetry of the devices, the client's settings.
+AIPERF = {
+    "request_throughput": {"unit": "requests/sec", "avg": 3.9}, "request_latency": {"unit": "ms", "avg": 970.0, "p50": 950.0},
+    "time_to_first_token": {"unit": "ms", "avg": 80.0, "p50": 70.0, "p99": 200.0},
+    "inter_token_latency": {"unit": "ms", "avg": 9.0, "p50": 8.8},
+    "output_token_throughput": {"unit": "tokens/sec", "avg": 390.0},
+    "output_sequence_length": {"unit": "tokens", "avg": 100.0}, "benchmark_duration": {"unit": "sec", "avg": 51.0},
+    "request_count": {"unit": "requests", "avg": 200.0}, "total_isl": {"unit": "tokens", "avg": 100000.0}, "was_cancelled": False,
+    "telemetry_data": {
+        "endpoints": {"localhost:9401": {"gpus": {"gpu_0": {"gpu_index": 0, "gpu_name": "NVIDIA H100 80GB HBM3"}}}},
+    },
+    "input_config": {
+        "endpoint": {"model_names": ["meta-llama/Llama-3.1-8B-Instruct"], "type": "chat", "streaming": True},
+        "loadgen": {"request_rate": 4.0, "request_rate_mode": "poisson", "request_count": 200},
+    },
+}  # fmt: skip
+# The older GenAI-Perf: numbers as text, nanoseconds, the load as a stimulus.
+GENAI_PERF = {
+    "time_to_first_token": {"unit": "ns", "avg": "80000000.0", "p99": "200000000"},
+    "inter_token_latency": {"unit": "ns", "avg": "9000000.0"},
+    "output_token_throughput": {"unit": "tokens per sec", "avg": "390"},
+    "output_sequence_length": {"unit": "tokens", "avg": "100"}, "input_sequence_length": {"unit": "tokens", "avg": "500"},
+    "input_config": {"model": ["llama-3.1-8b"], "perf_analyzer": {"stimulus": {"concurrency": 4}}, "streaming": True},
+}  # fmt: skip
+
+
+def written(folder: Path, document: dict) -> Path:
+    file = folder / "result.json"
+    file.write_text(json.dumps(document))
+    return file
+
+
+def test_a_vllm_result(tmp_path: Path) -> None:
+    row = serving_rows.read_benchmark(written(tmp_path, {**VLLM, "hardware": "H100"}), tp="1", weight_precision="bf16")
     assert (row["isl"], row["osl"], row["concurrency_or_batch"], row["request_rate_qps"]) == ("1000", "200", "16", "")
+    assert serving_rows.targets_of(row) == {"closed_tpot": 8.0, "closed_ttft": 60.0}
     assert serving_fit.validate_serving([row])["regimes"]["closed_tpot"]["n"] == 1
-    aiperf = {
-        "time_to_first_token": {"unit": "ms", "avg": 80.0}, "inter_token_latency": {"unit": "ms", "avg": 9.0},
-        "input_sequence_length": {"avg": 500}, "output_sequence_length": {"avg": 100},
-        "input_config": {"endpoint": {"model_names": ["Llama-3.1-8B"]}, "loadgen": {"request_rate": 4}},
-    }  # fmt: skip
-    (tmp_path / "aiperf.json").write_text(json.dumps(aiperf))
-    row = serving_rows.read_benchmark(tmp_path / "aiperf.json", hardware="H100", tp="1")
+
+
+def test_a_vllm_result_of_an_open_loop(tmp_path: Path) -> None:
+    """A rate, or every request at once, is an open loop; SGLang's benchmark writes the same keys and its own name."""
+    facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16"}
+    rate = serving_rows.read_benchmark(written(tmp_path, {**VLLM, "request_rate": 8.0, "max_concurrency": None}), **facts)
+    at_once = serving_rows.read_benchmark(written(tmp_path, {**VLLM, "max_concurrency": None, "backend": "sglang"}), **facts)
+    assert (rate["request_rate_qps"], at_once["request_rate_qps"]) == ("8", "inf")
+    assert serving_rows.targets_of(at_once).keys() == {"open_tpot", "open_ttft"}
+    assert (serving_rows.engine_of(rate), serving_rows.engine_of(at_once)) == ("vllm", "sglang")
+
+
+def test_an_aiperf_result(tmp_path: Path) -> None:
+    """The devices' own names say the chip; the mean prompt is the total over the requests."""
+    row = serving_rows.read_benchmark(written(tmp_path, AIPERF), tp="1", weight_precision="bf16", engine="vllm 0.18.0")
     assert serving_rows.targets_of(row) == {"open_tpot": 9.0, "open_ttft": 80.0}
+    assert (row["isl"], row["osl"], row["hardware"], row["request_rate_qps"]) == ("500", "100", "NVIDIA H100 80GB HBM3", "4")
+    assert serving_fit.validate_serving([row])["predicted"] == 1
+
+
+def test_a_genai_perf_result(tmp_path: Path) -> None:
+    facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16", "engine": "trtllm"}
+    row = serving_rows.read_benchmark(written(tmp_path, GENAI_PERF), **facts)
+    assert serving_rows.targets_of(row) == {"closed_tpot": 9.0, "closed_ttft": 80.0}
+    assert (row["model"], row["isl"], row["concurrency_or_batch"]) == ("llama-3.1-8b", "500", "4")
+
+
+def test_a_result_that_does_not_say_on_what_it_ran_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="does not say hardware, tp, weight_precision: add them, for example --with hardware=H100"
+    ):
+        serving_rows.read_benchmark(written(tmp_path, VLLM))
+    with pytest.raises(ValueError, match="does not say engine: add"):
+        serving_rows.read_benchmark(written(tmp_path, GENAI_PERF), hardware="H100", tp="1", weight_precision="bf16")
+
+
+def test_a_calibration_helps_where_it_was_made_and_harms_nowhere_else() -> None:
+    """Half of the L40S rows refine the constants: the other half is no worse predicted, other chips and engines neither."""
+    mine = [row for row in ROWS if row["hardware"] == "L40S"]
+    others = [row for row in ROWS if row["hardware"] != "L40S" and serving_rows.engine_of(row) in ("vllm", "sglang", "trt_py")]
+    slow = [{**row, "output_tokens_per_s_total": str(0.7 * float(row["output_tokens_per_s_total"]))} for row in mine
+            if row["output_tokens_per_s_total"]]  # fmt: skip
+    calibration = serving_fit.fit(slow[::2])
+
+    def error(rows: list, constants=None) -> float:  # type: ignore[no-untyped-def]
+        found = serving_fit.validate_serving(rows, constants)["predictions"]
+        return float(np.mean([abs(p["predicted"] / p["measured"] - 1) for p in found]))
+
+    assert error(slow[::2], calibration) < 0.7 * error(slow[::2])
+    assert error(slow[1::2], calibration) < 0.8 * error(slow[1::2])
+    assert error(others, calibration) < 1.05 * error(others)
 
 
 def test_own_measurements_move_the_constants_that_they_touch(tmp_path: Path) -> None:
