@@ -15,7 +15,7 @@ from zoo.errors import UnknownName
 from zoo.specs import Accelerator, Transformer
 from zoo.units import Q
 
-from . import algorithm, serving
+from . import algorithm, serving, silicon
 from .calibration import DEFAULT_ENGINE, Calibration, CalibrationError, serving_constants, stored_calibration
 from .dimensions import UnknownValue
 
@@ -23,6 +23,7 @@ KEYS = (
     "schema", "kind", "name", "model", "chip", "tp", "pp", "ep", "precision", "kv_precision", "engine", "tokens", "prefix_hit",
     "concurrency", "rate", "batch", "arrivals", "calibration",
 )  # fmt: skip
+_SILICON = {"source": "aiconfigurator"}
 _LOADS = {"concurrency": "closed", "rate": "open", "batch": "static"}
 
 
@@ -48,9 +49,11 @@ def evaluate_replica(
         raise ReplicaError(f"unknown key {unknown[0]!r}{hint}; expected some of {', '.join(KEYS)}")
     if mapping.get("kind", "replica") != "replica":
         raise ReplicaError(f"kind is {mapping['kind']!r}, expected 'replica'")
-    if mapping.get("calibration") is not None and calibration is None:
+    kernels = mapping.get("calibration") == _SILICON
+    if mapping.get("calibration") is not None and calibration is None and not kernels:
         raise ReplicaError(
-            f"calibration is {mapping['calibration']!r}, expected the path of a file that `wallplan calibrate` wrote"
+            f"calibration is {mapping['calibration']!r}, expected the path of a file that `wallplan calibrate` wrote, or "
+            "{source: aiconfigurator}"
         )
     loads = [key for key in _LOADS if mapping.get(key) is not None]
     if len(loads) != 1:
@@ -67,8 +70,13 @@ def evaluate_replica(
     try:
         constants = serving_constants(chip, engine, known)
         deployment = _deployment(mapping, model, chip, constants, asked)
-        return _report(loads[0], asked, deployment, model, chip, engine, known, variability)
-    except (CalibrationError, UnknownValue) as error:
+        source = "modelled"
+        if kernels:
+            if loads[0] == "rate":
+                raise ReplicaError("rate: measured kernels are taken at a known batch: give concurrency or batch")
+            deployment, source = _with_measured_kernels(deployment, mapping, model, chip, engine)
+        return _report(loads[0], asked, deployment, model, chip, engine, known, variability, source)
+    except (CalibrationError, UnknownValue, silicon.SiliconError) as error:
         raise ReplicaError(str(error)) from None
 
 
@@ -178,6 +186,19 @@ def _deployment(
     return serving.Deployment(serving.work_of(model, traffic, layouts.kv_bytes), layouts, device, links, constants)
 
 
+def _with_measured_kernels(
+    d: serving.Deployment, mapping: Mapping[str, Any], model: Transformer, chip: Accelerator, engine: str
+) -> tuple[serving.Deployment, str]:
+    """(the deployment with the decode step and prefill of aiconfigurator where it knows them; where figures are from)."""
+    tool = silicon.aiconfigurator(silicon.backend_of(engine))
+    system = tool.system(chip) if chip == load().chips.get(chip.name) else None
+    weights, cache = np.array([str(mapping["precision"])]), np.array([str(mapping.get("kv_precision") or "bf16")])
+    found, where = silicon.measured(d, model, np.array([chip.name]), weights, cache, tool)
+    if system is None or not where[0]:
+        return d, "modelled: aiconfigurator has no measured kernels of this chip, model, layout and precision"
+    return replace(d, measured=found), f"decode step and prefill measured ({tool.version(system)}), waits and memory modelled"
+
+
 def _report(
     kind: str,
     asked: float,
@@ -187,6 +208,7 @@ def _report(
     engine: str,
     known: Calibration,
     variability: float,
+    source: str,
 ) -> dict[str, Any]:
     law, one, no = _LOADS[kind], np.ones(1), np.zeros(1, bool)
     load_ = serving.Load(
@@ -211,7 +233,8 @@ def _report(
     rate_regime = "static_throughput" if law == "static" else tpot_regime
 
     def interval(value: float, regime: str) -> dict[str, float]:
-        factor = math.exp(known.half_width(regime, model.name, chip.name, engine))
+        own = known.half_width(regime, model.name, chip.name, engine)
+        factor = math.exp(own if d.measured is None else max(own, silicon.half_width(regime)))
         return {"value": value, "low": value / factor, "high": value * factor}
 
     sequences = min(batch, max(fits, 1.0))
@@ -249,5 +272,6 @@ def _report(
         },
         "interval": "80 % of measurements of unseen runs lie between low and high",
         "calibration": {"date": known.date, "source": known.source},
+        "kernels": source,
         "notes": notes,
     }
