@@ -563,7 +563,7 @@ def _explain_training(
             _draw(records, saved.name, plot)
         else:
             records = list(marginals(saved, query, asker, switches))
-            shown = [tables.walls_table(saved), pages.marginal_table(records)]
+            shown = [tables.walls_table(saved), pages.marginal_table(records), pages.switch_table(records)]
     except QueryError as error:
         progress.close()
         raise _fail(str(error)) from None
@@ -664,7 +664,7 @@ def explain(
             raise typer.Exit(OK)
         else:
             records = list(marginals(saved, query, switches, progress))
-            shown = [tables.walls_table(saved), pages.marginal_table(records)]
+            shown = [tables.walls_table(saved), pages.marginal_table(records), pages.switch_table(records)]
     except QueryError as error:
         progress.close()
         raise _fail(str(error)) from None
@@ -733,7 +733,7 @@ def alternatives(
     progress.close()
     _show(format, [pages.alternatives_table(found)], [a.model_dump(mode="json") for a in found], rows(found))
     if not found:
-        typer.echo(f"no other chip, region or purchase option comes within {within}", err=True)
+        typer.echo(f"no other chip, region, purchase option or precision comes within {within}", err=True)
 
 
 def _training_alternatives(path: Path, within: str, tolerance: float, format: str, quiet: bool) -> None:

@@ -7,6 +7,7 @@ machines, curves, amounts) is shared between the re-solves, which changes none o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,10 +22,11 @@ from .plan import Marginal, Plan
 from .prepare import Prepared, Progress, in_objective_units, open_catalog, prepare, prove
 from .program import quantise
 from .query import ServeQuery, text_of
+from .space import format_of
 from .uncertainty import guarded_query
 
-# A plan changes within this relative width of a switch point.
-_SWITCH_WIDTH = 0.001
+# A plan changes within this relative width of a switch point: 0.1 %, the rounding of what is printed included.
+_SWITCH_WIDTH = 0.0009
 # Knobs are moved at most by this factor when looking for a switch.
 _FARTHEST = 2.0
 
@@ -193,7 +195,7 @@ def _words(knob: Knob, factor: float) -> Any:
         count = int(knob.value.split()[0]) * factor
         return int(count) if factor < 1 else -int(-count // 1)
     value: Any = Q(knob.value)
-    return text_of(Q(float(value.m) * factor, value.units))
+    return text_of(Q(float(f"{float(value.m) * factor:.12g}"), value.units))
 
 
 def _is_count(knob: Knob) -> bool:
@@ -275,13 +277,40 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
         better_from, worse_from = ends.get(knob, (None, None))
         rows.append(
             Marginal(
-                number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin, value=knob.value,
+                number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin,
+                value=_today(knob, plan, memory.catalogs[query.folder, query.zoo, query.prices]),
                 binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
                 per_unit=per_unit, unit=plan.objective_unit, breaks=tighter is None, switches_at=better_from,
                 worsens_at=worse_from, relaxed_per_percent=None if knob.path is None else relaxed.get(knob.path),
             )
         )  # fmt: skip
     return tuple(rows)
+
+
+def _today(knob: Knob, plan: Plan, catalog: Catalog) -> str:
+    """What a knob stands at: the question's own words, or the figures of what the plan rents."""
+    if knob.scale is None:
+        return knob.value
+    figures: dict[str, Quantity | None] = {}
+    for pool in plan.fleet:
+        chip = catalog.chips[pool.chip]
+        if knob.scale == "peak FLOP/s":
+            name = format_of(pool.layout.precision).computes_in
+            figures[f"{chip.name} {name}"] = chip.peak[name].to("Tflop/s")
+        elif knob.scale == "prices":
+            figures[chip.name] = catalog.find("offers", pool.offer).price.to("USD/hour")
+        elif knob.scale == "carbon intensity":
+            figures[pool.region] = catalog.regions[pool.region].grid.average_intensity
+        else:
+            names = [name for name in _FIELDS[knob.scale] if getattr(chip, name) is not None]
+            figures[chip.name] = getattr(chip, names[0]) if names else None
+    said = [f"{name} {_figure(value)}" for name, value in figures.items() if value is not None]
+    return ", ".join(said) or knob.value
+
+
+def _figure(value: Quantity) -> str:
+    """A figure with its unit, short."""
+    return f"{float(value.m):.4g} {value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e")
 
 
 def _speeds(knob: Knob) -> bool:
@@ -347,8 +376,19 @@ def _switches(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progres
     count = int(knob.value.split()[0]) if _is_count(knob) else None
     better, worse = (_bisect(differs, far, count) for far in (loosest, tightest))
     unit = knob.value.split()[1] if " " in knob.value and count is not None else ""
-    better_at, worse_at = (None if at is None else f"{_words(knob, at)} {unit}".rstrip() for at in (better, worse))
+    ends = (None if at is None else _rounded(knob, at) for at in (better, worse))
+    better_at, worse_at = (None if at is None else f"{_words(knob, at)} {unit}".rstrip() for at in ends)
     return better_at, worse_at
+
+
+def _rounded(knob: Knob, factor: float) -> float:
+    """A factor a little farther from 1, at which the knob's value has five digits; of a count, the factor itself."""
+    if _is_count(knob):
+        return factor
+    value = float(Q(knob.value).m) * factor
+    digit = 10.0 ** (math.floor(math.log10(value)) - 4)
+    whole = math.ceil(value / digit) if factor > 1 else math.floor(value / digit)
+    return whole * digit / float(Q(knob.value).m)
 
 
 def _bisect(changed: Callable[[float], bool], farthest: float, count: int | None) -> float | None:

@@ -10,32 +10,44 @@ from .tables import Table, fix_rows, number
 
 
 def marginal_table(marginals: Sequence[Marginal]) -> Table:
-    """What one more of each wall is worth, and where the answer changes if that was asked."""
+    """What one more of each wall is worth."""
     unit = marginals[0].unit if marginals else ""
-    asked = any(m.switches_at or m.worsens_at for m in marginals)
     heads = ["#", "wall or limit", "from", "", f"1 % saves {unit}", "one unit saves"]
     relaxed = any(m.relaxed_per_percent is not None for m in marginals)
     heads += ["LP dual: 1 %"] if relaxed else []
-    heads += ["better from", "worse from"] if asked else []
     rows = []
     for m in marginals:
         each = "" if m.per_unit is None else f"{number(m.per_unit)} per {m.unit_step}"
         state = "breaks" if m.breaks else "binds" if m.binding else ""
         row = [str(m.number) if m.number else "", f"{m.knob}, {m.value}", m.origin, state, number(m.per_percent), each]
         row += [number(m.relaxed_per_percent) if m.relaxed_per_percent is not None else ""] if relaxed else []
-        rows.append((*row, m.switches_at or "-", m.worsens_at or "-") if asked else tuple(row))
+        rows.append(tuple(row))
     notes = [
         "binds: 1 % or one unit more improves the plan, or 1 % less worsens it; breaks: with 1 % less there is no plan",
-        "from: query is a limit of yours, physics a figure of every chip, market a price or a grid",
+        "from: query is a limit of yours, physics a figure of every chip (shown: the plan's), market a price or a grid",
         "values are differences of proven optima (re-solved, candidates enumerated anew), not LP duals",
     ]
     if relaxed:
         notes.append("LP dual: the linear relaxation's shadow price, which knows no whole machines: a hint, not a value")
-    if asked:
-        notes.append("better (worse) from: the first value, looser (tighter) than today's, with another optimum, to 0.1 %")
     return Table(
         "What one more is worth", tuple(heads), tuple(rows), frozenset({"#", f"1 % saves {unit}", "LP dual: 1 %"}), tuple(notes)
     )
+
+
+def switch_table(marginals: Sequence[Marginal]) -> Table:
+    """How far limits and demands move before the answer changes; empty where that was not asked."""
+    rows = tuple(
+        (m.knob, m.value, m.switches_at or "-", m.worsens_at or "-")
+        for m in marginals
+        if m.origin == "query" or m.switches_at or m.worsens_at
+    )
+    asked = any(m.switches_at or m.worsens_at for m in marginals)
+    notes = (
+        "the first value, looser or tighter than today's, with a better or a worse optimum (or none), to 0.1 % or better;",
+        "both sides are solved; -: none as far as was looked (in serve plans half and twice of today's)",
+    )
+    heads = ("wall or limit", "today", "better from", "worse from")
+    return Table("Where the answer changes", heads, rows if asked else (), frozenset(), notes)
 
 
 def tornado_table(swings: Sequence[Swing]) -> Table:
