@@ -410,8 +410,10 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {}
         for key, value in record.model_dump(mode="json").items():
             if isinstance(value, dict) and key == "layout":
-                prefill = value.pop("prefill")
-                line.update(value, prefill="" if prefill is None else Readers.model_validate(prefill).words)
+                if "prefill" in value:  # a replica's layout, not a training step's
+                    prefill = value["prefill"]
+                    value["prefill"] = "" if prefill is None else Readers.model_validate(prefill).words
+                line.update(value)
             elif isinstance(value, dict):
                 line[key] = "; ".join(f"{name}={amount:g}" for name, amount in value.items())
             elif isinstance(value, list):
