@@ -413,7 +413,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
                 if "prefill" in value:  # a replica's layout, not a training step's
                     prefill = value["prefill"]
                     value["prefill"] = "" if prefill is None else Readers.model_validate(prefill).words
-                line.update(value)
+                line.update({k: "; ".join(map(str, v)) if isinstance(v, list) else v for k, v in value.items()})
             elif isinstance(value, dict):
                 line[key] = "; ".join(f"{name}={amount:g}" for name, amount in value.items())
             elif isinstance(value, list):
