@@ -1215,6 +1215,9 @@ class ServeQuery(Query):
                 found.append(self._clause(("workload", "parallelism", degree), text))
         if workload.kv_precision != "auto":
             found.append(self._clause(("workload", "kv_precision"), f"KV cache in {' or '.join(workload.kv_precision)}"))
+        if len(workload.disaggregation) == 1:
+            way = "together" if workload.disaggregation == ("none",) else "apart"
+            found.append(self._clause(("workload", "disaggregation"), f"prefill and decode {way}"))
         for bound in self.sla.bounds():
             text = f"{bound.metric.upper()} {bound.statistic} <= {text_of(bound.limit)}"
             found.append(self._clause(("sla", bound.metric, bound.statistic), text))

@@ -93,3 +93,9 @@ def test_a_drafting_plan_is_checked_and_says_what_it_assumes() -> None:
     assert better.objective <= plan.objective
     choice = query.set("workload.speculative.tokens", [0, 2, 4]).solve()  # type: ignore[attr-defined]
     assert choice.objective <= plan.objective
+
+
+def test_asking_for_pools_is_a_clause_that_can_be_to_blame() -> None:
+    query = ask(disaggregation=["pools"])
+    assert ("workload.disaggregation", "prefill and decode apart") in {(c.path, c.text) for c in query.clauses()}
+    assert not any(c.path == "workload.disaggregation" for c in ask().clauses())
