@@ -221,7 +221,7 @@ def test_example_of_fixed_chips_on_the_command_line(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
     assert plan["status"] == "optimal" and len(plan["layouts"]) == 10 and plan["certificate"]["gap"] == 0
-    assert plan["strategies"] > 300_000 and plan["seconds"] < 30
+    assert plan["strategies"] > 300_000
     for format in ("table", "json", "csv", "md"):
         assert run.invoke(app, ["evaluate", str(path), "-f", format]).exit_code == 0
     for format in ("table", "csv", "md"):
