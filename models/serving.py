@@ -189,10 +189,15 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Decode steps and prefills from another source over those of this model, by layout at its batch; 1 where it has none."""
+    """Decode steps and prefills from another source over those of this model, by layout at its batch; 1 where it has none.
+
+    `slow_token`, `slow_first`: how wide its own intervals are at least, as `slowness`; 1 where it has none.
+    """
 
     decode: Array
     prefill: Array
+    slow_token: Array
+    slow_first: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -926,6 +931,7 @@ def replica(
     constants: Constants,
     calibration: Calibration | None = None,
     draft: Draft | None = None,
+    measured: Measured | None = None,
 ) -> Replica:
     """Walls 1 to 5 and 14 for one replica of each layout, every slot busy.
 
@@ -938,7 +944,7 @@ def replica(
     prefill work inside decode steps. Raises UnknownValue where the model's shape or the chip's figures are unknown.
     `calibration` gives the intervals (the stored one by default).
     """
-    d = Deployment(work_of(model, traffic, layouts.kv_bytes), layouts, device_of(accelerator), links, constants, draft)
+    d = Deployment(work_of(model, traffic, layouts.kv_bytes), layouts, device_of(accelerator), links, constants, draft, measured)
     known = calibration or stored_calibration()
     inherited = known.inherited(model.name, accelerator, str(constants.engine))
     slow: tuple[Number, ...] = slowness(model, accelerator, constants, known)
@@ -970,8 +976,10 @@ def slowness(
 def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: tuple[str, ...] = ()) -> Replica:
     """`replica` of a deployment, which may be on many kinds of chip at once: device, links and constants as arrays.
 
-    slow_token, slow_first: see `slowness`; numbers, or arrays of them.
+    slow_token, slow_first: see `slowness`; numbers, or arrays of them. Where the deployment has measured times, at least theirs.
     """
+    if d.measured is not None:
+        slow_token, slow_first = np.maximum(slow_token, d.measured.slow_token), np.maximum(slow_first, d.measured.slow_first)
     w, c, layouts, stages = d.work, d.constants, d.layouts, d.layouts.pipeline_parallel
     in_flight = np.maximum(layouts.batch / stages, 1.0)  # pipelined decode: each stage works on its own part of the batch
     weights, cache, kept = with_draft(d, weights_per_chip), with_draft(d, live_cache), reserve(d)

@@ -76,7 +76,9 @@ def evaluate_replica(
                 raise ReplicaError("rate: measured kernels are taken at a known batch: give concurrency or batch")
             deployment, source = _with_measured_kernels(deployment, mapping, model, chip, engine)
         return _report(loads[0], asked, deployment, model, chip, engine, known, variability, source)
-    except (CalibrationError, UnknownValue, silicon.SiliconError) as error:
+    except silicon.SiliconError as error:
+        raise ReplicaError(f"this source of calibration {error}") from None
+    except (CalibrationError, UnknownValue) as error:
         raise ReplicaError(str(error)) from None
 
 

@@ -30,7 +30,7 @@ from .serving_rows import format_of, known_model
 
 Array = NDArray[Any]
 
-_INSTALL = "calibration: source aiconfigurator needs that package: pip install 'wallplan[silicon]'"
+_INSTALL = "needs the package aiconfigurator, which is not installed: pip install 'wallplan[silicon]'"
 _SHAPE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "experts", "top_k", "attention")
 _MODES = {  # the package's names of number formats, the first that it has data for: matrix products, then experts
     "bf16": (("bfloat16", "bfloat16"),),
@@ -68,6 +68,10 @@ class Tool(Protocol):
     def models(self) -> Mapping[str, Transformer]:
         """By its name of a checkpoint."""
 
+    @property
+    def package(self) -> str:
+        """Version of the package itself."""
+
     def system(self, chip: Accelerator) -> str | None:
         """Its name of a chip, None where it has no measurements."""
 
@@ -98,8 +102,9 @@ def measured(
     )
     seen = np.full((2, size), np.nan)
     named = names_of(model, tool)
+    systems = {chip: system_of(chip, tool) for chip in np.unique(chips).tolist()}
     for at, (tensor, ranks, expert, prompt, cached, output, batch) in enumerate(zip(*columns, strict=True)):
-        system = _system(str(chips[at]), tool)
+        system = systems[str(chips[at])]
         if stages[at] > 1 or system is None:
             continue
         for name in named.get(str(weights[at]), ()):
@@ -113,7 +118,8 @@ def measured(
     known = np.isfinite(seen).all(axis=0)
     modelled = np.broadcast_to(prefill, size), np.broadcast_to(decode, size)
     of_prefill, of_decode = (np.where(known, m / own, 1.0) for m, own in zip(seen, modelled, strict=True))
-    return serving.Measured(of_decode, of_prefill), known
+    slow = (np.where(known, np.exp(half_width(regime)), 1.0) for regime in ("closed_tpot", "closed_ttft"))
+    return serving.Measured(of_decode, of_prefill, *slow), known
 
 
 def names_of(model: Transformer, tool: Tool) -> dict[str, tuple[str, ...]]:
@@ -127,7 +133,8 @@ def names_of(model: Transformer, tool: Tool) -> dict[str, tuple[str, ...]]:
     return {kind: tuple(dict.fromkeys([*(n for n in same if format_of(n) in formats), *plain])) for kind, formats in own.items()}
 
 
-def _system(chip: str, tool: Tool) -> str | None:
+def system_of(chip: str, tool: Tool) -> str | None:
+    """The package's name of a chip of the packaged catalogue; None where either does not know it."""
     packaged = load().chips.get(chip)
     return None if packaged is None else tool.system(packaged)
 
@@ -164,9 +171,14 @@ class _AIConfigurator:
         self._databases: dict[str, Any] = {}
         self._sessions: dict[Point, Any] = {}
         self._times: dict[Point, tuple[float, float] | None] = {}
+        self._prompts: dict[tuple[Point, int], float] = {}
         self._versions: dict[str, str] = {}
         for name in ("aiconfigurator", "aiconfigurator_core"):
             logging.getLogger(name).setLevel(logging.ERROR)
+
+    @property
+    def package(self) -> str:
+        return str(self._package)
 
     def version(self, system: str) -> str:
         return f"aiconfigurator {self._package}, kernels of {self._backend} {self._versions[system]} on {system}"
@@ -214,14 +226,18 @@ class _AIConfigurator:
         runtime = self._sdk["config"].RuntimeConfig(
             batch_size=point.batch, isl=point.input, osl=max(point.output, 2), prefix=point.cached
         )  # fmt: skip
-        for session in self._sessions[layout]:
+        for way, session in enumerate(self._sessions[layout]):
+            prompt = replace(point, output=0, batch=1), way  # the same at every batch
             try:
-                first = session.run_static(replace(runtime, batch_size=1), mode="static_ctx").get_result_dict()["ttft"]
+                if prompt not in self._prompts:
+                    alone = session.run_static(replace(runtime, batch_size=1), mode="static_ctx")
+                    self._prompts[prompt] = float(alone.get_result_dict()["ttft"])
+                first = self._prompts[prompt]
                 token = session.run_static(runtime, mode="static_gen").get_result_dict()["tpot"]
             except Exception:  # whatever the package raises: it does not know this layout
                 continue
             if first > 0 and token > 0:
-                return float(first) / 1e3, float(token) / 1e3
+                return first / 1e3, float(token) / 1e3
         return None
 
     def _open(self, point: Point) -> Any:

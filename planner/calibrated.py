@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from models import silicon
+from models.calibration import DEFAULT_ENGINE
 from zoo.catalog import Catalog
 
 from . import measurements
@@ -21,12 +23,24 @@ def constants_of(query: AnyQuery) -> Any:
     Raises QueryError, one line that names the key and the file, for a file that is none or is of the other kind.
     """
     kind, path = _kind(query), query.calibration_file
+    if kind != "serving" and query.calibration.source is not None:
+        raise QueryError(f"{query.locate(('calibration', 'source'))}: measured kernels are of serving, not of training steps")
     if path is None:
         return _stored(kind)
     try:
         return _read(kind, path, digest_of(query))
     except measurements.MeasurementsError as error:
         raise QueryError(f"{query.locate(('calibration',))}: {error}") from None
+
+
+def tool_of(query: AnyQuery) -> silicon.Tool | None:
+    """What has the measured kernels that a question asks for, None where it asks for none. Raises QueryError without it."""
+    if query.calibration.source is None:
+        return None
+    try:
+        return silicon.aiconfigurator(silicon.backend_of(DEFAULT_ENGINE))
+    except silicon.SiliconError as error:
+        raise QueryError(f"{query.locate(('calibration', 'source'))}: {error}") from None
 
 
 def digest_of(query: AnyQuery) -> str | None:
@@ -41,14 +55,17 @@ def digest_of(query: AnyQuery) -> str | None:
 
 
 def data_of(query: AnyQuery, catalog: Catalog, kinds: Iterable[str]) -> dict[str, str]:
-    """Content hashes of what an answer was computed from: these kinds of the catalogue, and the user's calibration if any."""
-    digest = digest_of(query)
-    return {kind: catalog.hash(kind) for kind in kinds} | ({} if digest is None else {"calibration": digest})
+    """What an answer was computed from: content hashes of these kinds of the catalogue, and of the user's calibration if any;
+    the version of the package with the measured kernels if any."""
+    digest, tool = digest_of(query), tool_of(query)
+    own = {} if digest is None else {"calibration": digest}
+    measured = {} if tool is None else {str(query.calibration.source): tool.package}
+    return {kind: catalog.hash(kind) for kind in kinds} | own | measured
 
 
 def data_changed(query: AnyQuery, catalog: Catalog, saved: Mapping[str, str]) -> list[str]:
     """Of the data that a saved plan was computed from, the kinds that are different now."""
-    now = data_of(query, catalog, (kind for kind in saved if kind != "calibration"))
+    now = data_of(query, catalog, (kind for kind in saved if kind not in ("calibration", "aiconfigurator")))
     return [kind for kind in dict.fromkeys((*saved, *now)) if saved.get(kind) != now.get(kind)]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models import node, serving
+from models import node, serving, silicon
 from models.calibration import serving_constants
 from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
@@ -21,7 +21,7 @@ from .columns import Site
 from .plan import Degrees, Layout, Pool, WallRow
 from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
-from .space import Machine, apart_of, draft_of, format_of, links_of, ranked, tpot_limit, traffic
+from .space import Machine, Shape, apart_of, draft_of, format_of, links_of, measured_kernels, ranked, tpot_limit, traffic
 
 # A latency wall binds when its limit times this would be broken.
 _STEP = 0.99
@@ -47,6 +47,7 @@ class Evaluated:
     objective: int
     violations: tuple[str, ...]
     assumptions: tuple[str, ...]
+    kernels: tuple[str, ...]  # by layout, which times are measured and which modelled; none unless the question asks for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions:
         sum(c.objective for c in checked),
         tuple(violations),
         assumptions,
+        tuple(dict.fromkeys(_kernels(query, catalog, model, d) for d in possible)) if query.calibration.source else (),
     )
 
 
@@ -336,7 +338,39 @@ def _replica(
         batch=batches * one,
     )
     draft = draft_of(query, model, layouts.kv_bytes, layout.drafted * one)
-    return serving.replica(model, chip, layouts, links_of(machine), traffic(query), constants, known, draft)
+    measured, _ = _measured(query, model, machine, layout, degrees, batches)
+    return serving.replica(model, chip, layouts, links_of(machine), traffic(query), constants, known, draft, measured)
+
+
+def _measured(
+    query: ServeQuery, model: Transformer, machine: Machine, layout: Layout, degrees: Degrees, batches: np.ndarray
+) -> tuple[serving.Measured | None, np.ndarray]:
+    """`measured_kernels` of replicas of a layout's formats; of those that only read prompts, at one prompt."""
+    weights, cache = format_of(layout.precision), format_of(layout.kv_precision)
+    shape = Shape(
+        weights, cache, machine.accelerator.peak[weights.computes_in].to("flop/s"), degrees.tensor_parallel,
+        degrees.pipeline_parallel, degrees.expert_parallel, layout.drafted,
+    )  # fmt: skip
+    batch = np.ones(len(batches)) if degrees is layout.prefill else batches
+    return measured_kernels([machine], [[shape]], np.zeros(len(batches), int), batch, model, query)
+
+
+def _kernels(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision) -> str:
+    """Which times of a pool are measured, by what, and which are modelled."""
+    record, layout, tool = catalog.find("offers", decision.offer), decision.layout, calibrated.tool_of(query)
+    machine = Machine(catalog.chips[record.accelerator], record.accelerators, record.domain)
+    batch = np.array([float(layout.batch)])
+    decode = bool(_measured(query, model, machine, layout, layout, batch)[1][0])
+    prefill = decode if layout.prefill is None else bool(_measured(query, model, machine, layout, layout.prefill, batch)[1][0])
+    times = {"decode step": decode, "prefill": prefill}
+    system = silicon.system_of(record.accelerator, tool) if tool is not None else None
+    measured = " and ".join(name for name, known in times.items() if known)
+    modelled = " and ".join(name for name, known in times.items() if not known)
+    name = f"{record.accelerator} {layout.in_full} {layout.precision}"
+    if tool is None or system is None or not measured:
+        return f"{name}: all times modelled; {query.calibration.source} has no kernels of this chip, model, layout and format"
+    rest = f"{modelled}, waits, queues and memory" if modelled else "waits, queues and memory"
+    return f"{name}: {measured} measured ({tool.version(system)}); {rest} modelled"
 
 
 def _loss(*losses: float | None) -> float | None:

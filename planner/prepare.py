@@ -175,7 +175,8 @@ def _machines(
     """(what each kind of machine can run, what it cannot, and its offers; what the question's clauses drop)."""
     offers, dropped = space.offers_of(query, catalog)
     machines = space.machines_of(offers, catalog)
-    progress(f"{len(machines)} kinds of machine")
+    source = query.calibration.source
+    progress(f"{len(machines)} kinds of machine" + (f", measured kernels by {source}" if source else ""))
     found = _runs([machine for machine, _ in machines], model, query, memory)
     return [(runs, gone, theirs) for (runs, gone), (_, theirs) in zip(found, machines, strict=True)], dropped
 

@@ -868,11 +868,17 @@ class Uncertain(Part):
 
 
 class Calibration(Part):
-    """The fitted constants of the forward model. A path alone means `file`."""
+    """Where the forward model's figures are from. A path alone means `file`; with both, what `source` lacks is from `file`."""
 
     file: Text | None = _key(
         "Constants that `wallplan calibrate` wrote, relative to the query's folder. Left out: those of the repository.",
         "my_calibration.yaml",
+        default=None,
+    )
+    source: Annotated[Literal["aiconfigurator"], _word("source", "aiconfigurator")] | None = _key(
+        "Package whose measured kernels stand for modelled ones where it knows chip, model, layout and number format (serve "
+        "questions; pip install 'wallplan[silicon]'). Left out: none.",
+        "aiconfigurator",
         default=None,
     )
 
@@ -999,9 +1005,10 @@ class Query(Part):
         default=(),
     )
     calibration: Annotated[Calibration, BeforeValidator(_file_alone, json_schema_input_type=str | Calibration)] = _key(
-        "The user's own constants of the forward model: a file that `wallplan calibrate` wrote.",
+        "The user's own constants of the forward model: a file that `wallplan calibrate` wrote; or measured kernels.",
         "my_calibration.yaml",
-        default=Calibration(file=None),
+        {"source": "aiconfigurator"},
+        default=Calibration(file=None, source=None),
     )
     prices: Prices = _key(
         "Changes of prices.",

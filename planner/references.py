@@ -24,6 +24,7 @@ LARGEST_PRICE = 10**7  # USD/h of one instance
 def check(query: AnyQuery, catalog: Catalog) -> None:
     """Raises QueryError, one line with the nearest valid name, for the first thing that is not there."""
     calibrated.constants_of(query)
+    calibrated.tool_of(query)
     if isinstance(query, ServeQuery):
         _populations(query, catalog)
     _quotas(query, catalog)

@@ -236,6 +236,8 @@ def assumptions_of(query: ServeQuery, catalog: Catalog, checked: Evaluated | Non
         found.append(plan.Assumption(text=f"{text} with probability {query.uncertain.hold:.3g}", source="query: uncertain"))
     found += [plan.Assumption(text=text, source="models/serving.py") for text in serving.ASSUMPTIONS]
     found.append(calibrated.assumption(query))
+    if checked is not None:
+        found += [plan.Assumption(text=text, source="query: calibration.source") for text in checked.kernels]
     layouts = [pool.layout for pool in checked.pools] if checked is not None else []
     if any(layout.prefill is not None for layout in layouts):
         found += [plan.Assumption(text=text, source="models/serving.py") for text in serving.APART_ASSUMPTIONS]

@@ -12,10 +12,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from models import algorithm, serving
+from models import algorithm, serving, silicon
 from models.calibration import Constants, serving_constants
 from models.dimensions import UnknownValue
 from zoo.catalog import Catalog
+from zoo.catalog import load as packaged_catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity
 
@@ -291,6 +292,7 @@ def what_surveys_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
         None if workload.speculative is None else workload.speculative.model_dump_json(),
         query.rank,
         calibrated.digest_of(query),
+        query.calibration.source,
         None if quality is None else quality.loss,
     )
 
@@ -374,9 +376,14 @@ def _tried_as_far_as_needed(
 
 
 def _first_broken(survey: Survey, tightest: float) -> np.ndarray:
-    """By shape, the first batch tried that breaks TPOT [s] however it is used; infinite where none does."""
-    ends = np.full(len(survey.shapes), np.inf)
-    slow = _least_tpot(survey.tried, survey.together, survey.apart) > tightest
+    """By shape, the first batch tried from which on TPOT [s] is broken however it is used; infinite where the last one keeps it.
+
+    Measured steps may be a little shorter at a larger batch: one that is broken says nothing of the next.
+    """
+    ends, last = np.full(len(survey.shapes), np.inf), np.zeros(len(survey.shapes))
+    keeps = _least_tpot(survey.tried, survey.together, survey.apart) <= tightest
+    np.maximum.at(last, survey.tried.shape[keeps], survey.tried.batch[keeps])
+    slow = survey.tried.batch > last[survey.tried.shape]
     np.minimum.at(ends, survey.tried.shape[slow], survey.tried.batch[slow])
     return ends
 
@@ -447,7 +454,8 @@ def _with_largest(good: Times, more: Times) -> Times:
 def _between(survey: Survey, good: Times) -> list[list[int]]:
     """By shape: the integers between the last batch of the grid that keeps TPOT and the first that does not.
 
-    TPOT never falls with the batch, so those that keep it come first.
+    TPOT never falls with the batch, so those that keep it come first (measured steps may fall a little: then it is the last
+    that keeps it of those tried that counts).
     """
     count = len(survey.shapes)
     last, kept = np.zeros(count, int), np.bincount(good.shape, minlength=count)
@@ -713,6 +721,53 @@ def _deployment(
     return deployment, (slow[:, 0], slow[:, 1])
 
 
+def measured_kernels(
+    machines: Sequence[Machine],
+    shapes: Sequence[Sequence[Shape]],
+    at: np.ndarray,
+    batch: np.ndarray,
+    model: Transformer,
+    query: ServeQuery,
+) -> tuple[serving.Measured | None, np.ndarray]:
+    """(times of the question's `calibration.source` over the model's own, None where there are none; where it has some).
+
+    `at` picks shapes, counted over all machines, each with its `batch`. Compared on the packaged records of the chips, whatever
+    the question makes of their figures: what moves a figure moves measured times as it moves modelled ones. Layouts with
+    pipeline stages or drafted tokens are not asked for. Raises QueryError where the source is not there.
+    """
+    tool, known = calibrated.tool_of(query), np.zeros(len(at), bool)
+    if tool is None:
+        return None, known
+    packaged, named = packaged_catalog().chips, silicon.names_of(model, tool)
+    chips = [packaged.get(m.accelerator.name, m.accelerator) for m in machines]
+    there = [silicon.system_of(chip.name, tool) is not None for chip in chips]
+
+    def may_be_known(s: Shape, peaks: Iterable[str]) -> bool:
+        plain = s.pipeline_parallel == 1 and not s.drafted
+        return plain and bool(named.get(s.weights.name)) and s.weights.computes_in in peaks
+
+    asked = [found and may_be_known(s, c.peak) for mine, c, found in zip(shapes, chips, there, strict=True) for s in mine]
+    ask = np.flatnonzero(np.array(asked, bool)[at])
+    if not len(ask):
+        return None, known
+    theirs = [replace(machine, accelerator=chip) for machine, chip in zip(machines, chips, strict=True)]
+    same = [
+        [replace(s, peak=c.peak.get(s.weights.computes_in, s.peak).to("flop/s")) for s in mine]
+        for mine, c in zip(shapes, chips, strict=True)
+    ]
+    calibration = calibrated.constants_of(query)
+    constants = [serving_constants(chip, calibration=calibration) for chip in chips]
+    deployment, _ = _deployment(theirs, same, constants, at[ask], model, query)
+    deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch[ask]))
+    names = [(c.name, s.weights.name, s.cache.name) for mine, c in zip(shapes, chips, strict=True) for s in mine]
+    chip, weights, cache = np.array(names)[at[ask]].T
+    found, known[ask] = silicon.measured(deployment, model, chip, weights, cache, tool)
+    whole = [np.ones(len(at)) for _ in fields(serving.Measured)]
+    for values, field in zip(whole, fields(serving.Measured), strict=True):
+        values[ask] = getattr(found, field.name)
+    return serving.Measured(*whole), known
+
+
 def draft_of(query: ServeQuery, model: Transformer, kv_bytes: Quantity, tokens: np.ndarray) -> serving.Draft | None:
     """What drafts `tokens` a step, one element per layout; None where the question wants no speculative decoding."""
     speculative = query.workload.speculative
@@ -752,7 +807,8 @@ def _times(
     if not len(at):
         return [Times(np.zeros(0, int), *(np.zeros(0) for _ in fields(Times)[1:])) for _ in machines]
     deployment, slow = _deployment(machines, shapes, constants, at, model, query)
-    deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch))
+    measured, _ = measured_kernels(machines, shapes, at, batch, model, query)
+    deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch), measured=measured)
     predicted = serving.replicas(deployment, *slow)
     replica = ranked(query, predicted)
     shape = np.concatenate([np.arange(len(mine)) for mine in shapes])[at]
