@@ -55,17 +55,33 @@ class Stack:
     scatters_sends: bool  # each tensor rank sends its share of a pipeline activation
     sharding: str  # what its users shard by default: zero1, zero3, fsdp_full
     tensor_overlap: str  # what hides tensor-parallel communication where it is switched on: userbuffers, async-tp, or nothing
+    vendors: tuple[str, ...]  # of the chips that it runs on, as the zoo names them
     release: str = ""
     options: tuple[str, ...] = ()  # of eager, rowwise, async-tp, 500W
+
+    def runs_on(self, vendor: str) -> bool:
+        """Whether there is a build of it for a vendor's chips; a vendor that no stack names (of a user's own chip) is let in."""
+        return vendor in self.vendors or not any(vendor in record["vendors"].split(";") for record in table("training_stacks"))
+
+
+# Columns of `training_stacks` that are true or false.
+_SWITCHES = ("overlapped", "fused_attention", "interleaves", "sequence_parallel", "scatters_sends")
 
 
 @cache
 def stack(name: str, release: str = "", options: tuple[str, ...] = ()) -> Stack:
     """The stack called `name`; UnknownValue with the nearest name where there is none."""
     record = row("training_stacks", name)
-    flags = {key: record[key] == "true" for key in record if key not in ("stack", "sharding", "tensor_overlap", "meaning")}
-    overlap = record["tensor_overlap"]
-    return Stack(name, sharding=record["sharding"], tensor_overlap=overlap, release=release, options=options, **flags)
+    flags = {key: record[key] == "true" for key in _SWITCHES}
+    return Stack(
+        name, sharding=record["sharding"], tensor_overlap=record["tensor_overlap"], vendors=tuple(record["vendors"].split(";")),
+        release=release, options=options, **flags,
+    )  # fmt: skip
+
+
+def stacks_on(vendor: str) -> tuple[str, ...]:
+    """The stacks that run on a vendor's chips."""
+    return tuple(record["stack"] for record in table("training_stacks") if stack(record["stack"]).runs_on(vendor))
 
 
 def recipe_of(precision: str) -> tuple[int, str]:

@@ -41,7 +41,7 @@ from .market import Column, Family, Market, families_of
 from .measured import best_measured
 from .plan import Job, Ranked, TrainLayout
 from .question import OPTIMAL_RATIO, Question, finish_date
-from .search import Found, memory_of, step_of
+from .search import Found, memory_of, permits, step_of
 
 _RECOMPUTE = {NONE: "none", SELECTIVE: "selective", FULL: "full"}
 _STAGES = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3, "hybrid": 3}
@@ -285,9 +285,15 @@ def evaluate(question: Question, decision: Decision) -> Evaluated:
         *offer_faults(query, catalog, offer),
         *_broken(question, offer, totals, instances, machine.accelerators, layout, count, accelerator),
     ]
-    if not bool(np.all(memory.fits)):
+    if not bool(np.all(permits(family.task, memory))):
         violations.append(f"wall 2: {job.memory_peak_gib:.4g} GiB of {job.memory_there_gib:.4g}")
     notes = [f"calibration: {note}" for note in step.notes]
+    if not bool(np.all(memory.fits)) and not violations:
+        notes.append(
+            f"memory: the expected peak of the given layout, {job.memory_peak_gib:.4g} GiB, exceeds the "
+            f"{job.memory_there_gib:.4g} GiB there; at least {_first(memory.minimum, 'GiB'):.4g} GiB are needed, so it runs "
+            "only where the stack offloads, recomputes or compresses more than the layout says"
+        )
     return Evaluated(job, tuple(walls), job_totals(job), objective, tuple(violations), (*site.assumptions, *notes))
 
 

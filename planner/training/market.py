@@ -108,6 +108,8 @@ class Market:
         removed = [plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in self.dropped]
         if self.counted.memory:
             reason = "strategies: their expected peak exceeds the accelerator's memory"
+            if self.question.task.given:
+                reason = "the layout given: even its least memory exceeds the accelerator's"
             removed.append(plan.Removed(wall=2, name="memory", removed=self.counted.memory, reason=reason))
         if self.counted.bound:
             reason = "strategies: a lower bound of their step time is above the best, or above what the limits leave"

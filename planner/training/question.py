@@ -12,7 +12,7 @@ from models import algorithm, operations
 from models.constants import table
 from models.dimensions import ImpossibleValue, UnknownValue
 from models.training import TrainingJob, shape_of
-from models.training_constants import RECIPES, stack
+from models.training_constants import RECIPES, Stack, stack, stacks_on
 from models.training_job import Ways, published, ways_of
 from zoo.catalog import Catalog
 from zoo.specs import Interruptions, Offer, Transformer
@@ -118,6 +118,7 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
     steps = int(np.ceil(tokens.m_as("token") / (sequences * query.workload.length) - 1e-9))
     slowdown, noise = _privacy(query, steps)
     task = _task(query, model, slowdown)
+    offers, elsewhere = _of_stack(query, catalog, offers, task.stack)
     _check_degrees(query, model)
     guard = guard_of(query)
     return Question(
@@ -134,7 +135,7 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
         restart=query.reliability.restart or Q(published("restart_minutes").typical, "min"),
         noise=noise,
         offers=tuple(_of_whole_instances(query, catalog, offers)),
-        dropped=tuple(dropped),
+        dropped=(*dropped, *elsewhere),
     )
 
 
@@ -174,7 +175,28 @@ def _task(query: TrainQuery, model: Transformer, slowdown: float) -> Task:
         optimizer_bytes=state,
         pessimistic=query.rank == "pessimistic",
         slowdown=slowdown,
+        given=_given(query, model, ways),
     )
+
+
+def _given(query: TrainQuery, model: Transformer, ways: Ways) -> bool:
+    """Whether one layout is left: a single value of every degree and option that decides what an accelerator holds."""
+    narrowed, supply = query.parallelism, query.supply.accelerators
+
+    def one(name: str) -> bool:
+        value = getattr(narrowed, name)
+        if isinstance(value, str):
+            low, high = value.split("..")
+            return low == high
+        return value is not None and len(value) == 1
+
+    staged = ways.pipeline and not (one("pipeline") and 1 in _first(narrowed.pipeline or ()))
+    needed = ["microbatch", "recompute", "sharding"]
+    needed += [name for name in ("tensor", "pipeline", "context") if getattr(ways, name)]
+    needed += ["expert"] if ways.expert and model.experts else []
+    needed += ["virtual_stages"] if ways.interleaving and staged else []
+    counted = supply is not None and supply[0] == supply[1]  # then the replicas follow
+    return all(one(name) for name in needed) and (counted or one("data"))
 
 
 def _tokens(query: TrainQuery, model: Transformer) -> Quantity:
@@ -339,6 +361,24 @@ def whole_jobs(catalog: Catalog) -> list[Interruptions]:
         if other is None or other.mtbf_accelerator is None or record.mtbf_accelerator < other.mtbf_accelerator:
             runs[key] = record
     return list(runs.values())
+
+
+def _of_stack(query: TrainQuery, catalog: Catalog, offers: list[Offer], software: Stack) -> tuple[list[Offer], list[Dropped]]:
+    """(offers of chips that the stack runs on, how many others there were). QueryError where there are only others."""
+    able = {name for name, chip in catalog.chips.items() if software.runs_on(chip.vendor)}
+    kept = [offer for offer in offers if offer.accelerator in able]
+    if offers and not kept:
+        chips = sorted({offer.accelerator for offer in offers})
+        vendors = sorted({catalog.chips[name].vendor for name in chips})
+        shown = ", ".join(chips[:3]) + (f" and {len(chips) - 3} others" if len(chips) > 3 else "")
+        there = sorted({name for vendor in vendors for name in stacks_on(vendor)})
+        raise QueryError(
+            f"{query.locate(('workload', 'stack'))}: the stack {software.name} does not run on {shown} ({', '.join(vendors)}), "
+            f"only on chips of {', '.join(software.vendors)}; stacks that run there: {', '.join(there)}"
+        )
+    gone = len(offers) - len(kept)
+    reason = f"the stack {software.name} does not run on this chip"
+    return kept, [Dropped(None, "workload.stack", gone, reason)] if gone else []
 
 
 def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Offer]) -> list[Offer]:

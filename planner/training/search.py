@@ -44,6 +44,7 @@ class Task:
     optimizer_bytes: Quantity  # of state per parameter
     pessimistic: bool
     slowdown: float = 1.0  # of private training
+    given: bool = False  # whether the question gives the layout whole, so that there is none to choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +267,19 @@ def memory_of(task: Task, accelerator: Accelerator, strategies: Strategies) -> t
     return replace(memory, parts=parts, peak=total)
 
 
+def permits(task: Task, memory: training_memory.Memory) -> Any:
+    """Whether memory allows a layout (wall 2): a layout that the planner chooses must be expected to fit; of one that the
+    question gives whole, only that even its least memory exceeds the accelerator is proof that it cannot run.
+
+    The second is the verdict of `validate` on runs that really ran: many of them are expected not to fit, because stacks
+    offload, recompute in part or store in fewer bits in ways that their records do not say.
+    """
+    return ~np.asarray(memory.impossible) if task.given else memory.fits
+
+
 def fits(task: Task, accelerator: Accelerator, strategies: Strategies, host: Host) -> NDArray[np.bool_]:
-    """Whether the expected peak stays within the accelerator, and what is offloaded within the host."""
-    good = np.asarray(memory_of(task, accelerator, strategies).fits) & np.full(len(strategies), True)
+    """Whether memory allows a layout on the accelerator (`permits`), and what is offloaded stays within the host."""
+    good = np.asarray(permits(task, memory_of(task, accelerator, strategies))) & np.full(len(strategies), True)
     away = strategies.offloaded | strategies.activations_offloaded
     if not np.any(away):
         return good
