@@ -55,6 +55,7 @@ WALLS: Mapping[str, str] = {
     "sends": "communication",
     "reduction": "communication",
     "bubble": "bubble",
+    "stragglers": "stragglers",
     "layer_start": "fixed",
     "microbatch": "fixed",
     "step": "fixed",
@@ -181,7 +182,7 @@ class StepTime:
 
     @property
     def walls(self) -> dict[str, Quantity]:
-        """The step's time by wall: compute, memory_bound, communication (exposed), bubble, fixed."""
+        """The step's time by wall: compute, memory_bound, communication (exposed), bubble, stragglers, fixed."""
         sums: dict[str, Quantity] = {}
         for name, part in self.parts.items():
             sums[WALLS[name]] = sums[WALLS[name]] + part if WALLS[name] in sums else part
@@ -688,7 +689,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
     kept = np.where(np.asarray(layout.zero_stage) >= 1, count.local_parameters / data, count.local_parameters)
     parts["optimizer"] = optimizer_time(kept, c["optimizer_traffic"], bandwidth)
     parts["step"] = c["step_overhead"]
-    parts["bubble"] = parts["bubble"] + straggling(layout.accelerators, _sum(parts), c["straggler_growth"])
+    parts["stragglers"] = straggling(layout.accelerators, _sum(parts), c["straggler_growth"])
     parts = {name: c["time_factor"] * part for name, part in parts.items()}
     return _sum(parts), parts
 

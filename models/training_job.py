@@ -27,7 +27,7 @@ ADAM_BYTES = Q(12.0, "byte")  # per parameter, what `training_memory.state_bytes
 # Parts of a step that grow with the layers of the fullest stage.
 LAYER_PARTS = (
     "gemm", "attention", "memory_bound", "recompute", "layer_start", "tensor_parallel", "context_parallel", "expert_parallel",
-    "bubble",
+    "bubble", "stragglers",
 )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def assumption(query: AnyQuery) -> Assumption:
 
 
 def _date(constants: Any) -> str:
-    return str(constants.about.get("date", "an unknown day") if hasattr(constants, "about") else constants.date)
+    return str(constants.about.get("fitted_on", "an unknown day") if hasattr(constants, "about") else constants.date)
 
 
 def _kind(query: AnyQuery) -> str:

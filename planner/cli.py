@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -298,7 +299,7 @@ def evaluate(
         raise _fail(str(error)) from None
     objective, unit = in_objective_units(query, result.objective), objective_units(query)[1]
     changed = [] if overrides else data_changed(query, catalog, saved.data)
-    verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
+    verdict = _verdict(result.violations)
     if format == "json":
         typer.echo(
             json.dumps(
@@ -355,6 +356,12 @@ def _edited(saved: Plan, result: Any, objective: float | None) -> list[str]:
     return found
 
 
+def _verdict(violations: Sequence[str]) -> str:
+    if not violations:
+        return "every wall holds"
+    return f"{len(violations)} violation" + ("s" if len(violations) > 1 else "")
+
+
 def _kind_of(path: Path) -> str:
     """The kind of question that a saved plan answers; empty for what is no plan."""
     try:
@@ -385,7 +392,7 @@ def _evaluate_training(path: Path, overrides: list[str] | None, format: str) -> 
         raise _fail(str(error)) from None
     objective, unit = in_units(question.query, result.objective), unit_of(question.query)
     changed = [] if overrides else data_changed(question.query, question.catalog, saved.data)
-    verdict = "every wall holds" if not result.violations else f"{len(result.violations)} violations"
+    verdict = _verdict(result.violations)
     if format == "json":
         facts = {
             "forward_check": verdict,

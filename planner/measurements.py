@@ -112,7 +112,7 @@ def read(kind: str, path: Path) -> Any:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MeasurementsError(f"{path}: cannot read: {_line(error)}") from None
+        raise MeasurementsError(f"{path}: cannot read: {getattr(error, 'strerror', None) or _line(error)}") from None
     if not isinstance(document, dict) or document.get("kind") not in KINDS:
         raise MeasurementsError(f"{path}: not a calibration: expected a file that `wallplan calibrate` wrote")
     if document.pop("kind") != kind:

@@ -205,11 +205,17 @@ def _measure(dimension: str) -> _Scalar:
 def text_of(value: Quantity) -> str:
     """A quantity as text that reads back as the same quantity: "500 ms", "200/s"."""
     size = float(value.magnitude)
-    number = str(int(size)) if size.is_integer() and abs(size) < 1e15 else repr(size)
+    number = str(int(size)) if size.is_integer() and abs(size) < 1e9 else _shortest(size)
     unit = f"{value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e").replace("tok", "token")
     if unit in ("", "dimensionless"):
         return number
     return f"{number}{unit[1:]}" if unit.startswith("1/") else f"{number} {unit}"
+
+
+def _shortest(size: float) -> str:
+    """The shorter of two spellings that read back as the same number: "1e+12", "1500000000.5"."""
+    digits = next(digits for digits in range(1, 18) if float(f"{size:.{digits}g}") == size)
+    return min(repr(size).removesuffix(".0"), f"{size:.{digits}g}", key=len)
 
 
 def _fraction(low: float, high: float, *, above: bool = False, below: bool = False, example: Any = "0.5 %") -> _Scalar:

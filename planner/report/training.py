@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from ..plan import Plan
 from ..training.plan import Job, Ranked, TrainLayout, TrainPlan
@@ -22,10 +23,30 @@ from .tables import (
 def plan_tables(plan: TrainPlan) -> list[Table]:
     """The whole answer."""
     if plan.job is None:
-        return [table for table in (*infeasible_tables(plan), removed_table(plan), assumption_table(plan)) if table.rows]
-    tables = [*job_tables(plan.job), layouts_table(plan.layouts), walls_table(plan), robustness_table(plan)]
+        proof = [certificate_table(plan)] if plan.status == "stopped" else []
+        return [table for table in (*infeasible_tables(plan), *proof, removed_table(plan), assumption_table(plan)) if table.rows]
+    job, *others = job_tables(plan.job)
+    tables = [
+        replace(job, notes=deadline_notes(plan)),
+        *others,
+        layouts_table(plan.layouts),
+        walls_table(plan),
+        robustness_table(plan),
+    ]
     tables += [certificate_table(plan)]
     return [table for table in (*tables, removed_table(plan), assumption_table(plan)) if table.rows]
+
+
+def deadline_notes(plan: TrainPlan) -> tuple[str, ...]:
+    """What the range of the time means for the deadline, where its upper end misses it."""
+    limit = next((wall.limit for wall in plan.walls if wall.what == "time to train"), None)
+    if plan.job is None or limit is None or plan.job.days_high <= limit:
+        return ()
+    return (
+        f"the upper end of the time, {number(plan.job.days_high)} days (most failures of the published or given range, slow end "
+        f"of the step), misses the deadline of {number(limit)} days; uncertain: {{failures: ±50 %, hold: 95 %}} plans for "
+        "more failures",
+    )
 
 
 def infeasible_tables(plan: TrainPlan) -> list[Table]:
@@ -34,7 +55,7 @@ def infeasible_tables(plan: TrainPlan) -> list[Table]:
     if plan.nearest is not None:
         near = plan.nearest
         title = f"Best possible anyway: {near.change} ({number(near.objective)} {near.unit})"
-        tables.insert(2, Table(title, ("", ""), job_table(near.job).rows))
+        tables.insert(2, Table(title, ("what", "value"), job_table(near.job).rows))
     return tables
 
 
@@ -90,7 +111,7 @@ def job_table(job: Job) -> Table:
                  + (f" after {number(job.wait_days)} days in the queue" if job.wait_days else "")),
         ("from, to", f"{job.start} to {job.finish}"),
     )  # fmt: skip
-    return Table("Job", ("", ""), rows)
+    return Table("Job", ("what", "value"), rows)
 
 
 def takes_table(job: Job) -> Table:

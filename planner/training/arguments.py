@@ -162,7 +162,7 @@ def _communication(plan: _Plan) -> Iterator[Argument]:
     layout = plan.job.layout
     degrees = (layout.tensor_parallel, layout.pipeline_parallel, layout.context_parallel, layout.expert_parallel)
     yield _of("N", "ranks: tensor, pipeline, context, expert, data", f"{degrees} and {layout.data_parallel}", "plan")
-    yield from _part(plan, "communication", "bubble")
+    yield from _part(plan, "communication", "bubble", "stragglers")
 
 
 def _fragility(plan: _Plan) -> Iterator[Argument]:

@@ -18,6 +18,7 @@ from ..query import TrainQuery
 from .figures import OF_JOBS, OF_STEPS, OF_TIMES, scaled_catalog, scaled_question
 from .market import Column, Family, Market, Memory, families_of, market_of
 from .question import Question, question_of
+from .search import OutOfTime, Over, never
 
 # Relative safety of bounds that are taken over from another world.
 _MARGIN = 1e-4
@@ -30,13 +31,15 @@ Scales = tuple[tuple[str, float], ...]  # figures of the world (`figures.FIGURES
 class Asker:
     """Answers questions that start `today` where they do not say when.
 
-    counts: tried beside the grid of counts, always; lead: (offer, accelerators) that is likely the best, searched first.
+    counts: tried beside the grid of counts, always; lead: (offer, accelerators) that is likely the best, searched first;
+    over: once it is true, whatever has not been answered raises OutOfTime.
     """
 
     today: date
     progress: Progress = lambda _: None
     counts: frozenset[int] = frozenset()
     lead: tuple[str, int] | None = None
+    over: Over = never
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     steps: dict[Hashable, Memory] = field(default_factory=dict)
     families: dict[Hashable, list[Family]] = field(default_factory=dict)
@@ -57,7 +60,10 @@ class Asker:
         """The market of a question that `question` gave for these scales."""
         counts, memory = self.counts if counts is None else counts, self.memory(question, scales)
         families = self.families_of(question, scales)
-        return market_of(question, self.progress, memory, first, families, counts, self.lead, slack)
+        market = market_of(question, self.progress, memory, first, families, counts, self.lead, slack, self.over)
+        if market.unsearched is not None:
+            raise OutOfTime
+        return market
 
     def families_of(self, question: Question, scales: Scales = ()) -> list[Family]:
         """Its offers, by kinds of machines that fail alike."""

@@ -41,6 +41,7 @@ from .market import Column, Family, Market, families_of
 from .measured import best_measured
 from .plan import Job, Ranked, TrainLayout
 from .question import OPTIMAL_RATIO, Question, finish_date
+from .report_units import written
 from .search import Found, memory_of, permits, step_of
 
 _RECOMPUTE = {NONE: "none", SELECTIVE: "selective", FULL: "full"}
@@ -305,7 +306,8 @@ def _broken(
     result = []
     for name, bound in bounds_of(question).items():
         if totals[name] > bound:
-            result.append(f"{'deadline' if name == 'time' else f'limits.{name}'}: {totals[name]} of {bound}")
+            clause = "deadline" if name == "time" else f"limits.{name}"
+            result.append(f"{clause}: {written(name, totals[name])}, more than {written(name, bound)}")
     for place, quota in enumerate(question.query.supply.quota):
         used = totals["chips"] if quota.chips is not None else round(float(instances[0]))
         allowed = quota.chips if quota.chips is not None else quota.instances or 0
@@ -411,6 +413,8 @@ def _walls(
              largest == "communication"),
         _row(14, "communication", "pipeline bubble and uneven stages", shares.get("bubble", 0.0), None, "of step", "none", where,
              largest == "bubble"),
+        _row(14, "communication", "wait for the slowest accelerator", shares.get("stragglers", 0.0), None, "of step", "none",
+             where, largest == "stragglers"),
         _row(15, "fragility", "time lost to failures and checkpoints", 1 - job.goodput, None, "of time", "none", where),
         _row(15, "fragility", "interruptions", job.failures, None, "in all", "none", where),
         _row(19, "checkpoint", "time to write one", job.checkpoint_write_s, job.checkpoint_interval_s, "s", "physics", where),

@@ -26,6 +26,7 @@ from .least import CLAUSES, first_from, least_between, least_of
 from .market import Column, cheapest_by
 from .question import Question
 from .report_units import in_units, unit_of
+from .search import OutOfTime
 
 _EVERYTHING: dict[str, object] = {
     "supply.offers": ["on-demand", "spot", "reserved-1y", "reserved-3y"],
@@ -71,7 +72,8 @@ def _tokens(query: TrainQuery, steps: int) -> str:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Why there is no job. `innocent` clauses are in no clash that was found and in no repair; `nearest` is the question
-    repaired by the smallest relative move, `by` that repair and `best` its best job."""
+    repaired by the smallest relative move, `by` that repair and `best` its best job. `complete` False: the time was over, so
+    the clash may have clauses that it does not need, and repairs are missing."""
 
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
@@ -79,6 +81,7 @@ class Explanation:
     nearest: TrainQuery | None = None
     by: plan.Fix | None = None
     best: Column | None = None
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +118,20 @@ class _Asked:
 
 def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ()) -> Explanation:
     """The clash and the repairs. An empty clash: no clause is to blame, physics is. kept: clauses that are not to give way."""
-    query, asked = question.query, _Asked(asker)
-    clauses = [clause for clause in query.clauses() if clause.path not in kept]
+    clauses = [clause for clause in question.query.clauses() if clause.path not in kept]
+    known = list(clauses)  # what is known to clash: less and less
+    try:
+        return _explained(question, clauses, known, _Asked(asker))
+    except OutOfTime:
+        return Explanation(tuple(_blamed(c) for c in known), complete=False)
+
+
+def _explained(question: Question, clauses: list[Clause], known: list[Clause], asked: _Asked) -> Explanation:
+    """`why_infeasible`; `known` is narrowed to the clash as that is found. Raises OutOfTime."""
+    query, asker = question.query, asked.asker
     if not asked.feasible(query, clauses):
         return Explanation()
-    core = _clash(query, clauses, clauses, asked)
+    core = _clash(query, clauses, clauses, asked, known)
     clashes = [core]
     for clause in core:  # another clash, without this clause, blames others too
         others = [c for c in clauses if c is not clause]
@@ -154,14 +166,21 @@ def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ())
     )
 
 
-def _clash(query: TrainQuery, clauses: list[Clause], among: list[Clause], asked: _Asked) -> list[Clause]:
-    """A smallest set of `among` that cannot hold together, by deletion; those that come first are taken out first."""
+def _clash(
+    query: TrainQuery, clauses: list[Clause], among: list[Clause], asked: _Asked, known: list[Clause] | None = None
+) -> list[Clause]:
+    """A smallest set of `among` that cannot hold together, by deletion; those that come first are taken out first.
+
+    known: is narrowed to the set so far, for when the time ends.
+    """
     core = list(among)
     for clause in among:
         asked.asker.progress(f"is {clause.path} to blame?")
         rest = [other for other in core if other is not clause]
         if not asked.feasible(query, [c for c in clauses if c not in rest]):
             core = rest
+            if known is not None:
+                known[:] = rest
     return [c for c in clauses if c in core]
 
 
@@ -335,7 +354,7 @@ def _cheapest_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) ->
     def excess(totals: dict[str, Any]) -> Any:
         return sum(np.maximum(np.asarray(totals[name], float) / max(bound, 1) - 1, 0.0) for name, bound in bounds.items())
 
-    found = cheapest_by(free, asker.families_of(free), asker.memory(free), excess)
+    found = cheapest_by(free, asker.families_of(free), asker.memory(free), excess, asker.over)
     if found is None:
         return None
     over = [name for name, bound in bounds.items() if found.totals[name] > bound]

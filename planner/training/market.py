@@ -43,7 +43,7 @@ from .job import (
 )
 from .layouts import cores_of, products_of
 from .question import Question
-from .search import Counted, Found, Host, Task, floor_of, machine_bound, search, split_bounds
+from .search import Counted, Found, Host, OutOfTime, Over, Task, floor_of, machine_bound, never, search, split_bounds
 
 MOST = 65_536  # accelerators, where no limit is given
 _PER_DOUBLING = 8  # counts of instances, above as many
@@ -86,7 +86,11 @@ class Column:
 
 @dataclass(slots=True)
 class Market:
-    """All that was found: columns, what was removed, and how much was counted."""
+    """All that was found: columns, what was removed, and how much was counted.
+
+    `unsearched`: where the time was over before the best was proven, a lower bound of the objective of all that was not
+    searched; None where all was that could be the best.
+    """
 
     question: Question
     families: list[Family]
@@ -96,6 +100,13 @@ class Market:
     counted: Counted = field(default_factory=Counted)
     searched: int = 0
     pairs: int = 0
+    unsearched: int | None = None
+
+    @property
+    def bound(self) -> int | None:
+        """Where the time was over: a lower bound of the objective of every column, searched or not."""
+        best = self.best
+        return self.unsearched if best is None or self.unsearched is None else min(self.unsearched, best.objective)
 
     def drop(self, wall: int | None, name: str, count: int, reason: str, missing: bool = False) -> None:
         if count:
@@ -159,6 +170,7 @@ def market_of(
     counts: Collection[int] = (),
     lead: tuple[str, int] | None = None,
     slack: float = 1.0,
+    over: Over = never,
 ) -> Market:
     """Every column of a question that can be the best, searched exactly. first: stop at the first that keeps every limit.
 
@@ -166,6 +178,7 @@ def market_of(
     families: `families_of` the question, where they are known; counts: numbers of accelerators that are tried beside the grid;
     lead: (offer, accelerators) that is searched first, because it is likely the best; slack: every column is searched whose
     bound is below so many times the best. None of these changes what the best is, `counts` apart.
+    over: asked before each search and within; once it is true, the market has an `unsearched`, and its best is not proven.
     """
     memory = {} if memory is None else memory
     market = Market(question, [])
@@ -177,17 +190,33 @@ def market_of(
         if not len(grid) and stands_alone(family.machine):
             reason = "parts of a board share its network ports: they train on their own only"
             market.drop(10, "locality", len(family.rates.offers), reason)
-    _explore(market, grids, progress, memory, first, lead=lead, slack=slack)
+    _explore(market, grids, progress, memory, first, lead=lead, slack=slack, over=over)
+    if market.unsearched is not None:  # the best may be between any counts of the grid
+        market.unsearched = min(market.unsearched, _least(market, grids))
+        return market
     if market.best is None:
         others = [_others(question, family, grid) for family, grid in zip(market.families, grids, strict=True)]
-        _explore(market, others, progress, memory, first)
+        _explore(market, others, progress, memory, first, over=over)
+        if market.unsearched is not None:
+            return market
     best = market.best
     if best is not None and not first:
         extra = [np.array([]) for _ in market.families]
         extra[best.family] = _between(grids[best.family], best.accelerators, market.families[best.family])
         if len(extra[best.family]):
-            _explore(market, extra, progress, memory, refining=True, slack=slack)
+            _explore(market, extra, progress, memory, refining=True, slack=slack, over=over)
     return market
+
+
+def _least(market: Market, grids: list[Floats]) -> int:
+    """A lower bound of the objective of every count that is not in the grids."""
+    bounds, aside = bounds_of(market.question), Market(market.question, market.families)
+    least = float(LARGEST_COEFFICIENT)
+    for family, grid in zip(market.families, grids, strict=True):
+        others = _others(market.question, family, grid)
+        if len(others):
+            least = min(least, float(_table(aside, family, others, bounds).objective.min(initial=np.inf)))
+    return int(least)
 
 
 def families_of(question: Question, market: Market) -> list[Family]:
@@ -304,9 +333,9 @@ def _between(grid: Floats, best: int, family: Family) -> Floats:
 
 def _explore(
     market: Market, grids: list[Floats], progress: Progress, memory: Memory, first: bool = False, refining: bool = False,
-    lead: tuple[str, int] | None = None, slack: float = 1.0,
+    lead: tuple[str, int] | None = None, slack: float = 1.0, over: Over = never,
 ) -> None:  # fmt: skip
-    """Search the columns of these counts, least bound first, until no bound is below the best."""
+    """Search the columns of these counts, least bound first, until no bound is below the best or the time is over."""
     question = market.question
     bounds = bounds_of(question)
     tables: list[_Table | None] = []
@@ -328,6 +357,9 @@ def _explore(
         best = market.best
         if best is not None and (first or (least > best.objective * slack if ties else least >= best.objective * slack)):
             break
+        if over():
+            market.unsearched = _least_of(tables, heap)
+            return
         heapq.heappop(heap)
         family, table = market.families[f], tables[f]
         assert table is not None
@@ -337,7 +369,13 @@ def _explore(
         if not first and (f, i) not in splits and not _remembered(market, family, count, cutoff, memory):
             ahead = [(f, i), *((g, k) for _, g, k in heapq.nsmallest(_AHEAD, heap))]
             splits = _splits(market, ahead, tables, bounds, memory)
-        found = _search(market, family, count, cutoff, memory, splits.get((f, i)))
+        try:
+            found = _search(market, family, count, cutoff, memory, splits.get((f, i)), over)
+        except _Unfinished as unfinished:
+            if unfinished.found is not None:
+                _add(market, f, table, i, unfinished.found, bounds)
+            market.unsearched = _least_of(tables, [(least, f, i), *heap])
+            return
         if found is None:
             continue
         _add(market, f, table, i, found, bounds)
@@ -349,6 +387,19 @@ def _explore(
             table = tables[f]
             assert table is not None
             _add_bound(market, f, table, i)
+
+
+def _least_of(tables: list[_Table | None], places: list[tuple[float, int, int]]) -> int:
+    """The least bound of the objective at these (_, family, place of a count)."""
+    return int(min(table.objective[i].min() for _, f, i in places if (table := tables[f]) is not None))
+
+
+class _Unfinished(OutOfTime):
+    """A search of layouts that the time ended; `found` is its best so far."""
+
+    def __init__(self, found: Found | None) -> None:
+        super().__init__()
+        self.found = found
 
 
 def _leads(family: Family, table: _Table | None, i: int, lead: tuple[str, int]) -> bool:
@@ -396,11 +447,12 @@ def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:
 
 
 def cheapest_by(
-    question: Question, families: list[Family], memory: Memory, measure: Callable[[dict[str, Any]], Any]
+    question: Question, families: list[Family], memory: Memory, measure: Callable[[dict[str, Any]], Any], over: Over = never
 ) -> Column | None:
     """The column with the least of a measure of its totals, over the grid of counts; None where there is no column.
 
     measure: of totals that are integers or arrays, never falling where a total grows. Bounds of totals bound it from below.
+    Raises OutOfTime where `over` becomes true first.
     """
     market, bounds = Market(question, families), bounds_of(question)
     heap: list[tuple[float, int, int]] = []
@@ -415,11 +467,13 @@ def cheapest_by(
     heapq.heapify(heap)
     best: tuple[float, Column] | None = None
     while heap and (best is None or heap[0][0] < best[0]):
+        if over():
+            raise OutOfTime
         _, f, i = heapq.heappop(heap)
         table = tables[f]
         assert table is not None
         cutoff = _cutoff(question, families[f], table, i, bounds, None)
-        found = _search(market, families[f], int(table.counts[i]), cutoff, memory)
+        found = _search(market, families[f], int(table.counts[i]), cutoff, memory, over=over)
         if found is None:
             continue
         market.columns.clear()
@@ -497,9 +551,13 @@ def _remembered(market: Market, family: Family, count: int, cutoff: float, memor
 
 
 def _search(
-    market: Market, family: Family, count: int, cutoff: float, memory: Memory, splits: dict[str, Floats] | None = None
-) -> Found | None:
-    """The best layout on `count` accelerators within the cutoff; remembered with the cutoff it was sought within."""
+    market: Market, family: Family, count: int, cutoff: float, memory: Memory, splits: dict[str, Floats] | None = None,
+    over: Over = never,
+) -> Found | None:  # fmt: skip
+    """The best layout on `count` accelerators within the cutoff; remembered with the cutoff it was sought within.
+
+    Raises _Unfinished, and remembers nothing, where the time is over first.
+    """
     key = _key(market, family, count)
     if _remembered(market, family, count, cutoff, memory):
         known = memory[key][1]
@@ -515,6 +573,7 @@ def _search(
             cutoff,
             floors=family.floors,
             splits=splits,
+            over=over,
         )
     except (UnknownValue, ImpossibleValue) as error:
         market.drop(14, "communication", 1, str(error))
@@ -522,6 +581,8 @@ def _search(
         return None
     market.counted.add(result.counted)
     found = result.found[0] if result.found else None
+    if not result.complete:
+        raise _Unfinished(found)
     memory[key] = (cutoff, found)
     return found
 

@@ -112,6 +112,7 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
     catalog = open_catalog(query) if catalog is None else catalog
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
+    offers, unfit = _of_whole_instances(query, catalog, offers)
     start = date.fromisoformat(query.start) if query.start else today
     tokens = _tokens(query, model)
     sequences = query.workload.sequences
@@ -134,8 +135,8 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
         guard=guard,
         restart=query.reliability.restart or Q(published("restart_minutes").typical, "min"),
         noise=noise,
-        offers=tuple(_of_whole_instances(query, catalog, offers)),
-        dropped=(*dropped, *elsewhere),
+        offers=tuple(offers),
+        dropped=(*dropped, *elsewhere, *unfit),
     )
 
 
@@ -287,9 +288,12 @@ def _check_product(query: TrainQuery) -> None:
         if isinstance(degrees, tuple) and len(degrees) == 1:
             product, factors = product * degrees[0], [*factors, f"{name} {degrees[0]}"]
     if supply is not None and supply[0] == supply[1] and (supply[0] % product or (len(factors) == 4 and product != supply[0])):
-        raise QueryError(
-            f"{query.locate(('parallelism',))}: {' x '.join(factors)} = {product} does not make {supply[0]} accelerators"
-        )
+        said = factors[0] if len(factors) == 1 else f"{' x '.join(factors)} = {product}"
+        how = "does not divide" if len(factors) == 1 else "does not make"
+        names = [f"parallelism.{factor.split()[0]}" for factor in factors]
+        overridden = [clause.path for clause in query.clauses() if clause.file == "--set" and clause.path in names]
+        at = names[0] if len(names) == 1 else [*overridden, "parallelism"][0]
+        raise QueryError(f"{query.locate(at)}: {said} {how} {supply[0]} accelerators")
 
 
 def _first(degrees: tuple[int, ...] | str) -> tuple[int, ...]:
@@ -381,9 +385,10 @@ def _of_stack(query: TrainQuery, catalog: Catalog, offers: list[Offer], software
     return kept, [Dropped(None, "workload.stack", gone, reason)] if gone else []
 
 
-def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Offer]) -> list[Offer]:
-    """Offers whose instances can make up the number of accelerators asked for, in a number format that the chip has."""
-    offers = list(offers)
+def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Offer]) -> tuple[list[Offer], list[Dropped]]:
+    """(offers whose instances make up the number of accelerators asked for, in a number format that the chip has, and those
+    left out for their number)."""
+    offers, unfit = list(offers), []
     if query.supply.accelerators is not None and offers:
         low, high = query.supply.accelerators
         whole = [offer for offer in offers if high // offer.accelerators * offer.accelerators >= low]
@@ -394,6 +399,11 @@ def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Of
                 f"{query.locate(('supply', 'accelerators'))}: {asked} accelerators are no multiple of an instance "
                 f"(instances have {', '.join(map(str, sizes))})"
             )
+        if len(whole) < len(offers):
+            asked = str(low) if low == high else f"{low} to {high}"
+            sizes = sorted({offer.accelerators for offer in offers} - {offer.accelerators for offer in whole})
+            reason = f"{asked} accelerators are no multiple of their instances ({', '.join(map(str, sizes))})"
+            unfit = [Dropped(None, "supply.accelerators", len(offers) - len(whole), reason)]
         offers = whole
     chips = {offer.accelerator: catalog.chips[offer.accelerator] for offer in offers}
     able = {name for name, chip in chips.items() if any(RECIPES[p][1] in chip.peak for p in query.workload.precision)}
@@ -403,4 +413,4 @@ def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Of
             f"{query.locate(('workload', 'precision'))}: {' and '.join(chips)} cannot multiply in "
             f"{' or '.join(query.workload.precision)}, only in {', '.join(known)}"
         )
-    return [offer for offer in offers if offer.accelerator in able]
+    return [offer for offer in offers if offer.accelerator in able], unfit

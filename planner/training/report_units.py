@@ -26,5 +26,12 @@ def unit_of(query: TrainQuery) -> str:
     return _SHOWN[_resource(query)][0]
 
 
+def written(resource: str, value: int) -> str:
+    """An amount of a resource in words, with the unit that questions write it in: "9.324 days", "1 chip"."""
+    unit, each = {**_SHOWN, "water": ("kL", 1e4)}[resource]
+    size = float(f"{value / each:.7g}")
+    return f"{size:,.10g} {unit.removesuffix('s') if size == 1 else unit}"
+
+
 def _resource(query: TrainQuery) -> str:
     return query.minimize if query.minimize in UNITS else "cost"

@@ -8,7 +8,7 @@ cannot win, so the result equals that of full enumeration.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,16 @@ _CORES = 8192  # cores that are bounded
 _BATCH = 4096  # strategies
 
 Floats = NDArray[np.float64]
+Over = Callable[[], bool]  # whether the time for an answer is over
+
+
+def never() -> bool:
+    """A time that has no end."""
+    return False
+
+
+class OutOfTime(Exception):
+    """The time for an answer was over before there was one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +106,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The best layouts, best first, and what became of all others."""
+    """The best layouts, best first, and what became of all others. `complete` False: the time was over before all were seen."""
 
     found: tuple[Found, ...]
     counted: Counted = field(default_factory=Counted)
+    complete: bool = True
 
 
 def search(
@@ -112,11 +123,13 @@ def search(
     prune: bool = True,
     floors: Mapping[str, float] | None = None,
     splits: Mapping[str, Floats] | None = None,
+    over: Over = never,
 ) -> Result:
     """The `top` fastest layouts on `accelerators` with a ranked step time of at most `cutoff` [s], proven.
 
     floors, splits: `floor_of` and `split_bounds` of each number format, where they are known. prune: False evaluates every
-    strategy that fits (the same result; for tests). Raises UnknownValue where the chip's record lacks a figure.
+    strategy that fits (the same result; for tests). over: asked before each batch; once it is true, the best so far are
+    returned without proof. Raises UnknownValue where the chip's record lacks a figure.
     Equal times are ordered as they are enumerated.
     """
     counted = Counted()
@@ -136,9 +149,13 @@ def search(
         known = None if splits is None else splits.get(precision)
         least = split_bounds(task, [(accelerator, cores, precision)])[0] if known is None else known
         bound = np.repeat(least, np.diff(cores.splits, append=len(cores)))
-        heap += _batches(precision, np.arange(len(cores)), bound, np.ones(len(cores)), _CORES, False)
+        good = np.flatnonzero(bound <= cutoff) if prune else np.arange(len(cores))
+        counted.bound += int(sizes.sum() - sizes[good].sum())
+        heap += _batches(precision, good, bound[good], np.ones(len(good)), _CORES, False)
     heapq.heapify(heap)
     while heap:
+        if over():
+            return Result(tuple(best), counted, complete=False)
         batch = heapq.heappop(heap)
         at, precision, lost = batch.at, batch.precision, batch.bound > worst()
         if prune:
@@ -359,7 +376,7 @@ def _bounds(
     _, parts = training.evaluate(run, together)
     lag = training.straggling(layouts.accelerators, Q(1.0, "s"), together["straggler_growth"]) / Q(1.0, "s")
     for name in without:  # and what waiting for the slowest adds to them
-        parts["bubble"] = parts["bubble"] - lag * parts.pop(name)
+        parts["stragglers"] = parts["stragglers"] - lag * parts.pop(name)
     total = _total(parts) + stretched(parts, np.concatenate(stretches))
     factor = np.repeat(factors, lengths) * max(task.slowdown, 1.0) * (1 - 1e-9)
     return np.split(np.asarray(total.m_as("s") * factor, float), np.cumsum(lengths)[:-1])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 from importlib.metadata import version
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from models.training_constants import RECIPES
 from .. import calibrated, cpsat, plan, pyomo_milp
 from ..missing import missing_data
 from ..program import Program, Solution
-from ..query import QueryError, TrainQuery
+from ..query import QueryError, TrainQuery, text_of
 from .asking import Asker
 from .check import Decision, Evaluated, evaluate, job_of, job_totals, layout_of, ranked_of
 from .infeasible import Explanation, why_infeasible
@@ -25,11 +26,12 @@ from .plan import NearestJob, TrainPlan
 from .question import Question, question_of
 from .report_units import in_units, unit_of
 from .rows import assemble
-from .search import Result, search
+from .search import Over, Result, search
 from .uncertainty import any_of, robustness
 
 Progress = Callable[[str], None]
 _DATA = ("chips", "models", "offers", "regions", "economics", "storage", "reliability")
+_LEAST = 1.0  # seconds that a solver is given at least: programs of columns take milliseconds
 SOLVERS = {"highs": pyomo_milp.solve, "cpsat": cpsat.solve}
 
 
@@ -49,10 +51,11 @@ def solve_with_program(
     started = time.perf_counter()
     question = question_of(query, today or date.today())
     memory: Memory = {}
-    market = market_of(question, progress, memory)
-    program = assemble(market)
     seconds = float(query.solver.time.m_as("s"))
-    solution, cross, used = prove(program, query.solver.engine, seconds, query.solver.gap)
+    over = ends_at(started + seconds)
+    market = market_of(question, progress, memory, over=over)
+    program = assemble(market)
+    solution, cross, used = _solved(market, program, query, max(seconds - (time.perf_counter() - started), _LEAST))
     best = _chosen(market, solution)
     why = Explanation()
     checked, result = None, Result(())
@@ -60,16 +63,35 @@ def solve_with_program(
         family = market.families[best.family]
         accelerator = accelerator_of(question, family.machine, best.accelerators)
         progress("listing the best layouts")
-        result = search(family.task, accelerator, best.accelerators, family.host, query.top)
+        result = search(family.task, accelerator, best.accelerators, family.host, query.top, over=over)
+        if not result.complete:  # the next best are not known
+            assert best.found is not None
+            result = replace(result, found=(best.found,))
         checked = checked_of(question, best)
     elif solution.status == "infeasible":
         progress("infeasible: looking for the clash")
-        asker = Asker(question.start, progress)
+        asker = Asker(question.start, progress, over=ends_at(time.perf_counter() + seconds))
         asker.memory(question).update(memory)
         why = why_infeasible(question, asker)
     seconds_in_all = time.perf_counter() - started
     answer = _plan(question, market, program, solution, cross, used, checked, best, result, why, seconds_in_all)
     return answer, program
+
+
+def ends_at(moment: float) -> Over:
+    """Whether a moment of `time.perf_counter` has passed."""
+    return lambda: time.perf_counter() >= moment
+
+
+def _solved(market: Market, program: Program, query: TrainQuery, seconds: float) -> tuple[Solution, str, float]:
+    """`prove`, where every column was searched that can be the best; else the best so far, which no solver can prove."""
+    if market.unsearched is None:
+        return prove(program, query.solver.engine, seconds, query.solver.gap)
+    best = market.best
+    point = None if best is None else tuple(int(column is best) for column in market.columns)
+    objective = None if best is None else best.objective
+    solution = Solution("stopped", point, objective, market.bound, "none: the time was over during the search", 0.0)
+    return solution, "not run: the search was stopped", 0.0
 
 
 def prove(program: Program, engine: str, seconds: float, gap: float) -> tuple[Solution, str, float]:
@@ -148,7 +170,7 @@ def _plan(
             seconds=used,
         ),
         removed=market.removals,
-        assumptions=assumptions_of(question, market, checked),
+        assumptions=(*_left_out(query, market, result, why), *assumptions_of(question, market, checked)),
         conflict=why.conflict,
         fixes=why.fixes,
         innocent=why.innocent,
@@ -162,6 +184,19 @@ def _plan(
         strategies=counted.strategies,
         evaluated=counted.evaluated,
     )
+
+
+def _left_out(query: TrainQuery, market: Market, result: Result, why: Explanation) -> tuple[plan.Assumption, ...]:
+    """What was not done because the time was over."""
+    texts = {
+        "the search was stopped before everything was searched that may be better: this is the best so far": (
+            market.unsearched is not None
+        ),
+        "the next best layouts were not listed: the time was over": not result.complete,
+        "the explanation was stopped: the clash may hold clauses that it does not need, repairs are missing": not why.complete,
+    }
+    source = f"query: solver.time, {text_of(query.solver.time)}"
+    return tuple(plan.Assumption(text=text, source=source) for text, holds in texts.items() if holds)
 
 
 def _nearest(question: Question, why: Explanation) -> NearestJob | None:
@@ -211,6 +246,7 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     texts = {
         "a reservation is paid for its whole term": any("reserved" in option for option in query.supply.offers),
         "storage, data transfer and staff are not counted": True,
+        _divisors_text(query.workload.sequences): True,
         "as many instances as are chosen can be had; supply.quota limits them": True,
         "instances that are parts of a board train on their own only: they share its network ports": True,
         "gradients are sharded (zero2) only where a step has one microbatch": True,
@@ -229,6 +265,14 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
     if checked is not None:
         found += [plan.Assumption(text=text, source="models/data, zoo/data") for text in checked.assumptions]
     return tuple(found)
+
+
+def _divisors_text(batch: int) -> str:
+    """Which data parallelism a batch allows."""
+    small = [d for d in range(1, math.isqrt(batch) + 1) if batch % d == 0]
+    divisors = sorted({*small, *(batch // d for d in small)})
+    said = ", ".join(map(str, divisors)) if len(divisors) <= 8 else f"{len(divisors)} from 1 to {batch}"
+    return f"data-parallel ranks x microbatch divide the batch of {batch:,} sequences (its divisors: {said})"
 
 
 def most_of(query: TrainQuery) -> int:

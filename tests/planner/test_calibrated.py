@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from models.calibration import calibration_to, stored_calibration
 from models.training_constants import training_constants
 from planner import Plan, load
+from planner.calibrated import assumption
 from planner.cli import app
 from planner.query import Query, QueryError, ServeQuery
 
@@ -124,3 +125,16 @@ def test_a_replica_takes_it_too(folder: Path) -> None:
     replica.write_text(text + "calibration: training.yaml\n", encoding="utf-8")
     result = run("evaluate", replica)
     assert result.exit_code == 2 and f"{replica}:7: calibration: " in result.stderr
+
+
+def test_the_day_of_the_fit_is_said_of_both_models(folder: Path) -> None:
+    trains = load(Path(__file__).parents[2] / "examples" / "train-llama405b.yaml")
+    assert str(training_constants().about["fitted_on"]) in assumption(trains).text
+    assert stored_calibration().date in assumption(load(folder / "ask.yaml").set("calibration", None)).text
+
+
+def test_a_calibration_that_is_not_there_is_said_in_words(folder: Path) -> None:
+    rows = Path(__file__).parents[2] / "models" / "data" / "training_measurements.csv"
+    said = run("validate", "training", "--measurements", rows, "--calibration", folder / "none.yaml")
+    assert said.exit_code == 2 and "none.yaml: cannot read: No such file or directory" in said.output
+    assert "Errno" not in said.output

@@ -169,7 +169,7 @@ def test_brute_force_over_uneven_stages_and_overlap_finds_nothing_better(memory:
     spare = p * f - layers
     slowest = np.where(spare > 0, f + np.maximum(logits - spare, 0), f)  # even stages: the model adds the logits itself
     names = ("gemm", "attention", "memory_bound", "recompute", "layer_start", "tensor_parallel", "context_parallel",
-             "expert_parallel", "bubble")  # fmt: skip
+             "expert_parallel", "bubble", "stragglers")  # fmt: skip
     grows = sum(np.asarray(step.parts[name].m_as("s")) for name in names)
     time = (step.total.m_as("s") + grows * (slowest * p / layers - 1)) * (step.high / step.total).m_as("")
     held = training_memory.memory(model, accelerator, task.job, layouts, task.stack)

@@ -13,8 +13,15 @@ from typer.testing import CliRunner
 
 from planner.cli import app
 from planner.query import Query, QueryError, TrainQuery, load
+from planner.report.training import plan_tables
+from planner.training.asking import Asker
 from planner.training.check import evaluate
+from planner.training.infeasible import why_infeasible
+from planner.training.job import accelerator_of
+from planner.training.market import market_of
 from planner.training.plan import TrainPlan
+from planner.training.question import question_of
+from planner.training.search import search
 from planner.training.solve import reload, solve
 
 TODAY = date(2026, 11, 23)
@@ -92,6 +99,118 @@ def test_objectives_are_each_best_at_their_own() -> None:
         assert all(least <= plan.totals[key] * (1 + 1e-6) for plan in plans.values()), name
 
 
+class Clock:
+    """A time that is over after it was asked so many times."""
+
+    def __init__(self, asked: int) -> None:
+        self.left = asked
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_market_that_is_stopped_says_what_is_proven_by_then() -> None:
+    asked = question_of(question(deadline="60 day", supply__chips="all"), TODAY)
+    optimum = market_of(asked).best
+    assert optimum is not None
+    bounds, bests = [], []
+    for steps in (0, 1, 2, 3, 5, 8, 13, 10**9):
+        market = market_of(asked, over=Clock(steps))
+        best = market.best
+        if market.unsearched is None:
+            assert best is not None and best.objective == optimum.objective
+        else:
+            assert market.bound is not None and market.bound <= optimum.objective
+            assert best is None or best.objective >= optimum.objective
+            bounds.append(market.bound)
+        bests += [] if best is None else [best]
+    assert len(bounds) >= 3 and bounds == sorted(bounds)
+    assert len(bests) >= 2 and bests[-1].objective == optimum.objective
+
+
+def test_a_search_that_is_stopped_says_that_it_is_not_complete() -> None:
+    asked = question_of(question(), TODAY)
+    family = market_of(asked, first=True).families[0]
+    chip = accelerator_of(asked, family.machine, 64)
+    whole = search(family.task, chip, 64, family.host)
+    stopped = [search(family.task, chip, 64, family.host, over=Clock(steps)) for steps in range(3)]
+    assert whole.complete and not stopped[0].complete and not stopped[0].found
+    for part in stopped:
+        assert part.complete or not part.found or part.found[0].ranked >= whole.found[0].ranked
+
+
+def test_time_that_is_over_is_not_a_proof(tmp_path: Path) -> None:
+    plan = solve(question(solver={"time": "0.001 s"}), today=TODAY)
+    assert plan.status == "stopped" == plan.certificate.status
+    assert any("stopped" in a.text and "solver.time" in a.source for a in plan.assumptions)
+    assert plan.certificate.lower_bound is not None and plan.certificate.lower_bound <= (best().objective or 0)
+    path = tmp_path / "ask.yaml"
+    path.write_text(question(solver={"time": "0.001 s"}).to_yaml(), encoding="utf-8")
+    shown = CliRunner().invoke(app, ["solve", str(path), "--format", "md"])
+    assert shown.exit_code == 5 and "stopped without proof" in shown.stdout and "lower bound" in shown.stdout
+
+
+def test_an_explanation_that_is_stopped_names_what_is_known_to_clash() -> None:
+    asked = question_of(question(deadline="1 day", supply__accelerators=64), TODAY)
+    for steps in (0, 3, 10):
+        why = why_infeasible(asked, Asker(TODAY, over=Clock(steps)))
+        assert not why.complete and {"deadline"} <= {conflict.clause for conflict in why.conflict}
+
+
+def test_a_stopped_search_gives_the_best_job_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimum = best(supply__chips="all")
+    for steps in range(1, 40):
+        monkeypatch.setattr("planner.training.solve.ends_at", lambda _, steps=steps: Clock(steps))
+        plan = solve(question(supply__chips="all"), today=TODAY)
+        if plan.job is not None:
+            break
+    assert plan.status == "stopped" and plan.objective is not None and optimum.objective is not None
+    assert plan.certificate.forward_check == "every wall holds" and plan.certificate.gap is not None
+    assert plan.certificate.lower_bound is not None
+    assert plan.certificate.lower_bound <= optimum.objective <= plan.objective
+
+
+def test_what_a_changed_question_breaks_is_said_in_the_units_of_questions(tmp_path: Path) -> None:
+    plan = best(deadline="60 day")
+    assert plan.job is not None
+    changes = {"deadline": "1 day", "limits.cost": "5 USD", "limits.power": "1 kW", "limits.chips": 1, "limits.water": "1 kL"}
+    broken = {line.partition(":")[0]: line for line in evaluate(*reload(plan, changes)).violations}
+    assert broken["deadline"].endswith(" days, more than 1 day")
+    assert float(broken["deadline"].split()[1]) == pytest.approx(plan.job.days, abs=2e-5)
+    assert broken["limits.cost"].endswith(" USD, more than 5 USD") and broken["limits.power"].endswith(" kW, more than 1 kW")
+    assert broken["limits.chips"] == f"limits.chips: {plan.job.accelerators} chips, more than 1 chip"
+    assert broken["limits.water"].endswith(" kL, more than 1 kL")
+    plan.save(tmp_path / "plan.json")
+    shown = CliRunner().invoke(app, ["evaluate", str(tmp_path / "plan.json"), "--set", "limits.chips=1"])
+    assert shown.exit_code == 4 and ", 1 violation (" in shown.stdout
+
+
+def test_a_report_says_that_the_upper_end_of_the_time_misses_the_deadline() -> None:
+    plan = best(deadline="60 day")
+    assert plan.job is not None and plan.job.days_high > plan.job.days
+    late = plan.model_copy(
+        update={"walls": tuple(
+            w.model_copy(update={"limit": plan.job.days * 1.0001}) if w.what == "time to train" else w for w in plan.walls
+        )}
+    )  # fmt: skip
+    assert "misses the deadline" in plan_tables(late)[0].notes[0]
+    early = plan.model_copy(
+        update={"walls": tuple(
+            w.model_copy(update={"limit": plan.job.days_high}) if w.what == "time to train" else w for w in plan.walls
+        )}
+    )  # fmt: skip
+    assert not plan_tables(early)[0].notes
+    assert any("divisors: 9 from 1 to 256" in a.text for a in plan.assumptions)
+
+
+def test_offers_whose_instances_cannot_make_the_number_are_said_to_be_left_out() -> None:
+    asked = question_of(question(supply__chips="all", supply__accelerators=100), TODAY)
+    said = [d for d in asked.dropped if d.name == "supply.accelerators"]
+    assert len(said) == 1 and "100 accelerators are no multiple of their instances" in said[0].reason and "8" in said[0].reason
+    assert all(100 % offer.accelerators == 0 for offer in asked.offers)
+
+
 def test_both_solvers_agree() -> None:
     assert "agrees" in best(solver__engine="both", deadline="30 day", limits__power="200 kW").certificate.cross_check
     assert best(solver__engine="cpsat").objective == best().objective
@@ -165,6 +284,7 @@ ERRORS = [
     ({"parallelism__pipeline": 64}, "parallelism.pipeline", "32 layers"),
     ({"parallelism__tensor": 7}, "parallelism.tensor", "32 heads"),
     ({"parallelism__tensor": 8, "parallelism__pipeline": 3, "supply__accelerators": 64}, "parallelism", "does not make 64"),
+    ({"parallelism__pipeline": 14, "supply__accelerators": 64}, "parallelism.pipeline", "pipeline 14 does not divide 64"),
     ({"deadline": "2020-01-01"}, "deadline", "in the past"),
     ({"deadline": "soon"}, "deadline", "or a date"),
     ({"start": "2026-13-01"}, "start", "no date"),
