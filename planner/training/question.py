@@ -112,7 +112,6 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
     catalog = open_catalog(query) if catalog is None else catalog
     model = model_of(query, catalog)
     offers, dropped = space.offers_of(query, catalog)
-    offers, unfit = _of_whole_instances(query, catalog, offers)
     start = date.fromisoformat(query.start) if query.start else today
     tokens = _tokens(query, model)
     sequences = query.workload.sequences
@@ -122,6 +121,7 @@ def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) 
     offers, elsewhere = _of_stack(query, catalog, offers, task.stack)
     _check_degrees(query, model)
     guard = guard_of(query)
+    offers, unfit = _of_whole_instances(query, catalog, offers)
     return Question(
         query=query,
         catalog=catalog,

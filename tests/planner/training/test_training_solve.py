@@ -174,7 +174,14 @@ def test_a_stopped_search_gives_the_best_job_so_far(monkeypatch: pytest.MonkeyPa
 def test_what_a_changed_question_breaks_is_said_in_the_units_of_questions(tmp_path: Path) -> None:
     plan = best(deadline="60 day")
     assert plan.job is not None
-    changes = {"deadline": "1 day", "limits.cost": "5 USD", "limits.power": "1 kW", "limits.chips": 1, "limits.water": "1 kL"}
+    changes = {
+        "supply.accelerators": [1, 256],
+        "deadline": "1 day",
+        "limits.cost": "5 USD",
+        "limits.power": "1 kW",
+        "limits.chips": 1,
+        "limits.water": "1 kL",
+    }
     broken = {line.partition(":")[0]: line for line in evaluate(*reload(plan, changes)).violations}
     assert broken["deadline"].endswith(" days, more than 1 day")
     assert float(broken["deadline"].split()[1]) == pytest.approx(plan.job.days, abs=2e-5)
@@ -182,7 +189,7 @@ def test_what_a_changed_question_breaks_is_said_in_the_units_of_questions(tmp_pa
     assert broken["limits.chips"] == f"limits.chips: {plan.job.accelerators} chips, more than 1 chip"
     assert broken["limits.water"].endswith(" kL, more than 1 kL")
     plan.save(tmp_path / "plan.json")
-    shown = CliRunner().invoke(app, ["evaluate", str(tmp_path / "plan.json"), "--set", "limits.chips=1"])
+    shown = CliRunner().invoke(app, ["evaluate", str(tmp_path / "plan.json"), "--set", "deadline=1 day"])
     assert shown.exit_code == 4 and ", 1 violation (" in shown.stdout
 
 
