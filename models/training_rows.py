@@ -9,12 +9,13 @@ No rule looks at a row's id or measured time.
 from __future__ import annotations
 
 import csv
+import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -61,6 +62,9 @@ _BLANK = ("", "nan", "n/a", "na", "none", "null", "-", "?", "unknown")
 # A row that names no stack ran an old one, unless its chip is of this year or later: FlashAttention and overlapped collectives
 # have been in every stack since (Megatron-Core, NeMo, FSDP).
 _MODERN = 2022
+
+
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 class Unpredictable(ValueError):
@@ -124,7 +128,10 @@ class _Cells:
         return value
 
     def flag(self, column: str) -> bool | None:
-        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(self.text(column).lower())
+        word = self.text(column).lower()
+        if word not in _FLAGS and word not in _BLANK:
+            _misread(column, self.text(column), _FLAGS)
+        return _FLAGS.get(word)
 
 
 def read_rows(path: str | Path | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -238,6 +245,30 @@ def sharding_of(text: str) -> str:
     return _SHARDING_WORDS.get(bare, bare if bare in _SHARDING else "" if word in _BLANK else word)
 
 
+def recompute_of(text: str) -> int | None:
+    """The recompute mode of a row's cell, None where it is blank. Raises Unpredictable with the nearest word."""
+    word = text.lower()
+    if word in _RECOMPUTE:
+        return _RECOMPUTE[word]
+    return None if word in _BLANK else _misread("activation_recompute", text, _RECOMPUTE)
+
+
+def _misread(column: str, text: str, known: Iterable[str]) -> NoReturn:
+    """Raises Unpredictable: what stands in a cell, what was expected, and the nearest of it."""
+    words = list(known)
+    near = difflib.get_close_matches(text.lower(), words, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise Unpredictable(f"{column} is {text[:40]!r}, expected one of {', '.join(words)}{hint}")
+
+
+def unknown_columns(columns: Iterable[str | None]) -> dict[str, str | None]:
+    """Columns that no row of measurements has, and the nearest one that they have; None where none is near."""
+    with MEASUREMENTS.open(encoding="utf-8", newline="") as file:
+        known = next(csv.reader(file))
+    others = [column for column in columns if column and column.strip() not in known]
+    return {column: next(iter(difflib.get_close_matches(column.lower(), known, n=1)), None) for column in others}
+
+
 def precision_of(text: str) -> str:
     """The recipe of a row's precision cell."""
     t = text.lower()
@@ -250,7 +281,8 @@ def precision_of(text: str) -> str:
             return recipe
     if "bf16" in t or "bfloat16" in t:
         return "bf16"
-    raise Unpredictable(f"precision {text[:40]!r} is not known")
+    near = difflib.get_close_matches(t, ("bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"), n=1)
+    raise Unpredictable(f"precision {text[:40]!r} is not known" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def listed_model(name: str, active: float | None, zoo: Zoo) -> Transformer | None:
@@ -459,11 +491,11 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
     if pipeline > model.layers:
         raise Unpredictable(f"{pipeline:g} pipeline stages for {model.layers} layers")
     if sharding and sharding not in _SHARDING:
-        inferred.append(f"zero_or_fsdp {sharding!r} read as zero1")
+        _misread("zero_or_fsdp", cells.text("zero_or_fsdp"), _SHARDING)
     if not sharding:
         sharding = "fsdp_full" if family == "TPU" else used.sharding
         inferred.append("zero_or_fsdp")
-    stage, fsdp = _SHARDING.get(sharding, (1, False))
+    stage, fsdp = _SHARDING[sharding]
 
     replica = max(1.0, batch / data)
     microbatch = cells.number("micro_batch")
@@ -481,7 +513,8 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
             chunks = 2.0 if used.name == "torchtitan" else float(max(1, min(4, int(model.layers // pipeline // 2))))
             inferred.append("virtual_stages")
     sequence_parallel = cells.flag("sequence_parallel")
-    if cells.text("activation_recompute").lower() not in _RECOMPUTE:
+    recompute = recompute_of(cells.text("activation_recompute"))
+    if recompute is None:
         inferred.append("recompute")
 
     machine = machine_of(chip, precision)
@@ -507,7 +540,7 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
         tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data, context_parallel=context, expert_parallel=experts,
         microbatch=min(microbatch or 1.0, batch / data), precision=precision, virtual_stages=chunks,
         sequence_parallel=used.sequence_parallel if sequence_parallel is None else sequence_parallel,
-        recompute=_RECOMPUTE.get(cells.text("activation_recompute").lower(), NONE),
+        recompute=NONE if recompute is None else recompute,
         zero_stage=stage, fsdp=fsdp, hybrid_shard=family == "TPU",
     )  # fmt: skip
     fused = used.fused_attention or sequence >= 8192 or "flashattention" in note.lower()

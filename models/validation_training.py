@@ -16,7 +16,7 @@ import numpy as np
 from .training import evaluate
 from .training_constants import Constants, training_constants
 from .training_memory import minimum_memory, peak_memory
-from .training_rows import Case, Zoo, cases_of, read_rows, stacked
+from .training_rows import Case, Zoo, cases_of, chip_of, read_rows, stacked
 
 __all__ = ["validate_training"]
 
@@ -30,7 +30,9 @@ def validate_training(
     takes the fitted ones; zoo: None loads `zoo.catalog`. Keys of the result:
     rows, predicted: counts; mape, median_ape: of the absolute relative error |predicted / measured - 1|; bias: mean of
     predicted / measured - 1; interval_coverage: share of measured times inside the stated 80 % interval;
-    false_infeasible: how many rows, which all ran, the memory model calls impossible; skipped: [{id, reason}] of every row
+    false_infeasible: how many rows, which all ran, the memory model calls impossible (even their least memory exceeds the
+    accelerator, as `solve` judges a layout that is given whole); memory: {count, mape, median_ape, bias} of the expected peak on
+    rows that state theirs, and expected_above_limit, how many rows are expected not to fit; skipped: [{id, reason}] of every row
     without a prediction; groups: {source, hardware, kind} -> name -> {count, coverage (predicted share), timed, mape,
     median_ape, bias, interval_coverage}; predictions: every other row. None stands where no row has a measured time.
 
@@ -46,7 +48,8 @@ def validate_training(
     predictions = _predictions([case for case in cases if case is not None], constants)
     result: dict[str, Any] = {"rows": len(rows), "predicted": len(predictions)} | _errors(predictions)
     result["false_infeasible"] = sum(p["infeasible"] for p in predictions)
-    result["groups"] = _groups(rows, cases, predictions)
+    result["memory"] = _memory_errors(predictions)
+    result["groups"] = _groups(rows, cases, predictions, zoo)
     result["skipped"] = skipped
     result["predictions"] = predictions
     return result
@@ -101,14 +104,37 @@ def _errors(predictions: Iterable[Mapping[str, Any]]) -> dict[str, float | None]
     }
 
 
+def _memory_errors(predictions: Iterable[Mapping[str, Any]]) -> dict[str, float | int | None]:
+    """Of the rows that state their peak memory: how many, and the error of the expected peak; and of how many rows, which all
+    ran, that peak exceeds the accelerator: it is no proof that they cannot run."""
+    every = list(predictions)
+    stated = [p for p in every if p["memory_measured_gib"] is not None]
+    error = np.array([p["memory_gib"] / p["memory_measured_gib"] - 1 for p in stated])
+    none = {"mape": None, "median_ape": None, "bias": None}
+    some = {"mape": np.mean(np.abs(error)), "median_ape": np.median(np.abs(error)), "bias": np.mean(error)} if stated else none
+    return {
+        "count": len(stated),
+        **{key: None if value is None else float(value) for key, value in some.items()},
+        "expected_above_limit": sum(p["memory_gib"] > p["memory_limit_gib"] for p in every),
+    }
+
+
 def source_of(text: str) -> str:
     """A short name for a row's source: the words before the first comma, bracket, address or path."""
     head = re.split(r"[,(;:@]|https?|\s\S*[/_]", text.strip(), maxsplit=1)[0].strip()
     return head[:60] or "unknown"
 
 
+def _hardware(text: str, zoo: Zoo) -> str:
+    """The chip's one name, or the row's own word where the zoo knows none."""
+    try:
+        return chip_of(text, zoo).name if text else "unknown"
+    except ValueError:
+        return text
+
+
 def _groups(
-    rows: Sequence[Mapping[str, Any]], cases: Sequence[Case | None], predictions: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]], cases: Sequence[Case | None], predictions: Sequence[Mapping[str, Any]], zoo: Zoo
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Errors by source, hardware and kind; a row that was skipped counts in its source and hardware, and as "unreadable"."""
     remaining = iter(predictions)
@@ -116,7 +142,7 @@ def _groups(
     for row, case in zip(rows, cases, strict=True):
         prediction = None if case is None else next(remaining)
         kinds = ["unreadable"] if case is None else [case.setting.kind] + ["long-context"] * case.long_context
-        hardware = str(row.get("hardware") or "").strip() or "unknown"
+        hardware = _hardware(str(row.get("hardware") or "").strip(), zoo) if case is None else case.chip.name
         for group, names in (("source", [source_of(str(row.get("source") or ""))]), ("hardware", [hardware]), ("kind", kinds)):
             for name in names:
                 members[group].setdefault(name, []).append(prediction)

@@ -867,6 +867,8 @@ def validate(
         report = measured.validate(kind, measurements, calibration, excluded, _columns_given("--with", facts, "hardware=H100"))
     except measured.MeasurementsError as error:
         raise _fail(str(error)) from None
+    for line in measured.unread(kind, measurements):
+        typer.echo(line, err=True)
     _show(format, pages.report_tables(kind, report), report, report["predictions"])
 
 

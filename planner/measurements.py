@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,28 @@ def validate(
         if kind == "training":
             from models.validation_training import validate_training
 
-            return validate_training(measurements, constants)
+            report = validate_training(measurements, constants)
+            if not report["rows"]:
+                raise MeasurementsError(f"{measurements}: no rows below the header, expected one a run")
+            return report
         from models.serving_fit import validate_serving
         from models.serving_rows import rows_of
 
         return validate_serving(rows_of(measurements, **_columns(facts or {})), constants)
     except (ValueError, OSError) as error:
         raise MeasurementsError(_line(error)) from None
+
+
+def unread(kind: str, path: Path) -> list[str]:
+    """One line for each column of a CSV of training measurements that nothing reads, with the nearest that is read."""
+    from models.training_rows import unknown_columns
+
+    if kind != "training":
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        columns = next(csv.reader(file), [])
+    hints = {name: f'; did you mean "{near}"?' if near else "" for name, near in unknown_columns(columns).items()}
+    return [f"{path}:1: column {name} is not read{hint}" for name, hint in hints.items()]
 
 
 def kind_of(path: Path) -> str:

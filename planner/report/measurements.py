@@ -14,6 +14,8 @@ _LONG = ("model", "source")
 def report_tables(kind: str, report: Mapping[str, Any]) -> list[Table]:
     """Summary, groups and skipped rows. Every row is in `--format csv` and json: a table of a thousand rows helps nobody."""
     tables = [_summary(report)]
+    if kind == "training":
+        tables.append(_peaks(report["memory"]))
     if kind == "serving":
         tables.append(_errors("Regimes", report["regimes"]))
     for name, groups in report["groups"].items():
@@ -27,6 +29,12 @@ def report_tables(kind: str, report: Mapping[str, Any]) -> list[Table]:
 def _summary(report: Mapping[str, Any]) -> Table:
     rows = tuple((key, _cell(value)) for key, value in report.items() if not isinstance(value, (list, dict)))
     return Table("Summary", ("", "value"), rows, frozenset({"value"}))
+
+
+def _peaks(memory: Mapping[str, Any]) -> Table:
+    """Expected peak memory against the peaks that rows state."""
+    rows = tuple((key, _cell(value)) for key, value in memory.items())
+    return Table("Peak memory", ("", "value"), rows, frozenset({"value"}))
 
 
 def _errors(title: str, groups: Mapping[str, Any]) -> Table:

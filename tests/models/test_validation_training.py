@@ -3,10 +3,11 @@
 import json
 import math
 import random
+import re
 
 import pytest
 
-from models.training_rows import MEASUREMENTS, REQUIRED, read_rows
+from models.training_rows import MEASUREMENTS, REQUIRED, read_rows, unknown_columns
 from models.validation_training import source_of, validate_training
 
 ROWS = [dict(row) for row in read_rows(MEASUREMENTS)]
@@ -18,8 +19,8 @@ def result():
 
 
 def test_keys_and_json(result):
-    assert list(result) == ["rows", "predicted", "mape", "median_ape", "bias", "interval_coverage", "false_infeasible", "groups",
-                            "skipped", "predictions"]  # fmt: skip
+    assert list(result) == ["rows", "predicted", "mape", "median_ape", "bias", "interval_coverage", "false_infeasible", "memory",
+                            "groups", "skipped", "predictions"]  # fmt: skip
     json.dumps(result, allow_nan=False)
     assert result["rows"] == len(ROWS) == result["predicted"] + len(result["skipped"])
     assert all(skip["id"] and skip["reason"] for skip in result["skipped"])
@@ -124,6 +125,39 @@ def test_bad_files_are_one_clear_line(tmp_path):
     only_header = tmp_path / "header.csv"
     only_header.write_text(",".join(REQUIRED) + "\n", encoding="utf-8")
     assert validate_training(only_header)["rows"] == 0
+
+
+def test_peak_memory_errors(result):
+    stated = [p for p in result["predictions"] if p["memory_measured_gib"] is not None]
+    errors = [abs(p["memory_gib"] / p["memory_measured_gib"] - 1) for p in stated]
+    assert result["memory"]["count"] == len(stated) == 47
+    assert result["memory"]["mape"] == pytest.approx(sum(errors) / 47) and result["memory"]["mape"] < 0.12
+    assert validate_training(ROWS[:1])["memory"]["mape"] is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"activation_recompute": "selectiv"}, "activation_recompute is 'selectiv', .*did you mean 'selective'"),
+        ({"zero_or_fsdp": "zero11"}, "zero_or_fsdp is 'zero11', .*did you mean 'zero1'"),
+        ({"sequence_parallel": "tru"}, "sequence_parallel is 'tru', .*did you mean 'true'"),
+        ({"precision": "bf61"}, "precision 'bf61' is not known; did you mean 'bf16'"),
+    ],
+)
+def test_a_value_that_is_not_understood_skips_the_row_with_the_nearest_word(cells, reason):
+    answer = validate_training([ROWS[0] | cells])
+    assert answer["predicted"] == 0
+    assert re.search(reason, answer["skipped"][0]["reason"])
+
+
+def test_columns_that_nothing_reads_are_named():
+    assert unknown_columns(["id", "n_acelerators", "zzzzzz"]) == {"n_acelerators": "n_accelerators", "zzzzzz": None}
+
+
+def test_spellings_of_a_chip_are_one_group():
+    row = next(row for row in ROWS if row["hardware"] == "H100-80GB-SXM")
+    groups = validate_training([row, row | {"hardware": "h100-sxm"}])["groups"]["hardware"]
+    assert {name: entry["count"] for name, entry in groups.items()} == {"h100-sxm": 2}
 
 
 def test_short_names_of_sources():
