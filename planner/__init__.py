@@ -75,23 +75,29 @@ def _why_not(self: Plan, **forces: Any) -> Any:
 def _marginal(self: Plan, switches: bool = False) -> Any:
     """What one more of each wall is worth: see `planner.marginal.marginals`."""
     from .marginal import marginals
+    from .plan import needs_objective
 
+    needs_objective(self, "whose walls could be moved")
     return marginals(self, _question(self), switches)
 
 
 def _alternatives(self: Plan, within: float = 0.05) -> Any:
     """Near-optimal plans that differ: see `planner.alternatives.alternatives`."""
     from .alternatives import alternatives
+    from .plan import needs_objective
     from .prepare import prepare
     from .uncertainty import guarded_query
 
+    needs_objective(self, "to vary")
     return alternatives(self, prepare(guarded_query(_question(self))), within)
 
 
 def _tornado(self: Plan) -> Any:
     """The optimum at both ends of what is uncertain: see `planner.sensitivity.tornado`."""
+    from .plan import needs_objective
     from .sensitivity import tornado
 
+    needs_objective(self, "whose objective could swing")
     return tornado(self, _question(self))
 
 

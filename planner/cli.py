@@ -620,7 +620,7 @@ def explain(
     """
     from .columns import Memory
     from .marginal import marginals
-    from .plan import rows
+    from .plan import PlanError, needs_objective, rows
     from .query import QueryError
     from .report import explain as pages
     from .report import tables
@@ -649,10 +649,7 @@ def explain(
             if not records:
                 typer.echo(f"{synthesis} is in the plan already", err=True)
         elif tornado:
-            if saved.objective is None:
-                raise _fail(
-                    f"{plan}: there is no plan whose objective could swing ({saved.status}); explain it without --tornado"
-                )
+            needs_objective(saved, "whose objective could swing", str(plan))
             from .sensitivity import tornado as swings
 
             records = list(swings(saved, query, progress))
@@ -672,7 +669,7 @@ def explain(
         else:
             records = list(marginals(saved, query, switches, progress))
             shown = [tables.walls_table(saved), pages.marginal_table(records), pages.switch_table(records)]
-    except QueryError as error:
+    except (PlanError, QueryError) as error:
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
@@ -713,7 +710,7 @@ def alternatives(
     from zoo.units import UnitError, quantity
 
     from .alternatives import alternatives as find
-    from .plan import rows
+    from .plan import PlanError, needs_objective, rows
     from .prepare import prepare
     from .query import QueryError
     from .report import explain as pages
@@ -729,12 +726,11 @@ def alternatives(
     if _kind_of(plan) == "train":
         _training_alternatives(plan, within, tolerance, format, quiet)
     saved, query = _plan_and_query(plan)
-    if saved.objective is None:
-        raise _fail(f"{plan}: there is no plan to vary ({saved.status}); `wallplan explain {plan}` says why")
     progress = _Progress(not quiet)
     try:
+        needs_objective(saved, "to vary", str(plan))
         found = find(saved, prepare(guarded_query(query), progress), tolerance, progress)
-    except QueryError as error:
+    except (PlanError, QueryError) as error:
         progress.close()
         raise _fail(str(error)) from None
     progress.close()

@@ -2,8 +2,9 @@
 
 A clause is *relaxed* by taking it out of the question. Deletion filtering: take clauses out one by one; a clause whose
 removal leaves the question infeasible is not needed for the clash. What remains clashes, and loses the clash when any one
-of it is taken out, so it is minimal. With that clash taken out whole, another may be left: the search goes on until a plan
-exists, and a repair has to break every clash. Every test is a full re-enumeration and a proof: moving a wall changes which
+of it is taken out, so it is minimal. Clashes may overlap: a minimal set of clauses that hits every known clash is taken out;
+either that repairs the question, or what is left holds a clash more. When every such set repairs, every clash is known
+(Reiter 1987, hitting sets of conflicts). Every test is a full re-enumeration and a proof: moving a wall changes which
 candidates exist.
 """
 
@@ -127,13 +128,14 @@ def _nothing(_: Column) -> int:
 class Explanation:
     """Why there is no plan.
 
-    `conflict` is the smallest clash, `further` others without a clause in common with it or each other. `innocent` clauses are
-    in no clash and no repair; `nearest` is the question repaired by the smallest relative move, and `by` that repair; `freed`
-    are the questions in which all that a joint repair changes is given up, with those clauses.
+    `conflict` is the smallest clash found, `further` the others; `complete`: there are no more. `innocent` clauses are
+    in none of them and in no repair; `nearest` is the question repaired by the smallest relative move, and `by` that repair;
+    `freed` are the questions in which all that a joint repair changes is given up, with those clauses.
     """
 
     conflict: tuple[plan.Conflict, ...] = ()
     further: tuple[tuple[plan.Conflict, ...], ...] = ()
+    complete: bool = True
     fixes: tuple[plan.Fix, ...] = ()
     innocent: tuple[plan.Conflict, ...] = ()
     nearest: ServeQuery | None = None
@@ -145,90 +147,108 @@ def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memo
     """The clashes and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is."""
     query, asker = prepared.query, Asker(memory or Memory())
     clauses = relaxable(query)
-    cores = _cores(query, clauses, asker, progress)
-    if not cores:
+    clashes, corrections, complete = _clashes(_Subsets(query, clauses, asker), progress)
+    if not clashes:
         return Explanation()
-    sets: list[list[Clause]] = []
-    repairs = _fixes(query, cores[0], asker, progress) if len(cores) == 1 else []
-    if not repairs:
-        sets = _joint_sets(query, clauses, cores, asker, progress)
-        joint = in_parallel.each if asker.slow else lambda function, items: [function(item) for item in items]
-        found = joint(lambda together: _joint_fix(query, together, asker, progress), sets)
-        repairs = [repair for repair in found if repair is not None]
+    together = [[clauses[i] for i in sorted(one)] for one in sorted(corrections, key=_smallest_first)]
+    alone = [one[0] for one in together if len(one) == 1]
+    joint = [one for one in together if len(one) > 1][:_MOST_JOINT]
+    repairs = _repairs(query, alone, joint, asker, progress)
     nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
+    cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
     blamed = {c.path for core in cores for c in core} | {path for fix, _ in repairs for path in fix.clause.split(" + ")}
-    first, *rest = sorted(([_blamed(c) for c in core] for core in cores), key=len)
+    first, *rest = (tuple(_blamed(c) for c in core) for core in cores)
     return Explanation(
-        tuple(first),
-        tuple(map(tuple, rest)),
+        first,
+        tuple(rest),
+        complete,
         tuple(fix for fix, _ in repairs),
         tuple(_blamed(c) for c in clauses if c.path not in blamed),
         None if nearest is None else nearest[1],
         None if nearest is None else nearest[0],
-        tuple((tuple(together), without(query, together)) for together in sets),
+        () if alone else tuple((tuple(one), without(query, one)) for one in joint),
     )
 
 
-def _cores(query: ServeQuery, clauses: list[Clause], asker: Asker, progress: Progress) -> list[list[Clause]]:
-    """Minimal clashes that have no clause in common, one after the other, until what is left has a plan."""
-    cores: list[list[Clause]] = []
-    out: list[Clause] = []
-    while not cores or not asker.feasible(without(query, out)):
-        core = _core(query, clauses, out, asker, progress)
-        if not core:
-            break
-        cores.append(core)
-        out = [*out, *core]
-    return cores
+# The search for more clashes ends after so many questions (a count, not a time: the answer is the same on every machine), or
+# when so many sets would have to be tried. Of joint repairs at most so many are shown.
+_MOST_ASKED, _MOST_SETS, _MOST_JOINT = 60, 2000, 3
+
+Subset = frozenset[int]  # positions in the list of clauses
 
 
-def _core(query: ServeQuery, clauses: list[Clause], out: list[Clause], asker: Asker, progress: Progress) -> list[Clause]:
-    """A minimal clash among the clauses that are not `out` already; empty where even without any clause there is no plan."""
-    core = [clause for clause in clauses if clause not in out]
-    for clause in list(core):
-        progress(f"is {clause.path} to blame?")
-        rest = [other for other in core if other is not clause]
-        if not asker.feasible(without(query, [c for c in clauses if c not in rest])):
-            core = rest
-    return core
+@dataclass(slots=True)
+class _Subsets:
+    """Which sets of clauses hold together. What follows is not asked: part of what holds holds, more of what clashes clashes."""
+
+    query: ServeQuery
+    clauses: list[Clause]
+    asker: Asker
+    holding: list[Subset] = field(default_factory=list)
+    clashing: list[Subset] = field(default_factory=list)
+    asked: int = 0
+
+    @property
+    def everything(self) -> Subset:
+        return frozenset(range(len(self.clauses)))
+
+    def hold(self, kept: Subset) -> bool:
+        """Whether there is a plan when only these clauses are kept."""
+        if any(kept <= one for one in self.holding):
+            return True
+        if any(one <= kept for one in self.clashing):
+            return False
+        self.asked += 1
+        holds = self.asker.feasible(without(self.query, [c for i, c in enumerate(self.clauses) if i not in kept]))
+        (self.holding if holds else self.clashing).append(kept)
+        return holds
+
+    def shrink(self, kept: Subset, progress: Progress) -> Subset:
+        """A minimal clash within a set that clashes; empty where even without any clause there is no plan."""
+        for i in sorted(kept):
+            progress(f"is {self.clauses[i].path} to blame?")
+            if not self.hold(kept - {i}):
+                kept -= {i}
+        return kept
 
 
-# Of joint repairs, at most so many are shown, and at most so many sets of clauses tried.
-_MOST_JOINT, _MOST_TRIED = 3, 12
+def _smallest_first(one: Subset) -> tuple[int, list[int]]:
+    return len(one), sorted(one)
 
 
-def _joint_sets(
-    query: ServeQuery, clauses: list[Clause], cores: list[list[Clause]], asker: Asker, progress: Progress
-) -> list[list[Clause]]:
-    """Smallest sets of clauses that repair the question together: those that hit every clash, the smallest first.
+def _clashes(subsets: _Subsets, progress: Progress) -> tuple[list[Subset], list[Subset], bool]:
+    """(minimal clashes, minimal sets whose removal repairs the question, whether these are all).
 
-    A set that hits all known clashes and does not repair shows a clash more. Minimal: none contains another that repairs.
+    The question as a whole clashes. Whether the removal of one clause alone repairs is known for every clause, and there is
+    always a set that repairs; only then is the search cut short.
     """
-    cores, found = list(cores), list[list[Clause]]()
-    for _ in range(_MOST_TRIED):
-        candidates = [hit for hit in _hitting(cores) if not any(set(map(id, one)) <= set(map(id, hit)) for one in found)]
-        if not candidates or len(found) == _MOST_JOINT:
-            break
-        together = candidates[0]
-        progress(f"would {' and '.join(clause.path for clause in together)} do?")
-        if asker.feasible(without(query, together)):
-            found.append([clause for clause in clauses if clause in together])
+    clashes, corrections = [subsets.shrink(subsets.everything, progress)], list[Subset]()
+    if not clashes[0]:
+        return [], [], True
+    hitting = _hit([frozenset()], clashes[0])
+    while True:
+        one = min((hit for hit in hitting if hit not in corrections), key=_smallest_first, default=None)
+        if one is None:
+            return clashes, corrections, True
+        if corrections and len(one) > 1 and (subsets.asked >= _MOST_ASKED or len(hitting) > _MOST_SETS):
+            return clashes, corrections, False
+        progress(f"would {' and '.join(subsets.clauses[i].path for i in sorted(one))} do?")
+        rest = subsets.everything - one
+        if subsets.hold(rest):
+            corrections.append(one)
         else:
-            cores.append(_core(query, clauses, together, asker, progress))
-    return found
+            clashes.append(subsets.shrink(rest, progress))
+            hitting = _hit(hitting, clashes[-1])
 
 
-def _hitting(cores: list[list[Clause]]) -> list[list[Clause]]:
-    """The minimal sets with a clause of every core, the smallest first."""
-    sets: list[list[Clause]] = [[]]
-    for core in cores:
-        grown = [one if any(c in core for c in one) else [*one, clause] for one in sets for clause in core]
-        kept: list[list[Clause]] = []
-        for one in sorted(grown, key=len):
-            if not any(all(c in one for c in smaller) for smaller in kept):
-                kept.append(one)
-        sets = kept
-    return sets
+def _hit(sets: list[Subset], clash: Subset) -> list[Subset]:
+    """The minimal sets that contain one of `sets` and a clause of the clash."""
+    kept: list[Subset] = []
+    grown = {larger for one in sets for larger in ([one] if one & clash else [one | {i} for i in clash])}
+    for one in sorted(grown, key=_smallest_first):
+        if not any(smaller <= one for smaller in kept):
+            kept.append(one)
+    return kept
 
 
 def _blamed(clause: Clause) -> plan.Conflict:
@@ -258,22 +278,22 @@ def _size(value: Any) -> float:
     return float(value.to_base_units().magnitude) if isinstance(value, Quantity) else float(value)
 
 
-def _fixes(query: ServeQuery, core: list[Clause], asker: Asker, progress: Progress) -> list[Repair]:
-    """For each clause of the clash: the least move that alone makes the question feasible, and the best plan then.
+def _repairs(query: ServeQuery, alone: list[Clause], joint: list[list[Clause]], asker: Asker, progress: Progress) -> list[Repair]:
+    """For each clause whose removal is enough: its least move, and the best plan then. After them the joint repairs.
 
-    Last, the cheapest joint move, where one is less than any single one.
+    Where a clause alone is enough, among those the moves with the least sum, where that is less than any single one.
     """
-    alone: list[Clause | None] = [clause for clause in core if asker.feasible(without(query, [clause]))]
-    progress(f"how far must {', '.join(clause.path for clause in core)} move?")
+    tasks: list[list[Clause]] = [*([clause] for clause in alone), *([[]] if alone else []), *joint]
 
-    def repair(clause: Clause | None) -> Repair | None:
-        if clause is None:
-            return _cheapest_joint_move(query, asker)
-        move = _least_move(query, clause, asker, [])
-        return None if move is None else (_fix(move, clause.path, clause.text, asker), move.query)
+    def repair(together: list[Clause]) -> Repair | None:
+        return _joint_fix(query, together, asker, progress) if together else _cheapest_joint_move(query, asker)
 
-    found = in_parallel.each(repair, [*alone, None]) if asker.slow else [repair(clause) for clause in (*alone, None)]
-    return [one for one in found if one is not None]
+    found = in_parallel.each(repair, tasks) if asker.slow else [repair(task) for task in tasks]
+    kept: dict[frozenset[str], Repair] = {}
+    for one in found:
+        if one is not None:
+            kept.setdefault(frozenset(one[0].clause.split(" + ")), one)
+    return list(kept.values())
 
 
 def _has_size(clause: Clause) -> bool:
@@ -362,14 +382,14 @@ def _joint_fix(query: ServeQuery, together: list[Clause], asker: Asker, progress
     """The repair that moves all these clauses: each as little as the others, fully relaxed, allow; then the next, given the
     moves so far."""
     values: list[str] = []
-    moved = query
+    moved, optimum = query, None
     for position, clause in enumerate(together):
         progress(f"how far must {clause.path} move?")
         move = _least_move(moved, clause, asker, together[position + 1 :])
         if move is None:
             return None
-        moved, values = move.query, [*values, move.value]
-    last = Move(moved, "; ".join(values))
+        moved, values, optimum = move.query, [*values, move.value], move.optimum
+    last = Move(moved, "; ".join(values), optimum if len(together) == 1 else None)
     return _fix(last, " + ".join(c.path for c in together), "; ".join(c.text for c in together), asker), moved
 
 

@@ -327,7 +327,8 @@ class Plan(Record):
     removed: tuple[Removed, ...]
     assumptions: tuple[Assumption, ...]
     conflict: tuple[Conflict, ...] = ()
-    further: tuple[tuple[Conflict, ...], ...] = ()  # clashes that have nothing in common with it or each other
+    further: tuple[tuple[Conflict, ...], ...] = ()  # the other clashes, which may overlap
+    clashes: Literal["all", "cut short", "some"] = "some"  # whether there are more than these
     fixes: tuple[Fix, ...] = ()
     innocent: tuple[Conflict, ...] = ()
     nearest: Nearest | None = None
@@ -400,7 +401,14 @@ class Plan(Record):
 
 
 class PlanError(ValueError):
-    """A file that is no plan. One line."""
+    """A file that is no plan, or an answer without one. One line."""
+
+
+def needs_objective(plan: Plan, purpose: str, source: str = "") -> None:
+    """Raises PlanError where an answer has no plan of which a `purpose` could be asked."""
+    if plan.objective is None:
+        where = f"{source}: " if source else ""
+        raise PlanError(f"{where}there is no plan {purpose} ({plan.status}); its clashes and repairs say why: `wallplan explain`")
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:

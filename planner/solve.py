@@ -51,7 +51,10 @@ def solve_with_program(
 def _explained(prepared: Prepared, memory: Memory, progress: Progress, nearest: bool) -> dict[str, Any]:
     """What an infeasible plan says: the clashes, the repairs, who is not to blame, and the best plan that is possible anyway."""
     why = infeasible.why_infeasible(prepared, progress, memory)
-    said: dict[str, Any] = {"conflict": why.conflict, "further": why.further, "fixes": why.fixes, "innocent": why.innocent}
+    said: dict[str, Any] = {
+        "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",
+        "fixes": why.fixes, "innocent": why.innocent,
+    }  # fmt: skip
     if not nearest:
         return said
     wanted = [*(freed for _, freed in why.freed), *([why.nearest] if why.nearest is not None else [])]
@@ -74,20 +77,24 @@ def _best_of(query: ServeQuery, memory: Memory) -> Plan:
 
 
 def _given_up(clauses: tuple[Clause, ...], best: Plan) -> plan.Fix | None:
-    """What the best plan costs when all these clauses are given up, and what it has in their place."""
-    if best.objective is None:
+    """What the best plan costs when all these clauses are given up, and what it has in their place.
+
+    None where it would be of no use: with a TTFT given up, the cheapest machines may be so full that queues grow without end.
+    """
+    instead = [_instead(clause, best) for clause in clauses]
+    if best.objective is None or None in instead:
         return None
     return plan.Fix(
         clause=" + ".join(clause.path for clause in clauses),
         change="; ".join(clause.text for clause in clauses),
-        value="; ".join(f"given up ({_instead(clause, best)})" for clause in clauses),
+        value="; ".join(f"given up ({one})" for one in instead),
         objective=best.objective,
         unit=best.objective_unit,
     )
 
 
-def _instead(clause: Clause, best: Plan) -> str:
-    """What a plan has where a clause no longer holds."""
+def _instead(clause: Clause, best: Plan) -> str | None:
+    """What a plan has where a clause no longer holds; None: a queue without end."""
     if clause.path == "supply.chips":
         return ", ".join(dict.fromkeys(pool.chip for pool in best.fleet))
     if clause.path == "supply.offers":
@@ -98,7 +105,7 @@ def _instead(clause: Clause, best: Plan) -> str:
         return f"{max(pool.tpot_ms for pool in best.fleet):.0f} ms"
     if clause.path in ("sla.ttft.p99", "sla.ttft.p50"):
         late = [pool.ttft_p99_ms if clause.path.endswith("p99") else pool.ttft_p50_ms for pool in best.fleet]
-        return "queues without end" if None in late else f"{max(value or 0.0 for value in late):.0f} ms"
+        return None if None in late else f"{max(value or 0.0 for value in late):.0f} ms"
     total = {"limits.cost": "cost_usd_per_h", "limits.power": "power_kw", "limits.carbon": "carbon_kgco2e_per_h",
              "limits.water": "water_l_per_h", "limits.chips": "accelerators"}.get(clause.path)  # fmt: skip
     unit = {"limits.cost": "USD/h", "limits.power": "kW", "limits.carbon": "kgCO2e/h", "limits.water": "L/h"}.get(clause.path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WhyNot
-from .tables import Table, fix_rows, number
+from .tables import Table, fix_rows, innocent_title, number
 
 
 def marginal_table(marginals: Sequence[Marginal]) -> Table:
@@ -122,7 +122,7 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
 
 def why_infeasible(plan: Plan) -> dict[str, Any]:
     """Everything that an infeasible answer says of why, as plain values."""
-    parts = ("status", "conflict", "further", "fixes", "innocent", "nearest", "missing")
+    parts = ("status", "conflict", "further", "clashes", "fixes", "innocent", "nearest", "missing")
     return plan.model_dump(mode="json", include=set(parts))
 
 
@@ -132,7 +132,9 @@ def conflict_lines(plan: Plan) -> list[dict[str, Any]]:
     for number_of_clash, clash in enumerate((plan.conflict, *plan.further), 1):
         lines += [{"part": f"clash {number_of_clash}", **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in clash]
     lines += [{"part": "repair", "text": fix.change, **fix.model_dump(mode="json", exclude={"change"})} for fix in plan.fixes]
-    lines += [{"part": "not to blame", **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in plan.innocent]
+    lines += [
+        {"part": innocent_title(plan).lower(), **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in plan.innocent
+    ]
     return lines
 
 

@@ -250,6 +250,19 @@ def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
     return tuple(rows)
 
 
+# So many clashes are printed; the JSON has all.
+_MOST_CLASHES = 5
+
+
+def innocent_title(plan: Plan) -> str:
+    """What is known of clauses that no clash names: they are not to blame only when there are no other clashes."""
+    return {
+        "all": "Not to blame",
+        "cut short": "In none of the clashes found (the search for more was cut short)",
+        "some": "In none of the clashes found",
+    }[plan.clashes]
+
+
 def conflict_tables(plan: Plan) -> list[Table]:
     """Why there is no plan, what would make one, the best that is possible anyway, and who is not to blame."""
     heads = ("clause", "where", "key", "walls")
@@ -260,25 +273,32 @@ def conflict_tables(plan: Plan) -> list[Table]:
             heads,
             conflict_rows(clash),
         )
-        for i, clash in enumerate((plan.conflict, *plan.further), 1)
+        for i, clash in enumerate((plan.conflict, *plan.further)[:_MOST_CLASHES], 1)
         if clash
     ]
-    single = any(" + " not in fix.clause for fix in plan.fixes)
+    single = {fix.clause for fix in plan.fixes if " + " not in fix.clause}
     title = (
         "Each of these changes alone would make it feasible"
+        if len(single) == len(plan.fixes)
+        else "Each of these changes, single or joint, would make it feasible"
         if single
         else "No single change is enough; each of these joint ones is"
     )
     notes = ["least moves: one step less is infeasible; the plan is the cheapest that they allow"]
     if any("given up" in fix.value for fix in plan.fixes):
         notes.append("given up: without any limit in its place; in brackets what the best plan then has")
-    tables.append(Table(title, ("change", "to", "the best plan is then"), fix_rows(plan.fixes), frozenset(), tuple(notes)))
+    if any(fix.value == "dropped" and fix.clause.startswith("sla.ttft") for fix in plan.fixes):
+        notes.append("TTFT dropped: no TTFT however long can be kept; queues grow without end")
+    rows = fix_rows(plan.fixes)
+    if single and plan.kind == "serve":  # which clauses are enough alone is known for every one
+        rows += tuple((c.text, "no change of this alone is enough", "-") for c in plan.conflict if c.clause not in single)
+    tables.append(Table(title, ("change", "to", "the best plan is then"), rows, frozenset(), tuple(notes)))
     if plan.nearest is not None:
         near = plan.nearest
         fleet = fleet_table(near.fleet)
         title = f"The nearest plan ({near.change}): {number(near.objective)} {near.unit}"
         tables.append(Table(title, fleet.heads, fleet.rows, fleet.numeric, fleet.notes))
-    tables.append(Table("Not to blame", heads, conflict_rows(plan.innocent)))
+    tables.append(Table(innocent_title(plan), heads, conflict_rows(plan.innocent)))
     return [table for table in tables if table.rows]
 
 

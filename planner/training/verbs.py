@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from ..plan import needs_objective
 from ..query import TrainQuery
 from .plan import TrainPlan
 
@@ -64,6 +65,7 @@ def _marginal(self: TrainPlan, switches: bool = False) -> Any:
     """What one more of each wall is worth: see `planner.training.marginal.marginals`."""
     from .marginal import marginals
 
+    needs_objective(self, "whose walls could be moved")
     return marginals(self, *_asked(self), switches)
 
 
@@ -71,6 +73,7 @@ def _alternatives(self: TrainPlan, within: float = 0.05) -> Any:
     """Near-optimal jobs that differ, and the best on each chip and in each region: see `planner.training.alternatives`."""
     from .alternatives import alternatives
 
+    needs_objective(self, "to vary")
     query, asker = _asked(self)
     return alternatives(self, query, within, asker)
 
@@ -79,4 +82,5 @@ def _tornado(self: TrainPlan) -> Any:
     """The optimum at both ends of what is uncertain: see `planner.training.sensitivity.tornado`."""
     from .sensitivity import tornado
 
+    needs_objective(self, "whose objective could swing")
     return tornado(self, *_asked(self))

@@ -10,19 +10,22 @@ import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import combinations
 from random import Random
 from typing import Any
 
 import pytest
 import tiny
 
+from planner import Plan, PlanError
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.columns import Memory
-from planner.infeasible import why_infeasible
+from planner.infeasible import Explanation, why_infeasible
 from planner.plan import Fix
 from planner.pyomo_milp import model
 from planner.query import Query, ServeQuery
+from planner.report import tables
 from planner.solve import solve
 from zoo.catalog import Catalog
 from zoo.units import Q
@@ -196,12 +199,12 @@ def check(case: Case) -> None:
     for one in (core, *further):
         check_clash(case, one)
     blamed = {path for one in (core, *further) for path in one} | {p for fix in why.fixes for p in fix.clause.split(" + ")}
-    assert sum(map(len, (core, *further))) == len({path for one in (core, *further) for path in one}), "clashes overlap"
+    assert all(len(core) <= len(one) for one in further), "the smallest clash comes first"
+    assert not any(set(a) <= set(b) for a in (core, *further) for b in (core, *further) if a is not b)
     assert {clause.clause for clause in why.innocent if clause.clause in case.clauses} == set(case.clauses) - blamed
     alone = [path for path in core if best(case.ask({p: v for p, v in case.clauses.items() if p != path})) is not None]
     single = [fix for fix in why.fixes if " + " not in fix.clause]
-    if not further:
-        assert [fix.clause for fix in single] == alone, "each clause whose removal repairs has a repair, and no other"
+    assert [fix.clause for fix in single] == alone, "each clause whose removal repairs has a repair, and no other"
     assert why.fixes, "there is always a way out: every clause can be relaxed"
     for fix in why.fixes:
         check_fix(case, fix)
@@ -273,3 +276,100 @@ def test_whole_machines_clash_where_fractions_do_not(seed: int, put: Callable[[C
     put(case.catalog)
     assert best(case.question) is None and has_a_plan_in_fractions(case.question)
     check(case)
+
+
+# ---------------------------------------------------------------- clashes that overlap
+
+
+def every_clash(ask: Callable[[frozenset[str]], ServeQuery], paths: list[str]) -> set[frozenset[str]]:
+    """The minimal clashes by trying every subset of the clauses, the smallest first."""
+    found: set[frozenset[str]] = set()
+    for size in range(1, len(paths) + 1):
+        for kept in map(frozenset, combinations(paths, size)):
+            if not any(one <= kept for one in found) and best(ask(kept)) is None:
+                found.add(kept)
+    return found
+
+
+def check_all(why: Explanation, expected: set[frozenset[str]], paths: list[str]) -> None:
+    """The clashes are these, the smallest first, and who is not to blame is in none of them."""
+    clashes = [frozenset(clause.clause for clause in one) for one in (why.conflict, *why.further)]
+    assert why.complete and set(clashes) == expected and len(clashes) == len(expected)
+    assert len(clashes[0]) == min(map(len, expected))
+    assert not {c.clause for c in why.innocent} & frozenset().union(*expected)
+    blamed = frozenset().union(*expected) | {p for fix in why.fixes for p in fix.clause.split(" + ")}
+    assert {c.clause for c in why.innocent} & set(paths) == set(paths) - blamed
+
+
+def two_limits() -> Case:
+    """Red alone clashes with a limit of power, and with one of chips: it takes 17 chips and 10.2 kW, blue 14 and 8.4."""
+    chips = [tiny.chip("red", memory_bandwidth=Q(0.5, "TB/s")), tiny.chip("blue", memory_bandwidth=Q(2.0, "TB/s"))]
+    offers = [tiny.offer("here/one", name, 1.0) for name in ("red", "blue")]
+    clauses = {
+        "workload.rate": "480/s", "sla.ttft.p99": "1200 ms", "sla.tpot.p99": "50 ms", "supply.chips": ["red"],
+        "limits.power": "9 kW", "limits.chips": 15,
+    }  # fmt: skip
+    return Case(tiny.world(chips, [tiny.model()], [tiny.region("here/one")], offers), clauses)
+
+
+@pytest.mark.parametrize("case", [two_limits(), *(planted(seed) for seed in (1, 13, 15, 20, 48, 52))])
+def test_every_clash_is_found_where_they_overlap(case: Case, put: Callable[[Catalog], None]) -> None:
+    put(case.catalog)
+    if best(case.question) is not None:
+        return
+    paths = list(case.clauses)
+    expected = every_clash(lambda kept: case.ask({p: v for p, v in case.clauses.items() if p in kept}), paths)
+    check_all(why_infeasible(preparing.prepare(case.question)), expected, paths)
+
+
+def test_two_limits_that_each_clash_are_both_named_and_moved_together(put: Callable[[Catalog], None]) -> None:
+    case = two_limits()
+    put(case.catalog)
+    why = why_infeasible(preparing.prepare(case.question))
+    clashes = [{clause.clause for clause in one} for one in (why.conflict, *why.further)]
+    assert any("limits.power" in one and "limits.chips" not in one for one in clashes)
+    assert any("limits.chips" in one and "limits.power" not in one for one in clashes)
+    assert "limits.power + limits.chips" in {fix.clause for fix in why.fixes}
+    check(case)
+
+
+def test_the_clash_that_a_reader_recognises_comes_first(put: Callable[[Catalog], None]) -> None:
+    """People who must be served in Germany, and regions of Norway alone; beside it a larger clash of other clauses."""
+    chips = [tiny.chip("red"), tiny.chip("blue")]
+    offers = [tiny.offer("here/one", "red", 9.0), tiny.offer("here/one", "blue", 1.0), tiny.offer("there/two", "red", 1.0)]
+    regions = [tiny.region("here/one"), tiny.region("there/two", country="DE")]
+    put(tiny.world(chips, [tiny.model()], regions, offers))
+    paths = ["workload.populations[0].rate", "workload.populations[0].residency", "supply.chips", "regions.allow", "limits.cost"]
+
+    def ask(kept: frozenset[str]) -> ServeQuery:
+        group = {"name": "a", "rate": "40/s" if paths[0] in kept else NO_DEMAND} | (
+            {"residency": "DE"} if paths[1] in kept else {}
+        )
+        data: dict[str, Any] = {
+            "schema": "wallplan/v1", "kind": "serve", "sla": {"tpot": {"p50": "1000 h"}},
+            "workload": {"model": "toy", "tokens": {"input": 1000, "output": 24}, "precision": ["bf16"], "populations": [group]},
+            "supply": {"offers": ["on-demand", "spot", "reserved-1y", "reserved-3y"]},
+        }  # fmt: skip
+        data["supply"] |= {"chips": ["red"]} if paths[2] in kept else {}
+        data |= {"regions": {"allow": ["here/*"]}} if paths[3] in kept else {}
+        data |= {"limits": {"cost": "8 USD/h"}} if paths[4] in kept else {}
+        return Query.from_dict(data)
+
+    expected = every_clash(ask, paths)
+    why = why_infeasible(preparing.prepare(ask(frozenset(paths))))
+    check_all(why, expected, paths)
+    assert {clause.clause for clause in why.conflict} == {"workload.populations[0].residency", "regions.allow"}
+    assert len(expected) > 1
+
+
+def test_a_search_that_is_cut_short_says_so(put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = two_limits()
+    put(case.catalog)
+    monkeypatch.setattr("planner.infeasible._MOST_ASKED", 1)
+    found = solve(case.question)
+    assert found.clashes == "cut short" and found.fixes
+    assert tables.innocent_title(found).endswith("(the search for more was cut short)")
+    assert isinstance(found, Plan)
+    for verb in ("marginal", "alternatives", "tornado"):
+        with pytest.raises(PlanError, match=r"^there is no plan [^\n]* \(infeasible\)[^\n]*$"):
+            getattr(found, verb)()
