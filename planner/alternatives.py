@@ -1,51 +1,97 @@
-"""Near-optimal plans that really differ: the cheapest plan of each chip, region, purchase option and precision.
+"""Near-optimal plans that really differ: other chips, regions, options, number formats, layouts, and fleets less of one kind.
 
 Each is a proven optimum of the question narrowed to it, so "the cheapest plan on h100-sxm" is exactly that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from . import columns, in_parallel
+from .certify import Certificate
 from .columns import Memory
 from .market import Column
-from .plan import Alternative, Plan
+from .plan import Alternative, Layout, Plan
 from .prepare import Prepared, Progress, in_objective_units, prepare, prove, restricted
 from .query import ServeQuery
 from .solve import answer
+from .space import Shape
+from .whynot import forced
+
+# The cheapest of so many chips and regions are listed however dear they are.
+_ALWAYS = 10
+_NAMED = ("chip", "region")
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrowed:
+    kind: str
+    name: str
+    prepared: Prepared
 
 
 def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progress = lambda _: None) -> tuple[Alternative, ...]:
-    """Plans whose objective is at most (1 + within) times the optimum and whose chips, regions or options differ.
+    """The cheapest plans wholly of each chip and region, and every other plan that differs and is within the tolerance.
 
-    `within` is a fraction (0.05 is 5 %). A narrowed question whose bound is already above that is not solved. Sorted by
-    objective; plans that rent the same machines for the same money are listed once, with the regions where they can be had.
+    `within` is a fraction (0.05 is 5 %): plans of at most (1 + within) times the optimum are marked so. The ten best chips and
+    regions are listed beyond it too; purchase options, number formats, degrees of parallelism, prefill together or apart, and
+    the fleets with the least of one of today's chips, clouds or options only within it. Sorted by objective. The plan itself
+    is left out; plans that rent the same machines for the same money are one among chips, among regions and among the rest,
+    with where else they can be had. Raises ValueError for a negative tolerance.
     """
+    if not within >= 0:
+        raise ValueError(f"within={within}: expected a share of at least 0, such as 0.05")
     if plan.objective is None:
         return ()
     limit = plan.objective * (1 + within)
-    seen: dict[tuple[object, ...], list[str]] = {_signature(plan): []}
+    seen: dict[tuple[object, ...], list[str]] = {}
     found: list[tuple[Alternative, list[str]]] = []
-    for kind, name, narrowed in (*_narrowings(prepared), *_precisions(prepared)):
-        bound = _bound(narrowed)
-        if bound is None or (in_objective_units(prepared.query, bound) or 0.0) > limit:
-            continue
-        progress(f"the best plan on {kind} {name}")
-        certificate = prove(narrowed)
-        objective = in_objective_units(prepared.query, certificate.objective)
-        if objective is None or objective > limit:
-            continue
-        other = answer(narrowed, certificate)
-        if _signature(other) in seen:
-            seen[_signature(other)].append(name)
-            continue
-        same = seen[_signature(other)] = []
-        dearer = objective - plan.objective
+
+    def note(one: _Narrowed, certificate: Certificate, also: Sequence[str] = ()) -> None:
+        other = answer(one.prepared, certificate)
+        if _signature(other) == _signature(plan):
+            return
+        key = (one.kind if one.kind in _NAMED else "", *_signature(other))
+        if key in seen:
+            seen[key] += [one.name, *also]
+            return
+        same = seen[key] = list(also)
+        assert other.objective is not None and plan.objective is not None
         alternative = Alternative(
-            kind=kind, name=name, objective=objective, unit=plan.objective_unit, dearer_by=dearer,
-            ratio=objective / plan.objective if plan.objective else None, fleet=other.fleet, totals=other.totals,
+            kind=one.kind, name=one.name, objective=other.objective, unit=plan.objective_unit,
+            dearer_by=other.objective - plan.objective, ratio=other.objective / plan.objective if plan.objective else None,
+            fleet=other.fleet, totals=other.totals, within=other.objective <= limit * (1 + 1e-12),
         )  # fmt: skip
         found.append((alternative, same))
+
+    whole = list(_wholes(prepared))
+    for kind in dict.fromkeys(one.kind for one in whole):
+        progress(f"the best plan of each {kind}")
+        for one, certificate, also in _best([one for one in whole if one.kind == kind], limit, _ALWAYS if kind in _NAMED else 0):
+            note(one, certificate, also)
+    layouts = _layouts(plan, prepared)
+    progress(f"{len(layouts)} other ways to lay replicas out")
+
+    def laid_out(each: tuple[str, str]) -> Certificate | None:
+        narrowed = _laid_out(prepared, *each)
+        bound = in_objective_units(prepared.query, _bound(narrowed))
+        certificate = None if bound is None or bound > limit else prove(narrowed)
+        objective = None if certificate is None else in_objective_units(prepared.query, certificate.objective)
+        return None if objective is None or objective > limit else certificate
+
+    for (kind, name), proof in zip(layouts, in_parallel.each(laid_out, layouts), strict=True):
+        if proof is not None:
+            note(_Narrowed(kind, name, _laid_out(prepared, kind, name)), proof)
+    if prepared.query.supply.mixed:
+        progress("fleets with less of what the plan rents")
+        parts = _parts(plan, prepared)
+        for (part, _), least in zip(parts, in_parallel.each(lambda each: _least(prepared, limit, *each), parts), strict=True):
+            if least is not None:
+                fewest, certificate = least
+                (name,) = part.values()
+                said = f"{fewest} x {name}" if fewest else f"no {name}"
+                note(_Narrowed("fewest", said, _capped(prepared, part, fewest)), certificate)
     listed = [alternative.model_copy(update={"same_in": tuple(same)}) for alternative, same in found]
     return tuple(sorted(listed, key=lambda a: (a.objective, a.kind, a.name)))
 
@@ -56,28 +102,121 @@ def _signature(plan: Plan) -> tuple[object, ...]:
     return (plan.objective, *machines)
 
 
-def _narrowings(prepared: Prepared) -> Iterator[tuple[str, str, Prepared]]:
-    """(kind, name, the question with its columns alone) for every chip, purchase option and region that the question allows."""
+def _best(asked: list[_Narrowed], limit: float, always: int) -> list[tuple[_Narrowed, Certificate, list[str]]]:
+    """(question, its proof, the names of others that offer the same) of all within the limit and of the `always` best.
+
+    Best first by lower bounds: a question is proven only while its bound is below the limit or what is listed already.
+    """
+    markets: dict[tuple[object, ...], tuple[_Narrowed, int, list[str]]] = {}
+    for one in asked:
+        bound = _bound(one.prepared)
+        if bound is None:
+            continue
+        key = _market(one.prepared)
+        if key in markets:
+            markets[key][2].append(one.name)
+        else:
+            markets[key] = (one, bound, [])
+    waiting = sorted(markets.values(), key=lambda each: each[1])
+    proven: list[tuple[float, _Narrowed, Certificate, list[str]]] = []
+    while waiting:
+        least = in_objective_units(waiting[0][0].prepared.query, waiting[0][1]) or 0.0
+        if least > limit and sum(objective <= least for objective, *_ in proven) >= always:
+            break
+        batch, waiting = waiting[: max(always, 1)], waiting[max(always, 1) :]
+        proofs = in_parallel.each(lambda each: prove(each[0].prepared), batch)
+        for (one, _, also), certificate in zip(batch, proofs, strict=True):
+            objective = in_objective_units(one.prepared.query, certificate.objective)
+            if objective is not None:
+                proven.append((objective, one, certificate, also))
+    proven.sort(key=lambda each: each[0])
+    return [rest for place, (objective, *rest) in enumerate(proven) if objective <= limit or place < always]  # type: ignore[misc]
+
+
+def _market(prepared: Prepared) -> tuple[object, ...]:
+    """All that a proof looks at, but the names of offers: narrowed questions that have it in common have one answer."""
+    market = prepared.market
+    counted = [limit.resource for limit in market.limits]
+    rows = [
+        (c.curve, c.populations, c.instances, c.machine, *(c.amounts.get(resource) for resource in counted), objective)
+        for c, objective in zip(market.columns, market.objective, strict=True)
+    ]
+    limits = tuple((one.name, one.bound, one.columns) for one in market.limits)
+    return (tuple(rows), limits)
+
+
+def _wholes(prepared: Prepared) -> Iterator[_Narrowed]:
+    """The question with the columns of one chip, region or purchase option alone, for all that it allows."""
     kinds: dict[str, Callable[[Column], str]] = {
         "chip": lambda column: column.offer.accelerator,
-        "offer": lambda column: column.offer.option,
         "region": lambda column: column.offer.region,
+        "offer": lambda column: column.offer.option,
     }
     for kind, of in kinds.items():
         for name in dict.fromkeys(of(column) for column in prepared.choices.columns):
-            yield kind, name, restricted(prepared, lambda column, of=of, name=name: of(column) == name)  # type: ignore[misc]
+            yield _Narrowed(kind, name, restricted(prepared, lambda column, of=of, name=name: of(column) == name))  # type: ignore[misc]
 
 
-def _precisions(prepared: Prepared) -> Iterator[tuple[str, str, Prepared]]:
-    """The same for every number format of the weights, which is a matter of layouts: they are laid out anew."""
+def _layouts(plan: Plan, prepared: Prepared) -> list[tuple[str, str]]:
+    """(kind, name) of every number format, degree of parallelism and way of reading prompts that not all of the plan has."""
+    shapes = [shape for curve in prepared.choices.curves for shape in curve.runs.shapes]
+    kinds: dict[str, tuple[Callable[[Shape], object], Callable[[Layout], object]]] = {
+        "precision": (lambda shape: shape.weights.name, lambda layout: layout.precision),
+        "tp": (lambda shape: shape.tensor_parallel, lambda layout: layout.tensor_parallel),
+        "pp": (lambda shape: shape.pipeline_parallel, lambda layout: layout.pipeline_parallel),
+        "ep": (lambda shape: shape.expert_parallel, lambda layout: layout.expert_parallel),
+    }
+    found = []
+    for kind, (possible, has) in kinds.items():
+        names: set[object] = set(prepared.query.workload.precision if kind == "precision" else map(possible, shapes))
+        today = {has(pool.layout) for pool in plan.fleet}
+        found += [(kind, str(name)) for name in sorted(names, key=str) if {name} != today]
+    ways = {"none" if pool.layout.prefill is None else "pools" for pool in plan.fleet}
+    return found + [("disaggregation", way) for way in prepared.query.workload.disaggregation if {way} != ways]
+
+
+def _laid_out(prepared: Prepared, kind: str, name: str) -> Prepared:
+    """The question with one kind of layout alone, laid out anew: what another layout beats is not kept with the question."""
     query = prepared.query
-    if len(query.workload.precision) < 2:
-        return
     memory = Memory(catalogs={(query.folder, query.zoo, query.prices): prepared.catalog})
-    for name in query.workload.precision:
-        narrowed = query.set("workload.precision", [name])
-        assert isinstance(narrowed, ServeQuery)
-        yield "precision", name, prepare(narrowed, memory=memory)
+    return prepare(forced(query, {kind: name}), memory=memory)
+
+
+def _parts(plan: Plan, prepared: Prepared) -> list[tuple[dict[str, str], int]]:
+    """(what of today's fleet a quota can count, how many instances of it are rented), where there is something else to rent."""
+    offers = {column.offer.name: column.offer for column in prepared.choices.columns}
+    parts: dict[tuple[str, str], int] = {}
+    for key, of in (("chip", "accelerator"), ("cloud", "cloud"), ("offer", "option")):
+        if len({getattr(offer, of) for offer in offers.values()}) > 1:
+            for pool in plan.fleet:
+                part = (key, str(getattr(offers[pool.offer], of)))
+                parts[part] = parts.get(part, 0) + pool.instances
+    return [({key: name}, count) for (key, name), count in parts.items()]
+
+
+def _least(prepared: Prepared, limit: float, part: dict[str, str], count: int) -> tuple[int, Certificate] | None:
+    """(fewest instances of a part of today's fleet that are within the limit, proof of the best plan with no more of them).
+
+    Fewer are never cheaper, so the fewest are found by bisection; they may be none. None: even one fewer is too dear.
+    """
+    low, high, best = -1, count, None  # `low` is beyond the limit, `high` is within
+    while high - low > 1:
+        middle = (low + high) // 2
+        certificate = prove(_capped(prepared, part, middle), tie_break=False)
+        objective = in_objective_units(prepared.query, certificate.objective)
+        if objective is not None and objective <= limit:
+            high, best = middle, certificate
+        else:
+            low = middle
+    return None if best is None else (high, best)
+
+
+def _capped(prepared: Prepared, part: dict[str, str], instances: int) -> Prepared:
+    """The question with one quota more."""
+    quota = [*prepared.query.to_dict().get("supply", {}).get("quota", ()), {**part, "instances": instances}]
+    query = prepared.query.set("supply.quota", quota)
+    assert isinstance(query, ServeQuery)
+    return replace(prepared, query=query, market=columns.market_of(query, prepared.catalog, prepared.choices))
 
 
 def _bound(prepared: Prepared) -> int | None:

@@ -703,7 +703,7 @@ def alternatives(
     format: Format = "table",
     quiet: Quiet = False,
 ) -> None:
-    """List near-optimal plans that really differ: the best on each chip, region and purchase option.
+    """List plans that really differ: the cheapest per chip and region, and within a tolerance other options, layouts, mixes.
 
     Example:  wallplan alternatives plan.json --within 10%
     """
@@ -734,9 +734,11 @@ def alternatives(
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
-    _show(format, [pages.alternatives_table(found)], [a.model_dump(mode="json") for a in found], rows(found))
-    if not found:
-        typer.echo(f"no other chip, region, purchase option or precision comes within {within}", err=True)
+    _show(format, [pages.alternatives_table(found, within)], [a.model_dump(mode="json") for a in found], rows(found))
+    if not any(one.within for one in found):
+        tried = "wholly of another chip, region, purchase option, precision, degree of parallelism or way of disaggregation"
+        mixes = ", or with fewer of the plan's chips, clouds or options," if query.supply.mixed else ""
+        typer.echo(f"no plan {tried}{mixes} comes within {within}", err=True)
 
 
 def _training_alternatives(path: Path, within: str, tolerance: float, format: str, quiet: bool) -> None:

@@ -211,10 +211,11 @@ class WhyNot(Record):
     fixes: tuple[Fix, ...]
     removed: tuple[Removed, ...]
     fleet: tuple[Pool, ...]
+    note: str = ""  # what removes it, that the plan has it already, or that no price makes it win
 
 
 class Alternative(Record):
-    """A proven optimum of the question narrowed to one chip, region or purchase option."""
+    """A proven optimum of the question narrowed: `kind` and `name` say to what. `within`: the tolerance that was asked for."""
 
     kind: str
     name: str
@@ -224,6 +225,7 @@ class Alternative(Record):
     ratio: float | None
     fleet: tuple[Pool, ...]
     totals: dict[str, float]
+    within: bool = True
     same_in: tuple[str, ...] = ()
 
 
@@ -283,6 +285,7 @@ class Need(Record):
     needed: str
     objective: float | None
     unit: str
+    wall: str = ""  # where no factor does: what is in the way at the farthest
 
 
 class Robustness(Record):
@@ -411,6 +414,17 @@ def needs_objective(plan: Plan, purpose: str, source: str = "") -> None:
         raise PlanError(f"{where}there is no plan {purpose} ({plan.status}); its clashes and repairs say why: `wallplan explain`")
 
 
+def _words(value: Any) -> str:
+    """One of several values in one cell: of a pool its machines, of a clause or a repair its words."""
+    if not isinstance(value, dict):
+        return str(value)
+    if "offer" in value:
+        return f"{value['instances']} x {value['offer']}"
+    if "change" in value:
+        return f"{value['change']}: {value['value']}"
+    return str(value["text"] if "text" in value else f"{value['name']}: {value['reason']}")
+
+
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Records as flat mappings: nested records become columns of their own."""
     flat = []
@@ -425,7 +439,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             elif isinstance(value, dict):
                 line[key] = "; ".join(f"{name}={amount:g}" for name, amount in value.items())
             elif isinstance(value, list):
-                line[key] = "; ".join(map(str, value))
+                line[key] = "; ".join(map(_words, value))
             else:
                 line[key] = value
         flat.append(line)

@@ -15,7 +15,7 @@ from zoo.units import Quantity, UnitError, quantity
 
 from . import in_parallel
 from .columns import Memory
-from .marginal import solved
+from .marginal import solved, world
 from .plan import Need, Plan
 from .prepare import Progress, in_objective_units, prepare
 from .query import QueryError, ServeQuery
@@ -61,7 +61,7 @@ def _offered(catalog: Catalog, chip: str) -> str:
     try:
         name = str(catalog.find("chips", chip).name)
     except UnknownName as error:
-        raise QueryError(str(error)) from None
+        raise QueryError(f"--synthesis {chip}: {error}") from None
     if not any(offer.accelerator == name for offer in catalog.offers.values()):
         raise QueryError(f"nobody offers {name} at a known price; add one with zoo: (prices) or ask for another chip")
     return name
@@ -139,7 +139,20 @@ def _least(question: ServeQuery, wanted: _Wanted, done: Done, memory: Memory, un
         needed="" if factor is None else _text(today, factor / _STEPS),
         objective=None if factor is None else known[factor][1],
         unit=unit,
+        wall="" if factor is not None else _in_the_way(question, wanted, far, memory, known[far][1] is not None),
     )
+
+
+def _in_the_way(question: ServeQuery, wanted: _Wanted, steps: int, memory: Memory, without: bool) -> str:
+    """What keeps a chip out with its figures moved that far: the walls that leave no layout of it, limits, or the others."""
+    alone = question.set("supply.chips", [wanted.chip])
+    assert isinstance(alone, ServeQuery)
+    alone = guarded_query(alone)
+    prepared = prepare(alone, memory=world(alone, wanted.scales(steps), memory, wanted.chip))
+    if prepared.choices.columns:
+        return "others do it for less" if without else "it serves, but not all within the question's limits"
+    walls = dict.fromkeys(f"{gone.name}: {gone.reason}" for gone in prepared.dropped if gone.wall is not None)
+    return "; ".join(walls) or "no layout of it can be rented"
 
 
 def _figure(catalog: Catalog, wanted: _Wanted) -> Quantity | None:

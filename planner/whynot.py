@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Mapping
 
 from .columns import Memory
-from .plan import Plan, WhyNot
+from .plan import Plan, Pool, WhyNot
+from .prepare import model_of
 from .query import QueryError, ServeQuery
 from .solve import Progress, solve
 
@@ -22,6 +24,19 @@ _FORCED: dict[str, Callable[[str], dict[str, object]]] = {
     "pp": lambda degree: {"workload.parallelism.pp": f"[{degree}]"},
     "ep": lambda degree: {"workload.parallelism.ep": f"[{degree}]"},
     "disaggregation": lambda way: {"workload.disaggregation": [way]},
+}
+# What a pool of a plan has of it.
+_OF_POOL: dict[str, Callable[[Pool], object]] = {
+    "chip": lambda pool: pool.chip,
+    "region": lambda pool: pool.region,
+    "cloud": lambda pool: pool.region.partition("/")[0],
+    "offer": lambda pool: pool.option,
+    "precision": lambda pool: pool.layout.precision,
+    "kv_precision": lambda pool: pool.layout.kv_precision,
+    "tp": lambda pool: pool.layout.tensor_parallel,
+    "pp": lambda pool: pool.layout.pipeline_parallel,
+    "ep": lambda pool: pool.layout.expert_parallel,
+    "disaggregation": lambda pool: "none" if pool.layout.prefill is None else "pools",
 }
 # A lower price (for carbon, a cleaner grid) of these would make them win: a plan made of them alone scales with it.
 _PRICED = {"chip", "region", "cloud", "offer"}
@@ -50,9 +65,20 @@ def forced(query: ServeQuery, forces: Mapping[str, str]) -> ServeQuery:
     changes: dict[str, object] = {}
     for key, value in forces.items():
         changes.update(_FORCED[key](value))
-    narrowed = query.override(changes)
+    try:
+        narrowed = query.override(changes)
+    except QueryError as error:
+        raise in_own_words(error, forces) from None
     assert isinstance(narrowed, ServeQuery)
     return narrowed
+
+
+def in_own_words(error: QueryError, forces: Mapping[str, str]) -> QueryError:
+    """What is wrong with a forced choice, charged to --why-not instead of to the paths that it sets."""
+    text = str(error)
+    where = re.match(r"--set [\w., ]+: ([\w.]+(\[\d+\])?: )?", text)
+    what = ",".join(f"{key}={value}" for key, value in forces.items())
+    return QueryError(text if where is None else f"--why-not {what}: {text[where.end() :]}")
 
 
 def why_not(
@@ -64,20 +90,42 @@ def why_not(
     """
     what = ",".join(f"{key}={value}" for key, value in forces.items())
     parse(what)
-    best = solve(forced(query, forces), progress, memory or Memory(), nearest=False)
+    memory = memory or Memory()
+    try:
+        best = solve(forced(query, forces), progress, memory, nearest=False)
+    except QueryError as error:
+        raise in_own_words(error, forces) from None
     if best.objective is None or plan.objective is None:
         return WhyNot(
             what=what, status=best.status, objective=None, unit=plan.objective_unit, dearer_by=None, ratio=None, wins_at=None,
             conflict=best.conflict, fixes=best.fixes, removed=best.removed, fleet=(),
+            note="" if best.objective is not None else _physics(query, forces, best, memory),
         )  # fmt: skip
     ratio = best.objective / plan.objective if plan.objective else None
-    wins_at = None
+    wins_at, note = None, ""
     if ratio is not None and ratio > 1 and _PRICED & set(forces) and plan.minimize in ("cost", "carbon"):
         wins_at = (
             f"{'its prices' if plan.minimize == 'cost' else 'the carbon intensity of its grid'} at {1 / ratio:.1%} of today's"
         )
+    elif best.objective > plan.objective + 1e-9:
+        note = "at no prices: whatever they are, the plan may do without it and be no worse"
+        if _PRICED & set(forces):
+            note = f"at no prices: {plan.minimize} is minimised"
+    elif abs(best.objective - plan.objective) <= 1e-9:
+        does = all(str(_OF_POOL[key](pool)) == value for key, value in forces.items() for pool in plan.fleet)
+        note = "the plan already does this" if does else "another plan that is as good does this"
     return WhyNot(
         what=what, status=best.status, objective=best.objective, unit=plan.objective_unit,
         dearer_by=best.objective - plan.objective, ratio=ratio, wins_at=wins_at,
-        conflict=(), fixes=(), removed=(), fleet=best.fleet,
+        conflict=(), fixes=(), removed=(), fleet=best.fleet, note=note,
     )  # fmt: skip
+
+
+def _physics(query: ServeQuery, forces: Mapping[str, str], best: Plan, memory: Memory) -> str:
+    """Why no layout has what was forced, beside the clauses that clash: what removed its candidates."""
+    model = model_of(query, memory.catalogs[query.folder, query.zoo, query.prices])
+    if "tp" in forces and model.heads % int(forces["tp"]):
+        return f"tensor parallelism divides attention heads: {forces['tp']} does not divide the {model.heads} of {model.name}"
+    if {"tp", "pp", "ep"} & set(forces) and not best.candidates:
+        return "no machine on offer can be laid out so: replicas fill machines without a rest, TP stays in a scale-up domain"
+    return "; ".join(dict.fromkeys(f"{one.name}: {one.reason}" for one in best.removed if one.wall is not None))

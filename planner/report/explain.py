@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WhyNot
-from .tables import Table, fix_rows, innocent_title, number
+from .tables import TOTALS, Table, fix_rows, innocent_title, number
 
 
 def marginal_table(marginals: Sequence[Marginal]) -> Table:
@@ -76,8 +76,7 @@ def synthesis_table(needs: Sequence[Need], plan: Plan, budget: str | None) -> Ta
         (
             n.what,
             n.today or "-",
-            "not up to x 10" if n.factor is None and "price" not in n.what else "at no price" if n.factor is None
-            else "as it is" if n.factor == 1 else f"x {n.factor:.2f}",
+            _never(n) if n.factor is None else "as it is" if n.factor == 1 else f"x {n.factor:.2f}",
             n.needed or "-",
             "-" if n.objective is None else f"{number(n.objective, 6)} {n.unit}",
         )
@@ -94,13 +93,21 @@ def synthesis_table(needs: Sequence[Need], plan: Plan, budget: str | None) -> Ta
     return Table(f"What {chip} has to be, so that it {purpose}", heads, rows, frozenset(), notes)
 
 
+def _never(need: Need) -> str:
+    """That no factor does, and the names of the walls in the way, without their reasons."""
+    walls = ", ".join(dict.fromkeys(reason.partition(":")[0] for reason in need.wall.split("; ")))
+    return ("at no price" if "price" in need.what else "not up to x 10") + (f": {walls}" if walls else "")
+
+
 def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
     """Each forced choice beside the best plan."""
     rows, tables = [], []
     for answer in answers:
         if answer.objective is None:
             verdict = "impossible" if answer.status == "infeasible" else "stopped without proof"
-            rows.append((answer.what, verdict, "-", "-", "; ".join(c.text for c in answer.conflict) or "physics: see below"))
+            clash = "; ".join(c.text for c in answer.conflict)
+            why = ": ".join(part for part in (clash, answer.note) if part)
+            rows.append((answer.what, verdict, "-", "-", why or "physics: see below"))
             if answer.fixes:
                 tables.append(
                     Table(f"What would allow {answer.what}", ("change", "to", "the best plan is then"), fix_rows(answer.fixes))
@@ -115,7 +122,9 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
             if dearer < -1e-9:  # the question's own clauses forbid it
                 verdict = "better, but not what was asked"
             ratio = "" if answer.ratio is None else f"x {answer.ratio:.3f}"
-            rows.append((answer.what, verdict, f"{number(answer.objective, 6)} {answer.unit}", ratio, answer.wins_at or ""))
+            rows.append(
+                (answer.what, verdict, f"{number(answer.objective, 6)} {answer.unit}", ratio, answer.wins_at or answer.note)
+            )
     columns = ("why not", "verdict", "best plan then", "ratio", "clash, or when it would win")
     return [Table("Why not", columns, tuple(rows)), *tables]
 
@@ -138,20 +147,27 @@ def conflict_lines(plan: Plan) -> list[dict[str, Any]]:
     return lines
 
 
-def alternatives_table(found: Sequence[Alternative]) -> Table:
-    """Near-optimal plans that differ."""
+def alternatives_table(found: Sequence[Alternative], within: str) -> Table:
+    """Near-optimal plans that differ, and the cheapest of the best chips and regions."""
     rows = tuple(
         (
             a.kind,
             a.name + (f" (the same in {len(a.same_in)} more)" if a.same_in else ""),
             number(a.objective, 6),
             "" if a.ratio is None else f"+{a.ratio - 1:.1%}",
+            "yes" if a.within else "no",
             fleet_line(a.fleet),
         )
         for a in found
     )
     unit = found[0].unit if found else ""
-    return Table("Alternatives", ("best on", "", unit, "dearer", "fleet"), rows, frozenset({unit, "dearer"}))
+    notes = (
+        "chip, region: the cheapest plan made wholly of it, for the ten cheapest of each beside the plan's own",
+        f"within {within} also: wholly of another purchase option, precision, degree (tp, pp, ep) or way of disaggregation,",
+        "and `fewest`: the cheapest plan with the fewest instances of what today's plan rents that stays within",
+    )
+    heads = ("best on", "", unit, "dearer", f"within {within}", "fleet")
+    return Table("Alternatives", heads, rows, frozenset({unit, "dearer"}), notes)
 
 
 def fleet_line(fleet: Sequence[Pool]) -> str:
@@ -161,7 +177,11 @@ def fleet_line(fleet: Sequence[Pool]) -> str:
 
 def comparison_table(differences: Sequence[Difference]) -> Table:
     """What two plans do not have in common."""
-    rows = tuple((d.part, d.name, d.old, d.new, "" if d.change is None else f"{d.change:+.1%}") for d in differences)
+    rows = tuple(
+        (d.part, TOTALS.get(d.name, d.name) if d.part == "total" else d.name, d.old, d.new,
+         "" if d.change is None else f"{d.change:+.1%}")
+        for d in differences
+    )  # fmt: skip
     return Table("Differences", ("part", "what", "old", "new", "change"), rows, frozenset({"change"}))
 
 

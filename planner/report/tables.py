@@ -132,7 +132,7 @@ def cost_table(fleet: Sequence[Pool]) -> Table:
     return Table("Cost, carbon, power", heads, tuple(rows), frozenset(heads))
 
 
-_TOTALS = {
+TOTALS = {
     "cost_usd_per_h": "USD/h",
     "cost_usd_per_month": "USD/month",
     "usd_per_million_output_tokens": "USD per million output tokens",
@@ -150,7 +150,7 @@ _TOTALS = {
 def totals_table(plan: Plan) -> Table:
     rows = tuple(
         (name, money(plan.totals[key]) if "usd" in key else number(plan.totals[key]))
-        for key, name in _TOTALS.items()
+        for key, name in TOTALS.items()
         if key in plan.totals
     )
     return Table("Totals", ("total", "value"), rows, frozenset({"value"}))

@@ -8,11 +8,15 @@ import tiny
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.alternatives import alternatives
+from planner.plan import Alternative
 from planner.prepare import prepare
 from planner.solve import solve
 from zoo.units import Q
 
-PATHS = {"chip": "supply.chips", "region": "regions.allow", "offer": "supply.offers", "precision": "workload.precision"}
+PATHS = {
+    "chip": "supply.chips", "region": "regions.allow", "offer": "supply.offers", "precision": "workload.precision",
+    "tp": "workload.parallelism.tp", "pp": "workload.parallelism.pp",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +39,49 @@ def test_each_is_the_best_of_a_narrower_question() -> None:
     assert {one.kind for one in found} >= {"chip", "offer", "precision"}
     assert best.objective is not None
     for one in found:
-        assert one.objective == solve(query.set(PATHS[one.kind], [one.name])).objective
+        if one.kind in PATHS:
+            name = int(one.name) if one.kind in ("tp", "pp") else one.name
+            assert one.objective == solve(query.set(PATHS[one.kind], [name])).objective
         assert one.dearer_by == pytest.approx(one.objective - best.objective) and one.dearer_by >= 0
+    assert {"tp", "pp"} & {one.kind for one in found}
     assert [one.objective for one in found] == sorted(one.objective for one in found)
-    plans = [(one.objective, *((p.chip, p.instances, p.accelerators, p.layout.precision) for p in one.fleet)) for one in found]
-    assert len(set(plans)) == len(plans), "the same plan is listed once"
-    near = alternatives(best, prepare(query), within=0.3)
-    assert [one for one in found if one.objective <= 1.3 * best.objective] == list(near)
+    for kinds in ({"chip"}, {"region"}, {"offer", "precision", "tp", "pp", "disaggregation", "fewest"}):
+        plans = [_plan(one) for one in found if one.kind in kinds]
+        assert len(set(plans)) == len(plans), "the same plan is listed once among chips, among regions, and among the rest"
+
+
+def _plan(one: Alternative) -> tuple[object, ...]:
+    return (one.objective, *((p.chip, p.instances, p.accelerators, p.layout.precision, p.layout.in_full) for p in one.fleet))
+
+
+def test_the_cheapest_of_each_chip_and_region_are_listed_beyond_the_tolerance() -> None:
+    query = tiny.question()
+    best, prepared = solve(query), prepare(tiny.question())
+    far, near = alternatives(best, prepared, within=9.0), alternatives(best, prepared, within=0.0)
+    assert best.objective is not None and all(one.within for one in far)
+    assert [one for one in near if one.within != (one.objective <= best.objective)] == []
+    kept = [(one.kind, one.name, one.objective) for one in near if one.kind in ("chip", "region")]
+    assert kept == [(one.kind, one.name, one.objective) for one in far if one.kind in ("chip", "region")]
+    assert not [one for one in near if one.kind not in ("chip", "region") and not one.within]
+    with pytest.raises(ValueError, match="at least 0"):
+        alternatives(best, prepared, within=-1)
+
+
+def test_the_fewest_of_a_chip_within_the_tolerance_are_found_by_quotas() -> None:
+    """One fewer is beyond the tolerance, as the question with that quota says itself; the plan listed keeps it."""
+    query = tiny.question().set("workload.rate", "61/s")
+    best = solve(query)
+    assert best.objective is not None
+    (chip,) = {pool.chip for pool in best.fleet}
+    today = sum(pool.instances for pool in best.fleet)
+
+    def quota(count: int) -> float:
+        return solve(query.set("supply.quota", [{"chip": chip, "instances": count}])).objective or float("inf")
+
+    costs = [quota(count) for count in range(today)]
+    tolerance = (min(costs) / best.objective - 1) * 1.0001
+    fewest = next(count for count in range(today) if costs[count] <= best.objective * (1 + tolerance))
+    found = [one for one in alternatives(best, prepare(query), tolerance) if one.kind == "fewest" and chip in one.name]
+    assert fewest and [one.name for one in found] == [f"{fewest} x {chip}"]
+    assert found[0].objective == costs[fewest]
+    assert sum(pool.instances for pool in found[0].fleet if pool.chip == chip) <= fewest
