@@ -88,6 +88,9 @@ def parse(text: str, name: str = "<text>") -> Document:
         for event in _events(text):
             builder.take(event)
     except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        if "nesting depth" in str(error):  # libyaml reads ahead, and newer ones have a limit of their own
+            raise ZooError(f"{name}:{mark.line + 1 if mark else 1}: is nested deeper than {MAX_DEPTH} levels") from None
         raise ZooError(_syntax(name, text, error)) from None
     data = builder.result
     if not isinstance(data, dict):
