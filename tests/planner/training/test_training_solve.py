@@ -299,7 +299,11 @@ ERRORS = [
     ({"workload__precision": ["fp64"]}, "workload.precision", "no training precision"),
     ({"supply__chips": ["h20"]}, "supply.chips[0]", "nobody offers"),
     ({"supply__chips": ["h101"]}, "supply.chips[0]", "did you mean"),
-    ({"supply__chips": ["trainium2"], "supply__accelerators": 100, "regions": None}, "supply.accelerators", "no multiple"),
+    (
+        {"supply__chips": ["trainium2"], "supply__accelerators": 100, "regions": None, "workload__stack": "other"},
+        "supply.accelerators",
+        "no multiple",
+    ),
     ({"workload__stack": "nemoo"}, "workload.stack", "did you mean 'nemo'"),
     ({"workload__optimizer": "adamx"}, "workload.optimizer", "did you mean"),
     ({"workload__model": "resnet-50"}, "workload.model", "train plans need"),
