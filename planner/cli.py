@@ -140,6 +140,20 @@ def _find(question: AnyQuery, progress: Any) -> tuple[Plan, Program | None]:
     return serve(question, progress)
 
 
+def _objective_step(question: AnyQuery) -> str:
+    """What one unit of the objective of a question's program is."""
+    from .query import ServeQuery, TrainQuery
+
+    if isinstance(question, TrainQuery):
+        from .training.report_units import step_of_objective
+
+        return step_of_objective(question)
+    from .prepare import objective_step
+
+    assert isinstance(question, ServeQuery)
+    return objective_step(question)
+
+
 def _show_plan(plan: Plan, format: str) -> None:
     from .plan import rows
     from .report import render, tables, training
@@ -200,9 +214,10 @@ def solve(
         from .write_model import write
 
         try:
-            write(program, write_model)
+            write(program, write_model, _objective_step(question))
         except (OSError, ValueError) as error:
             raise _fail(str(error)) from None
+        typer.echo(f"{write_model}: the objective is in units of {_objective_step(question)}", err=True)
     if output is not None:
         try:
             plan.save(output)

@@ -249,3 +249,8 @@ def in_objective_units(query: ServeQuery, value: int | None) -> float | None:
         return None
     resource, _ = objective_units(query)
     return float(dequantise(value, resource).m_as(UNITS[resource]))
+
+
+def objective_step(query: ServeQuery) -> str:
+    """What one integer of the program's objective is, in the unit that reports state it in: "0.0001 USD/h"."""
+    return f"{in_objective_units(query, 1):.10g} {objective_units(query)[1]}"

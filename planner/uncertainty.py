@@ -6,6 +6,7 @@ numbers; all samples go through the forward models at once, as arrays.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +37,19 @@ class Draw:
 
 def draw(query: ServeQuery, samples: int = SAMPLES, seed: int = SEED) -> Draw:
     """Seeded samples of every uncertain figure; what is not uncertain is 1 everywhere."""
+    u = query.uncertain
+    return Draw(*factors_of((u.prices, u.demand, u.efficiency, u.intensity), samples, seed))
+
+
+def factors_of(spreads: Sequence[Spread | None], samples: int = SAMPLES, seed: int = SEED) -> list[np.ndarray]:
+    """Samples of the factor on each figure, in the order given; 1 everywhere where a figure is not uncertain."""
     generator = np.random.default_rng(seed)
 
     def one(spread: Spread | None) -> np.ndarray:
         uniform = generator.random(samples)  # drawn even if not used: one figure more does not move the others' samples
         return np.ones(samples) if spread is None else quantile(spread, uniform)
 
-    u = query.uncertain
-    return Draw(one(u.prices), one(u.demand), one(u.efficiency), one(u.intensity))
+    return [one(spread) for spread in spreads]
 
 
 def quantile(spread: Spread, share: np.ndarray | float) -> np.ndarray:

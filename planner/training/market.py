@@ -637,5 +637,15 @@ def _column(
 ) -> Column:  # fmt: skip
     family = market.families[f]
     offer = family.rates.offers[j]
-    name = f"{offer.name} x{count}" + ("" if found is not None else " (bound)")
+    name = f"{offer.name} x{count}, {'not searched: lower bounds' if found is None else _in_words(found)}"
     return Column(name, f, offer, count, instances, totals, objective, found, tuple(bool(q) for q in family.quotas[j]))
+
+
+def _in_words(found: Found) -> str:
+    """The degrees of a layout: "tp8 pp16 cp1 dp64 ep1 microbatch 1"."""
+    layout = found.layout
+    degrees = {
+        "tp": layout.tensor_parallel, "pp": layout.pipeline_parallel, "cp": layout.context_parallel, "dp": layout.data_parallel,
+        "ep": layout.expert_parallel, "microbatch ": layout.microbatch,
+    }  # fmt: skip
+    return " ".join(f"{name}{int(np.ravel(degree)[0])}" for name, degree in degrees.items())

@@ -26,6 +26,11 @@ def unit_of(query: TrainQuery) -> str:
     return _SHOWN[_resource(query)][0]
 
 
+def step_of_objective(query: TrainQuery) -> str:
+    """What one integer of the program's objective is, in that unit: "0.01 USD"."""
+    return f"{in_units(query, 1):.10g} {unit_of(query)}"
+
+
 def written(resource: str, value: int) -> str:
     """An amount of a resource in words, with the unit that questions write it in: "9.324 days", "1 chip"."""
     unit, each = {**_SHOWN, "water": ("kL", 1e4)}[resource]

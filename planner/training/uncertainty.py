@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..plan import Robustness
-from ..query import Spread, TrainQuery
-from ..uncertainty import SAMPLES, SEED, interval, quantile
+from ..query import TrainQuery
+from ..uncertainty import SAMPLES, factors_of, interval
 from .check import family_of
 from .job import goodput_with, hours_of, service_of, wait_of
 from .plan import Job
@@ -36,16 +36,10 @@ def any_of(query: TrainQuery) -> bool:
     return any(spread is not None for spread in (u.prices, u.efficiency, u.intensity, u.failures))
 
 
-def draw(query: TrainQuery, samples: int = SAMPLES, seed: int = SEED) -> Draw:
+def draw(query: TrainQuery) -> Draw:
     """Seeded samples of every uncertain figure; what is not uncertain is 1 everywhere."""
-    generator = np.random.default_rng(seed)
-
-    def one(spread: Spread | None) -> np.ndarray:
-        uniform = generator.random(samples)  # drawn even if not used: one figure more does not move the others' samples
-        return np.ones(samples) if spread is None else quantile(spread, uniform)
-
     u = query.uncertain
-    return Draw(one(u.prices), one(u.efficiency), one(u.intensity), one(u.failures))
+    return Draw(*factors_of((u.prices, u.efficiency, u.intensity, u.failures)))
 
 
 def robustness(question: Question, job: Job) -> tuple[Robustness, ...]:

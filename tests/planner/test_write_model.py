@@ -65,7 +65,13 @@ def test_another_solver_confirms_the_optimum(
     certificate = preparing.prove(preparing.prepare(query))
     assert certificate.program is not None and certificate.objective is not None
     path = tmp_path / f"model{ending}"
-    write(certificate.program, path)
+    write(certificate.program, path, "0.0001 USD/h")
+    top, names = path.read_text().splitlines()[:2], path.with_suffix(".names").read_text()
+    assert top[0].startswith("\\ " if ending == ".lp" else "* ") and "in units of 0.0001 USD/h" in top[0]
+    assert "in units of 0.0001 USD/h" in names
+    for i, variable in enumerate(certificate.program.variables):  # every column that is written is explained
+        assert f"\nx{i}_" in names and variable.name in names
+    assert "x0_units_" in path.read_text()
     # the order of ties may have been solved last: the objective stands in the program all the same
     assert confirm(path) == pytest.approx(certificate.objective, abs=0.5)
 
@@ -84,4 +90,4 @@ def test_other_endings_are_refused(tmp_path: Path) -> None:
     program = preparing.prove(preparing.prepare(PLAIN)).program
     assert program is not None
     with pytest.raises(ValueError, match=r"as \.lp or \.mps"):
-        write(program, tmp_path / "model.txt")
+        write(program, tmp_path / "model.txt", "0.0001 USD/h")
