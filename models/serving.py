@@ -52,7 +52,7 @@ SPECULATIVE_ASSUMPTIONS = (
 
 _NO_TIME = Q(0.0, "s")
 _UNMEASURED = "unmeasured"  # no engine of serving_coverage.csv
-_PAGE = Q(16.0, "token")
+PAGE = Q(16.0, "token")
 
 
 # ----------------------------------------------------------------------------------------------------------- records
@@ -229,6 +229,17 @@ class PassTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Products:
+    """The matrix products of a pass through one stage, per accelerator; the first axis: dense layers, output head, experts."""
+
+    operations: Quantity  # [FLOP]
+    peak: Quantity  # [FLOP/s]
+    compute_fraction: Array  # of the peak
+    traffic: Quantity  # [byte] of weights
+    memory_fraction: Array  # of the memory bandwidth
+
+
+@dataclass(frozen=True, slots=True)
 class Replica:
     """What one replica of each layout does. Arrays over layouts; times [s], sizes [byte] per accelerator.
 
@@ -382,9 +393,9 @@ def work_of(
         fresh=fresh.m_as("token"),
         output=traffic.output.m_as("token"),
         cache_read=read,
-        cache_live=node.kv_bytes_per_sequence(model, mean, kv_bytes, _PAGE),
-        cache_longest=node.kv_bytes_per_sequence(model, longest, kv_bytes, _PAGE),
-        cache_prompt=node.kv_bytes_per_sequence(model, traffic.input, kv_bytes, _PAGE),
+        cache_live=node.kv_bytes_per_sequence(model, mean, kv_bytes, PAGE),
+        cache_longest=node.kv_bytes_per_sequence(model, longest, kv_bytes, PAGE),
+        cache_prompt=node.kv_bytes_per_sequence(model, traffic.input, kv_bytes, PAGE),
         step_attention=step,
         prompt_attention=prompt,
     )
@@ -525,13 +536,29 @@ def pass_time(d: Deployment, tokens: Any, prefill: Any) -> PassTime:
     (compute^p + memory^p)^(1/p), summed over dense layers, the output head, and routed experts, with
     compute = 2 tokens parameters / (eta peak), memory = parameters b / (eta_m BW); then the collectives
 
+    Arguments as `products`, whose times these are. Source: Williams et al. (2009); p fitted (serving_constants.csv).
+    Leaves out: tile quantisation, overlap of collectives with compute.
+    """
+    compute, memory, matrix = product_times(d, products(d, tokens, prefill))
+    communication = communication_time(d, np.asarray(tokens, float) / d.layouts.attention_parallel)
+    return PassTime(compute.sum(axis=0), memory.sum(axis=0), matrix.sum(axis=0), communication)
+
+
+def product_times(d: Deployment, work: Products) -> tuple[Quantity, Quantity, Quantity]:
+    """(compute, memory, both by the soft roofline) of each kind of product [s]."""
+    compute = node.compute_time(work.operations, work.peak, work.compute_fraction)
+    memory = node.memory_time(work.traffic, d.device.bandwidth, work.memory_fraction)
+    return compute, memory, node.soft_roofline(compute, memory, d.constants.roofline_exponent, _NO_TIME)
+
+
+def products(d: Deployment, tokens: Any, prefill: Any) -> Products:
+    """What the matrix products of a pass of `tokens` through one stage compute and read, and the fractions they reach.
+
     tokens: of the whole replica, per pass (leading axes allowed); prefill: True where they are prompts, which get logits
     for one token only and the engine's prefill efficiency; decode gets logits for every token. eta halves at
     `half_efficiency_rows` tokens (at `expert_half_rows` per expert). Experts touched: `node.distinct_experts` with
     tokens^`routing_exponent`, since routing is less even than random; the fullest expert-parallel rank is
-    `expert_imbalance` over the mean.
-    Source: Williams et al. (2009); p and all fractions fitted (serving_constants.csv).
-    Leaves out: tile quantisation, overlap of collectives with compute.
+    `expert_imbalance` over the mean. All fractions are fitted (serving_constants.csv).
     """
     w, x, c = d.work, d.layouts, d.constants
     tokens, prefill = np.asarray(tokens, float), np.asarray(prefill)
@@ -570,10 +597,9 @@ def pass_time(d: Deployment, tokens: Any, prefill: Any) -> PassTime:
         c.memory * weight_reading(c, expert_bytes) * c.expert_memory * size,
         like=operations,
     )
-    compute = node.compute_time(Q(operations, "flop"), Q(peaks, "flop/s"), np.clip(efficiency, 1e-6, 1.0))
-    memory = node.memory_time(Q(traffic, "byte"), d.device.bandwidth, np.clip(reads, 1e-6, 0.95))
-    matrix = node.soft_roofline(compute, memory, c.roofline_exponent, _NO_TIME)
-    return PassTime(compute.sum(axis=0), memory.sum(axis=0), matrix.sum(axis=0), communication_time(d, seen))
+    return Products(
+        Q(operations, "flop"), Q(peaks, "flop/s"), np.clip(efficiency, 1e-6, 1.0), Q(traffic, "byte"), np.clip(reads, 1e-6, 0.95)
+    )
 
 
 def weight_reading(c: Constants, bytes_: Any) -> Any:
@@ -599,7 +625,15 @@ def bus_bandwidth(links: Links, device: Device, c: Constants) -> Quantity:
 
 
 def communication_time(d: Deployment, seen: Array) -> Quantity:
-    """Collectives of one pass through one stage; `seen` are the tokens of one attention rank.
+    """Collectives of one pass through one stage [s]: the sum of `collectives`."""
+    total = _NO_TIME
+    for part in collectives(d, seen).values():
+        total = total + part
+    return total
+
+
+def collectives(d: Deployment, seen: Array) -> dict[str, Quantity]:
+    """Each kind of collective of one pass through one stage [s]; `seen` are the tokens of one attention rank.
 
     Two all-reduces of the activations per layer; beyond the tensor-parallel group a dispatch and a combine of the chosen
     tokens per expert layer; one send per stage boundary. Where experts are spread over more chips than the links inside
@@ -612,7 +646,7 @@ def communication_time(d: Deployment, seen: Array) -> Quantity:
     activations = Q(elements * 2.0, "byte")
     bus = bus_bandwidth(d.links, d.device, c)
     layers = stage_layers(d)
-    total = 2 * layers * fleet.ring_all_reduce(activations, x.tensor_parallel, bus, _NO_TIME)
+    parts = {"all-reduces": 2 * layers * fleet.ring_all_reduce(activations, x.tensor_parallel, bus, _NO_TIME)}
     wide = (x.expert_parallel > x.tensor_parallel) & (np.asarray(w.routed) > 0)
     calls = np.where(x.tensor_parallel > 1, 2 * layers, 0.0)
     if np.any(wide):
@@ -623,16 +657,16 @@ def communication_time(d: Deployment, seen: Array) -> Quantity:
         if np.any(far > 0):
             away = sent * far / Q(_positive(d.links.between) * c.bus_bandwidth, "byte/s")
             exchange = np.maximum(exchange, away) + np.where(far > 0, 1.0, 0.0) * c.stage_latency
-        total = total + exchanges * exchange
+        parts["exchanges of experts"] = exchanges * exchange
         calls = calls + exchanges
-    total = total + calls * c.collective_latency
+    parts["latency of collectives"] = calls * c.collective_latency
     staged = x.pipeline_parallel > 1
     if np.any(staged):
         send = fleet.point_to_point(
             activations / x.tensor_parallel, Q(_positive(d.links.between), "byte/s"), d.links.between_latency
         )
-        total = total + np.where(staged, 1.0, 0.0) * (send + c.stage_latency)
-    return total
+        parts["send to the next stage"] = np.where(staged, 1.0, 0.0) * (send + c.stage_latency)
+    return parts
 
 
 def _positive(bandwidth: Quantity) -> Any:
@@ -922,6 +956,21 @@ def open_loop(d: Deployment, load: Load, iterations: int = 25) -> Latency:
 # --------------------------------------------------------------------------------------- one replica, for the planner
 
 
+def deployment_of(
+    model: Transformer,
+    accelerator: Accelerator,
+    layouts: Layouts,
+    links: Links,
+    traffic: Traffic,
+    constants: Constants,
+    draft: Draft | None = None,
+    measured: Measured | None = None,
+) -> Deployment:
+    """What the laws of this module see of a model under some traffic on a chip. Raises UnknownValue as `replica`."""
+    work = work_of(model, traffic, layouts.kv_bytes)
+    return Deployment(work, layouts, device_of(accelerator), links, constants, draft, measured)
+
+
 def replica(
     model: Transformer,
     accelerator: Accelerator,
@@ -944,7 +993,7 @@ def replica(
     prefill work inside decode steps. Raises UnknownValue where the model's shape or the chip's figures are unknown.
     `calibration` gives the intervals (the stored one by default).
     """
-    d = Deployment(work_of(model, traffic, layouts.kv_bytes), layouts, device_of(accelerator), links, constants, draft, measured)
+    d = deployment_of(model, accelerator, layouts, links, traffic, constants, draft, measured)
     known = calibration or stored_calibration()
     inherited = known.inherited(model.name, accelerator, str(constants.engine))
     slow: tuple[Number, ...] = slowness(model, accelerator, constants, known)

@@ -548,7 +548,7 @@ def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQue
 
 
 def _explain_training(
-    path: Path, why_not: list[str] | None, wall: str | None, switches: bool, swings: bool, plot: Path | None, format: str,
+    path: Path, why_not: list[str] | None, switches: bool, swings: bool, plot: Path | None, format: str,
     quiet: bool,
 ) -> None:  # fmt: skip
     """`explain` of a training plan. Ends the command."""
@@ -557,7 +557,6 @@ def _explain_training(
     from .report import tables
     from .report import training as training_pages
     from .report import training_explain as training
-    from .training.arguments import arguments_of
     from .training.marginal import marginals
     from .training.sensitivity import tornado
     from .training.whynot import FORCED
@@ -569,11 +568,7 @@ def _explain_training(
     shown: list[tables.Table]
     records: list[Any]
     try:
-        if wall is not None:
-            number = _wall_number(wall)
-            records = list(arguments_of(saved, number))
-            shown = training.wall_tables(saved, number, records)
-        elif why_not:
+        if why_not:
             forces = [parse(text, FORCED) for text in why_not]
             records = [force(saved, query, one, asker) for one in forces]
             shown = training.why_not_tables_of(records, saved)
@@ -647,10 +642,12 @@ def explain(
         if given is not None and not there:
             raise _fail(f"{name} {given}: only together with {needs}")
     _check_picture(plot)
+    if wall is not None:
+        _explain_wall(plan, _wall_number(wall), format)
     if _kind_of(plan) == "train":
         if synthesis:
             raise _fail(f"{plan}: --synthesis explains plans of serve questions only")
-        _explain_training(plan, why_not, wall, switches, tornado, plot, format, quiet)
+        _explain_training(plan, why_not, switches, tornado, plot, format, quiet)
     saved, query = _plan_and_query(plan)
     progress = _Progress(not quiet)
     shown: list[tables.Table]
@@ -670,10 +667,6 @@ def explain(
             records = list(swings(saved, query, progress))
             shown = [pages.tornado_table(records)]
             _draw(records, saved.name, plot)
-        elif wall is not None:
-            number = _wall_number(wall)
-            shown = pages.wall_tables(saved, number)
-            records = [row for row in saved.walls if row.number == number]
         elif why_not:
             memory = Memory()
             records = [force(saved, query, parse(text), memory, progress) for text in why_not]
@@ -689,6 +682,28 @@ def explain(
         raise _fail(str(error)) from None
     progress.close()
     _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records))
+
+
+def _explain_wall(path: Path, number: int, format: str) -> None:
+    """`explain --wall` of a plan of either kind. Ends the command."""
+    from .plan import Plan, PlanError
+    from .query import QueryError
+    from .report import explain as pages
+    from .training.plan import TrainPlan
+
+    try:
+        if _kind_of(path) == "train":
+            from .training.arguments import page_of as of_job
+
+            page = of_job(TrainPlan.load(path), number)
+        else:
+            from .arguments import page_of
+
+            page = page_of(Plan.load(path), number)
+    except (PlanError, QueryError, ValueError) as error:
+        raise _fail(str(error)) from None
+    _show(format, pages.wall_tables(page), page.model_dump(mode="json"), pages.wall_lines(page))
+    raise typer.Exit(OK)
 
 
 def _check_picture(path: Path | None) -> None:

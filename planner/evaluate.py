@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class Checked:
     """One pool with everything that its walls need."""
 
     pool: Pool
@@ -63,9 +63,12 @@ class _Checked:
     fewer: bool  # one unit fewer would still carry the load within the SLA
     tight: bool  # with TTFT limits 1 % tighter the pool would no longer carry the load
     quality: float | None
-    operations: Quantity  # [FLOP/s] used
-    peak: Quantity
+    operations: Quantity  # [FLOP] of a request
+    used: Quantity  # [FLOP/s]
+    peak: Quantity  # [FLOP/s] of all accelerators
     site: Site
+    units: int  # of the pool
+    network: Quantity  # the slowest round trip of those who are served
 
 
 def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions: list[Decision]) -> Evaluated:
@@ -83,13 +86,13 @@ def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions:
         violations += [] if fault is None else [fault]
         possible += [decision] if fault is None else []
     violations += permitted.mixing_faults(query, catalog, [(catalog.find("offers", d.offer), d.loads) for d in decisions])
-    checked = [_check(query, catalog, model, decision) for decision in possible]
+    checked = [check(query, catalog, model, decision) for decision in possible]
     for population in query.populations:
         served = sum(decision.loads.get(population.name, 0) for decision in decisions)
         asked = quantise(population.rate, "load", "up")
         if served != asked:
             violations.append(f"wall 4: {population.name} is served {served}, asked {asked} (units of {SCALES['load']})")
-    totals = {resource: sum(c.amounts[resource] for c in checked) for resource in SCALES if resource != "load"}
+    totals = _taken(checked)
     for resource in totals:
         bound = getattr(query.limits, resource)
         if bound is not None and totals[resource] > _limit(bound, resource):
@@ -103,7 +106,7 @@ def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions:
     for c in checked:
         violations += [
             f"wall {row.number} ({row.what}) in {row.where}: {row.demand:.6g} {row.unit} of {row.limit:.6g}"
-            for row in _pool_walls(query, c)
+            for row in pool_walls(query, c)
             if row.limit is not None and row.demand > row.limit * (1 + 1e-12)
         ]
         violations += [
@@ -116,7 +119,7 @@ def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions:
     assumptions = tuple(dict.fromkeys(text for c in checked for text in c.site.assumptions))
     return Evaluated(
         tuple(c.pool for c in checked),
-        tuple(_walls(query, checked, totals)),
+        tuple(_walls(query, checked)),
         _totals(query, checked, totals),
         sum(c.objective for c in checked),
         tuple(violations),
@@ -125,7 +128,7 @@ def evaluate(query: ServeQuery, catalog: Catalog, model: Transformer, decisions:
     )
 
 
-def _may_serve(query: ServeQuery, catalog: Catalog, checked: _Checked) -> bool:
+def _may_serve(query: ServeQuery, catalog: Catalog, checked: Checked) -> bool:
     from .space import in_region
 
     region = catalog.regions[checked.pool.region]
@@ -136,7 +139,8 @@ def _may_serve(query: ServeQuery, catalog: Catalog, checked: _Checked) -> bool:
     )
 
 
-def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision) -> _Checked:
+def check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Decision) -> Checked:
+    """One pool through the forward models. Raises ValueError where its region has no carbon intensity."""
     offer: Offer = catalog.find("offers", decision.offer)
     chip, region = catalog.chips[offer.accelerator], catalog.regions[offer.region]
     layout = decision.layout
@@ -238,7 +242,7 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         price_flags=offer.flags,
     )
     values = [(f"p{(b.percentile or 0) * 100:g}", ttft(b.percentile or 0.0), b.limit) for b in bounds]
-    return _Checked(
+    return Checked(
         row,
         running,
         total,
@@ -251,18 +255,25 @@ def _check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: De
         carried(units - 1, targets) >= load,
         targets is not None and carried(units, tuple((p, t * _STEP) for p, t in targets)) < load,
         _loss(weights.loss, cache.loss),
+        per_request,
         per_request * dequantise(load, "load"),
         row.accelerators * chip.peak[weights.computes_in],
         site,
+        units,
+        network,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One unit of a pool, through the forward model: arrays of one element."""
+    """One unit of a pool, through the forward model: arrays of one element. `replica` is at the end of its intervals that the
+    question ranks by, `predicted` the prediction itself, of `deployment`."""
 
     station: serving.Station
     replica: serving.Replica
+    predicted: serving.Replica
+    deployment: serving.Deployment
+    slow: tuple[float, float] = (1.0, 1.0)  # with prefill apart: of TPOT and TTFT, at the end that the question ranks by
     reader: serving.Replica | None = None  # that only reads prompts, with the prompts that it keeps as its batch
     transfer: Quantity | None = None  # of one prompt's cache
 
@@ -278,12 +289,12 @@ def running_of(
     record: Offer = catalog.find("offers", offer)
     machine = Machine(catalog.chips[record.accelerator], record.accelerators, record.domain)
     span, replicas, readers = layout.unit(record.accelerators)
-    predicted = _replica(query, model, machine, layout, layout, batches)
+    predicted, deployment = _replica(query, model, machine, layout, layout, batches)
     replica = ranked(query, predicted)
     if layout.prefill is None:
-        return Running(serving.together(replica, replicas), replica)
+        return Running(serving.together(replica, replicas), replica, predicted, deployment)
     kept = np.array([2 * layout.prefill.pipeline_parallel])  # prompts: one that is read and one that is sent, in each stage
-    reader = _replica(query, model, machine, layout, layout.prefill, kept)
+    reader, _ = _replica(query, model, machine, layout, layout.prefill, kept)
     constants = serving_constants(machine.accelerator, calibration=calibrated.constants_of(query))
     known = apart_of(machine, model, query, constants)
     inside = span * record.accelerators <= max(machine.domain, record.accelerators)
@@ -293,7 +304,7 @@ def running_of(
         reader.prefill_time, reader.dispatch, transfer, predicted.decode_step, known.output,
         readers * reader.layouts.pipeline_parallel, replicas * predicted.layouts.batch, *known.slow, predicted.tokens_per_step,
     )  # fmt: skip
-    return Running(station, replica, reader, transfer)
+    return Running(station, replica, predicted, deployment, known.slow, reader, transfer)
 
 
 def tpot_percentiles(
@@ -321,8 +332,8 @@ def tpot_percentiles(
 
 def _replica(
     query: ServeQuery, model: Transformer, machine: Machine, layout: Layout, degrees: Degrees, batches: np.ndarray
-) -> serving.Replica:
-    """Replicas of a layout's formats with these degrees of parallelism, one for each batch, as predicted."""
+) -> tuple[serving.Replica, serving.Deployment]:
+    """Replicas of a layout's formats with these degrees of parallelism, one for each batch, as predicted, and of what."""
     chip, one = machine.accelerator, np.ones(len(batches))
     known = calibrated.constants_of(query)
     constants = serving_constants(chip, calibration=known)
@@ -339,7 +350,8 @@ def _replica(
     )
     draft = draft_of(query, model, layouts.kv_bytes, layout.drafted * one)
     measured, _ = _measured(query, model, machine, layout, degrees, batches)
-    return serving.replica(model, chip, layouts, links_of(machine), traffic(query), constants, known, draft, measured)
+    asked = (model, chip, layouts, links_of(machine), traffic(query), constants)
+    return serving.replica(*asked, known, draft, measured), serving.deployment_of(*asked, draft, measured)
 
 
 def _measured(
@@ -392,11 +404,11 @@ def _row(
     )  # fmt: skip
 
 
-def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
+def pool_walls(query: ServeQuery, c: Checked) -> list[WallRow]:
     """The walls of one pool. A wall binds when a small step against it breaks it: a latency limit 1 % tighter, one sequence
     more, one unit fewer."""
     where, replica = c.pool.offer, c.running.replica
-    used = float((c.operations / c.peak).m_as("dimensionless"))
+    used = float((c.used / c.peak).m_as("dimensionless"))
     efficiency = float(replica.layouts.compute_efficiency[0])
     needed, there = float(replica.memory_needed[0].m_as("GiB")), float(replica.memory_there.m_as("GiB"))
     limit = tpot_limit(query)
@@ -442,18 +454,29 @@ def _pool_walls(query: ServeQuery, c: _Checked) -> list[WallRow]:
     return rows
 
 
-def _walls(query: ServeQuery, checked: list[_Checked], totals: Mapping[str, int]) -> list[WallRow]:
+def _walls(query: ServeQuery, checked: list[Checked]) -> list[WallRow]:
     """Each wall once, at the pool where it has the least headroom, and the fleet's own walls."""
     tightest: dict[tuple[int, str], WallRow] = {}
     for c in checked:
-        for row in _pool_walls(query, c):
+        for row in pool_walls(query, c):
             key = (row.number, row.what)
             old = tightest.get(key)
             if old is None or (row.binding, -(row.headroom if row.headroom is not None else 1.0), row.demand) > (
                 old.binding, -(old.headroom if old.headroom is not None else 1.0), old.demand,
             ):  # fmt: skip
                 tightest[key] = row
-    rows = list(tightest.values())
+    rows = [*tightest.values(), *fleet_walls(query, checked)]
+    return sorted(rows, key=lambda row: (row.number, row.what))
+
+
+def _taken(checked: Sequence[Checked]) -> dict[str, int]:
+    """What the pools take together of each resource, in integers of the program."""
+    return {resource: sum(c.amounts[resource] for c in checked) for resource in SCALES if resource != "load"}
+
+
+def fleet_walls(query: ServeQuery, checked: Sequence[Checked]) -> list[WallRow]:
+    """The walls of all pools together: capital and sustainability. A limit binds when it leaves no room for one machine more."""
+    totals, rows = _taken(checked), []
     cheapest = {r: min((c.amounts[r] // max(c.pool.instances, 1) for c in checked), default=0) for r in totals}
     for number, name, resource, unit in (
         (17, "capital", "cost", "USD/hour"),
@@ -468,10 +491,10 @@ def _walls(query: ServeQuery, checked: list[_Checked], totals: Mapping[str, int]
                  None if bound is None else float(bound.m_as(unit)), unit.replace("liter", "L").replace("/hour", "/h"), binds,
                  "query" if bound is not None else "none", "fleet")
         )  # fmt: skip
-    return sorted(rows, key=lambda row: (row.number, row.what))
+    return rows
 
 
-def _totals(query: ServeQuery, checked: list[_Checked], totals: Mapping[str, int]) -> dict[str, float]:
+def _totals(query: ServeQuery, checked: list[Checked], totals: Mapping[str, int]) -> dict[str, float]:
     load = sum(c.pool.load_per_s for c in checked)
     cost = float(dequantise(totals["cost"], "cost").m_as("USD/hour"))
     tokens = load * query.workload.tokens.output * 3600

@@ -300,6 +300,41 @@ class Robustness(Record):
     holds: float | None
 
 
+class Argument(Record):
+    """A figure of a wall's equation in a plan, and where it is from. `of`: the pool that it is of, empty where there is one job.
+
+    `value` is what reports print; `amount` is the same with all its digits, in `unit` (None: it is no number).
+    """
+
+    symbol: str
+    meaning: str
+    value: str
+    source: str
+    amount: float | None = None
+    unit: str = ""
+    of: str = ""
+
+
+class WallPage(Record):
+    """A wall's equation with a plan's figures in it, and what it asks and allows there.
+
+    `form` is the equation as this plan's figures enter it. `absent` says why the wall has no part in the question; then there
+    are no figures.
+    """
+
+    number: int
+    name: str
+    equation: str
+    form: str
+    bounds: str
+    reference: str
+    absent: str
+    arguments: tuple[Argument, ...]
+    readings: tuple[WallRow, ...]
+    assumes: str
+    leaves_out: str
+
+
 class Difference(Record):
     """One thing that two plans do not have in common."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WhyNot
+from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WallPage, WhyNot
 from .tables import TOTALS, Table, fix_rows, innocent_title, number
 
 
@@ -185,45 +185,49 @@ def comparison_table(differences: Sequence[Difference]) -> Table:
     return Table("Differences", ("part", "what", "old", "new", "change"), rows, frozenset({"change"}))
 
 
-def wall_tables(plan: Plan, number_of_wall: int) -> list[Table]:
-    """A wall's equation with this plan's numbers in it, units and sources."""
-    from models.wall import WALLS
+# Sources longer than this are written once below the table.
+_LONG = 40
 
-    wall = next(w for w in WALLS if w.number == number_of_wall)
-    facts = [
-        ("equation", wall.equation),
-        ("bounds", wall.bounded),
-        ("reference", wall.reference),
-    ]
-    demands = tuple(
+
+def wall_tables(page: WallPage) -> list[Table]:
+    """A wall's equation with a plan's figures in it: their values, units and sources; what it asks and allows there."""
+    heading = f"Wall {page.number}: {page.name}"
+    if page.absent:
+        return [Table(heading, ("", ""), (("equation", page.equation), ("not in this plan", page.absent)))]
+    facts = [("equation", page.equation), ("here", page.form), ("bounds", page.bounds), ("reference", page.reference)]
+    tables = [Table(heading, ("", ""), tuple(fact for fact in facts if fact[1]))]
+    long = list(dict.fromkeys(a.source for a in page.arguments if len(a.source) > _LONG))
+    for pool in dict.fromkeys(a.of for a in page.arguments):
+        mine = [a for a in page.arguments if a.of == pool]
+        rows = tuple(
+            (a.symbol, a.meaning, a.value, f"[{long.index(a.source) + 1}]" if a.source in long else a.source) for a in mine
+        )
+        notes = tuple(f"[{i}] {source}" for i, source in enumerate(long, 1) if any(a.source == source for a in mine))
+        title = f"With the figures of {pool}" if pool else "With this plan's figures"
+        tables.append(Table(title, ("", "figure", "value", "source"), rows, frozenset(), notes))
+    readings = tuple(
         (w.what, number(w.demand), number(w.limit), w.unit, "-" if w.headroom is None else f"{w.headroom:.1%}", w.where)
-        for w in plan.walls
-        if w.number == number_of_wall
+        for w in page.readings
     )
     heads = ("what", "demand", "limit", "unit", "headroom", "where")
-    tables = [
-        Table(f"Wall {wall.number}: {wall.name}", ("", ""), tuple(facts)),
-        Table(
-            "In this plan",
-            heads,
-            demands,
-            frozenset({"demand", "limit", "headroom"}),
-        ),
-    ]
-    pools = tuple(
-        (f"#{i} {name}", value)
-        for i, pool in enumerate(plan.fleet, 1)
-        for name, value in (
-            ("offer", pool.offer),
-            (
-                "replicas",
-                f"{pool.replicas} of {pool.layout.in_full}, batch {pool.layout.batch}",
-            ),
-            ("load", f"{number(pool.load_per_s)} of {number(pool.capacity_per_s)} requests/s"),
-            ("TTFT p99, TPOT", f"{number(pool.ttft_p99_ms)} ms, {number(pool.tpot_ms)} ms"),
-            ("price", f"{number(pool.cost_usd_per_h)} USD/h ({pool.price_date}, {pool.price_source})"),
-        )
-    )
-    tables.append(Table("Its arguments", ("", ""), pools))
-    tables.append(Table("Assumptions", ("", ""), (("assumes", wall.assumptions), ("leaves out", wall.leaves_out))))
+    tables.append(Table("In this plan", heads, readings, frozenset({"demand", "limit", "headroom"})))
+    tables.append(Table("Assumptions", ("", ""), (("assumes", page.assumes), ("leaves out", page.leaves_out))))
     return tables
+
+
+def wall_lines(page: WallPage) -> list[dict[str, Any]]:
+    """The same as flat lines: first the figures, then what the wall asks and allows."""
+    wall = {"wall": page.number, "name": page.name}
+    if page.absent:
+        return [{**wall, "part": "not in this plan", "meaning": page.absent}]
+    lines: list[dict[str, Any]] = [
+        {**wall, "part": "figure", "of": a.of, "symbol": a.symbol, "meaning": a.meaning, "value": a.value if a.amount is None
+         else a.amount, "unit": a.unit, "source": a.source, "demand": "", "limit": "", "headroom": ""}
+        for a in page.arguments
+    ]  # fmt: skip
+    lines += [
+        {**wall, "part": "reading", "of": w.where, "meaning": w.what, "demand": w.demand, "limit": w.limit, "unit": w.unit,
+         "headroom": w.headroom}
+        for w in page.readings
+    ]  # fmt: skip
+    return lines

@@ -1,11 +1,11 @@
-"""Explanations of training plans as tables: one wall with a plan's figures, why-not answers, alternatives."""
+"""Explanations of training plans as tables: why-not answers, alternatives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..plan import Record
-from ..training.plan import Argument, Job, TrainAlternative, TrainPlan, TrainWhyNot
+from ..training.plan import Job, TrainAlternative, TrainPlan, TrainWhyNot
 from .explain import why_not_tables
 from .tables import Table, number
 from .training import degrees
@@ -15,30 +15,6 @@ def job_line(job: Job) -> str:
     """A job in one line."""
     layout = job.layout
     return f"{job.accelerators:,} x {job.chip} ({job.offer}), {layout.precision}, {degrees(layout)}, {number(job.days)} days"
-
-
-def wall_tables(plan: TrainPlan, number_of_wall: int, arguments: Sequence[Argument]) -> list[Table]:
-    """A wall's equation, with this plan's figures in it: their values, units and sources; what it asks and allows."""
-    from models.wall import WALLS
-
-    wall = next(w for w in WALLS if w.number == number_of_wall)
-    facts = (("equation", wall.equation), ("bounds", wall.bounded), ("reference", wall.reference))
-    figures = tuple((a.symbol, a.meaning, a.value, a.source) for a in arguments)
-    demands = tuple(
-        (w.what, number(w.demand), number(w.limit), w.unit, "-" if w.headroom is None else f"{w.headroom:.1%}", w.where)
-        for w in plan.walls
-        if w.number == number_of_wall
-    )
-    tables = [
-        Table(f"Wall {wall.number}: {wall.name}", ("", ""), facts),
-        Table("With this plan's figures", ("", "figure", "value", "source"), figures),
-        Table(
-            "In this plan", ("what", "demand", "limit", "unit", "headroom", "where"), demands,
-            frozenset({"demand", "limit", "headroom"}),
-        ),
-        Table("Assumptions", ("", ""), (("assumes", wall.assumptions), ("leaves out", wall.leaves_out))),
-    ]  # fmt: skip
-    return [table for table in tables if table.rows]
 
 
 def why_not_tables_of(answers: Sequence[TrainWhyNot], best: TrainPlan) -> list[Table]:

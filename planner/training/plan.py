@@ -120,15 +120,6 @@ class TrainAlternative(Alternative):
     within: bool  # of the tolerance asked for
 
 
-class Argument(Record):
-    """A figure of a wall's equation in a plan, and where it is from."""
-
-    symbol: str
-    meaning: str
-    value: str
-    source: str
-
-
 class NearestJob(Nearest):
     """The best job of the repair that moves an infeasible question least."""
 

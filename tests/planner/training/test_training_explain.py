@@ -422,9 +422,11 @@ def test_explain_on_the_command_line(saved: Path) -> None:
         wrong = run("explain", saved, "--why-not", words)
         assert wrong.exit_code == 2 and expected in wrong.stderr and wrong.stderr.count("\n") == 1
     for wall in range(1, 23):
-        assert run("explain", saved, "--wall", wall).exit_code == 0
-    figures = {row["symbol"]: row["value"] for row in json.loads(run("explain", saved, "--wall", "15", "-f", "json").stdout)}
-    each, count, all_of_them = (float(figures[s].split()[0].replace(",", "")) for s in ("MTBF_node", "N", "MTBF_cluster"))
+        page = json.loads(run("explain", saved, "--wall", wall, "-f", "json").stdout)
+        assert bool(page["absent"]) == (not page["arguments"])  # a wall without a part says why
+    page = json.loads(run("explain", saved, "--wall", "15", "-f", "json").stdout)
+    figures = {row["symbol"]: row["amount"] for row in page["arguments"]}
+    each, count, all_of_them = (figures[symbol] for symbol in ("MTBF_node", "N", "MTBF_cluster"))
     assert all_of_them == pytest.approx(each / count, rel=1e-4)  # by hand
     assert run("explain", saved, "--wall", "fragilty").exit_code == 2
 
