@@ -62,7 +62,7 @@ def _evaluate(self: Plan, changes: Any = ()) -> Any:
 def _question(self: Plan) -> ServeQuery:
     from .query import ServeQuery
 
-    return ServeQuery.from_dict(self.query, source="plan", folder=self.query_folder)
+    return ServeQuery.of_plan(self)
 
 
 def _why_not(self: Plan, **forces: Any) -> Any:

@@ -541,7 +541,7 @@ def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQue
 
     try:
         plan = TrainPlan.load(path)
-        query = TrainQuery.from_dict(plan.query, source=str(path), folder=plan.query_folder)
+        query = TrainQuery.of_plan(plan)
     except (PlanError, QueryError) as error:
         raise _fail(str(error)) from None
     return plan, query, Asker(date.fromisoformat(query.start) if query.start else date.today(), progress)
@@ -596,7 +596,7 @@ def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
 
     try:
         plan = Plan.load(path)
-        query = Query.from_dict(plan.query, source=str(path), folder=plan.query_folder)
+        query = Query.of_plan(plan)
     except (PlanError, QueryError) as error:
         raise _fail(str(error)) from None
     if not isinstance(query, ServeQuery):
@@ -612,7 +612,9 @@ def explain(
         typer.Option("--why-not", metavar="KEY=VALUE", help='Force a choice, e.g. "chip=l40s" or "chip=l40s,tp=8". Repeatable.'),
     ] = None,
     wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
-    switches: Annotated[bool, typer.Option("--switches", help="Also how far limits move before the plan changes.")] = False,
+    switches: Annotated[
+        bool, typer.Option("--switches", help="Also how far limits move before the plan changes; with --why-not, until it wins.")
+    ] = False,
     tornado: Annotated[bool, typer.Option("--tornado", help="The optimum at both ends of what is uncertain.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="With --tornado: draw it (.svg, .png or .pdf).")] = None,
     synthesis: Annotated[
@@ -669,7 +671,7 @@ def explain(
             _draw(records, saved.name, plot)
         elif why_not:
             memory = Memory()
-            records = [force(saved, query, parse(text), memory, progress) for text in why_not]
+            records = [force(saved, query, parse(text), memory, progress, switches) for text in why_not]
             shown = pages.why_not_tables(records, saved)
         elif saved.status == "infeasible":
             _show(format, tables.conflict_tables(saved), pages.why_infeasible(saved), pages.conflict_lines(saved))

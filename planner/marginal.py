@@ -362,19 +362,24 @@ def _saved(plan: Plan, objective: float | None) -> float | None:
 
 
 def _switches(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progress: Progress) -> tuple[str | None, str | None]:
-    """(the first loosening at which the optimum is better, the first tightening at which it is worse or there is none).
-
-    Each within 0.1 % of the knob's value (a count: exactly), None when there is none up to a factor of two.
-    """
+    """(the first loosening at which the optimum is better, the first tightening at which it is worse or there is none)."""
 
     def differs(factor: float) -> bool:
         progress(f"{knob.name} at {factor:.3g} of today's")
         objective = best(*moved(query, knob, factor), memory)
         return objective is None or plan.objective is None or abs(objective - plan.objective) > 1e-9
 
+    return turning_points(knob, differs)
+
+
+def turning_points(knob: Knob, changed: Callable[[float], bool]) -> tuple[str | None, str | None]:
+    """(the first loosening, the first tightening) of a knob from which on `changed` holds of its factor, in its own words.
+
+    Each within 0.1 % of the knob's value (a count: exactly), None when there is none up to a factor of two.
+    """
     loosest, tightest = (_FARTHEST, 1 / _FARTHEST) if knob.looser > 1 else (1 / _FARTHEST, _FARTHEST)
     count = int(knob.value.split()[0]) if _is_count(knob) else None
-    better, worse = (_bisect(differs, far, count) for far in (loosest, tightest))
+    better, worse = (_bisect(changed, far, count) for far in (loosest, tightest))
     unit = knob.value.split()[1] if " " in knob.value and count is not None else ""
     ends = (None if at is None else _rounded(knob, at) for at in (better, worse))
     better_at, worse_at = (None if at is None else f"{_words(knob, at)} {unit}".rstrip() for at in ends)

@@ -345,6 +345,15 @@ class Difference(Record):
     change: float | None
 
 
+class Written(Record):
+    """Where a question was written: its file as it was named, the line of each key that does not stand in its parent's line, and
+    the keys that were set on the way."""
+
+    file: str
+    lines: dict[str, PositiveInt] = {}
+    overridden: tuple[str, ...] = ()
+
+
 class Plan(Record):
     """The answer to a query. `query` is the question itself, complete, so that a plan can be evaluated on its own."""
 
@@ -358,6 +367,7 @@ class Plan(Record):
     objective_unit: str
     query: dict[str, Any]
     query_folder: str
+    query_written: Written | None = None
     fleet: tuple[Pool, ...]
     totals: dict[str, float]
     walls: tuple[WallRow, ...]

@@ -44,6 +44,8 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from zoo.units import DIMENSIONS, Quantity, UnitError, quantity
 from zoo.yaml_source import Document, ZooError, parse, read
 
+from .plan import Plan, Written
+
 SCHEMA = "wallplan/v1"
 SCHEMA_ID = "urn:wallplan:schema:query:v1"
 
@@ -946,6 +948,23 @@ class _Origin:
         return f"{at}: {dotted(keys)}" if keys else at
 
 
+def _origin(data: Any, source: str, folder: Path, written: Written | None) -> _Origin:
+    """Where a mapping was written, if that is known."""
+    if written is None:
+        return _Origin(source=source, folder=folder)
+    lines = {parse_path(path): line for path, line in written.lines.items()}
+    document = Document(written.file, data, lines) if lines else None
+    return _Origin(written.file, folder, document, tuple(parse_path(path) for path in written.overridden))
+
+
+def _is_path(keys: Keys) -> bool:
+    """Whether keys can be written as a path: those of a user's own names may not."""
+    try:
+        return parse_path(dotted(keys)) == keys
+    except QueryError:
+        return False
+
+
 def dotted(keys: Keys) -> str:
     """("workload", "populations", 0, "rate") as "workload.populations[0].rate"."""
     text = ""
@@ -1040,12 +1059,18 @@ class Query(Part):
     # ---- reading
 
     @classmethod
-    def from_dict(cls, data: Any, source: str = "<python>", folder: str | Path = ".") -> Self:
-        """The question in a mapping of plain values. `folder` is what relative paths are relative to."""
-        result = _read(data, _Origin(source=source, folder=Path(folder)))
+    def from_dict(cls, data: Any, source: str = "<python>", folder: str | Path = ".", written: Written | None = None) -> Self:
+        """The question in a mapping of plain values. `folder` is what relative paths are relative to; `written` is where it was
+        written before it was a mapping, `source` what to call it where that is not known."""
+        result = _read(data, _origin(data, source, Path(folder), written))
         if not isinstance(result, cls):
             raise QueryError(f"{result.locate(('kind',))}: {result.kind} is another kind of question than is asked for here")
         return result
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> Self:
+        """The question that a plan answers, with the file and the lines where it was written."""
+        return cls.from_dict(plan.query, source="plan", folder=plan.query_folder, written=plan.query_written)
 
     def set(self, path: str, value: Any) -> Self:
         """The same question with the value at a dotted path replaced, as `--set path=value` does. This one is not changed.
@@ -1092,6 +1117,14 @@ class Query(Part):
         return hash(self.digest())
 
     # ---- where things stand
+
+    @property
+    def written(self) -> Written:
+        """The file, the lines of the keys in it, and the keys that were set on the way."""
+        document, replaced = self._origin.document, self._origin.replaced
+        known = {} if document is None else document.lines
+        lines = {dotted(keys): n for keys, n in known.items() if keys and n != known.get(keys[:-1]) and _is_path(keys)}
+        return Written(file=self.source, lines=lines, overridden=tuple(dotted(keys) for keys in replaced))
 
     @property
     def source(self) -> str:

@@ -204,6 +204,7 @@ def _plan(
         objective_unit=unit,
         query=query.to_dict(),
         query_folder=str(query.folder.resolve()),
+        query_written=query.written,
         fleet=checked.pools if checked else (),
         totals=checked.totals if checked else {},
         walls=checked.walls if checked else (),
@@ -277,7 +278,7 @@ def reload(saved: Plan, changes: Mapping[str, object] = MappingProxyType({})) ->
     `changes` are made to the question, as `Query.override` makes them: the decisions stay, loads follow the new rates.
     Raises QueryError for changes that make no sense, or of who is served.
     """
-    query = ServeQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    query = ServeQuery.of_plan(saved)
     names = [population.name for population in query.populations]
     if changes:
         changed = query.override(changes)

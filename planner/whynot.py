@@ -6,9 +6,15 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Mapping
 
+from zoo.units import Q
+
+from . import in_parallel
 from .columns import Memory
+from .marginal import Knob, knobs, moved, turning_points
+from .marginal import best as optimum
 from .plan import Plan, Pool, WhyNot
-from .prepare import model_of
+from .prepare import UNITS, model_of
+from .program import SCALES, dequantise, quantise
 from .query import QueryError, ServeQuery
 from .solve import Progress, solve
 
@@ -82,17 +88,21 @@ def in_own_words(error: QueryError, forces: Mapping[str, str]) -> QueryError:
 
 
 def why_not(
-    plan: Plan, query: ServeQuery, forces: Mapping[str, str], memory: Memory | None = None, progress: Progress = lambda _: None
-) -> WhyNot:
+    plan: Plan, query: ServeQuery, forces: Mapping[str, str], memory: Memory | None = None, progress: Progress = lambda _: None,
+    switches: bool = False,
+) -> WhyNot:  # fmt: skip
     """What the best plan that uses X everywhere costs beside the best plan of all, or why there is none.
 
-    Raises QueryError, one line, for a key that cannot be forced or a name that does not exist.
+    `switches` also looks for the latencies, demands and limits of the question at which X would win, up to half and twice of
+    today's, which takes tens of re-solves. Raises QueryError, one line, for a key that cannot be forced or a name that does not
+    exist.
     """
     what = ",".join(f"{key}={value}" for key, value in forces.items())
     parse(what)
     memory = memory or Memory()
     try:
-        best = solve(forced(query, forces), progress, memory, nearest=False)
+        narrowed = forced(query, forces)
+        best = solve(narrowed, progress, memory, nearest=False)
     except QueryError as error:
         raise in_own_words(error, forces) from None
     if best.objective is None or plan.objective is None:
@@ -102,23 +112,92 @@ def why_not(
             note="" if best.objective is not None else _physics(query, forces, best, memory),
         )  # fmt: skip
     ratio = best.objective / plan.objective if plan.objective else None
-    wins_at, note = None, ""
-    if ratio is not None and ratio > 1 and _PRICED & set(forces) and plan.minimize in ("cost", "carbon"):
-        wins_at = (
-            f"{'its prices' if plan.minimize == 'cost' else 'the carbon intensity of its grid'} at {1 / ratio:.1%} of today's"
-        )
-    elif best.objective > plan.objective + 1e-9:
-        note = "at no prices: whatever they are, the plan may do without it and be no worse"
-        if _PRICED & set(forces):
-            note = f"at no prices: {plan.minimize} is minimised"
+    wins, note = [], ""
+    if best.objective > plan.objective + 1e-9:
+        if ratio is not None and _PRICED & set(forces) and plan.minimize in ("cost", "carbon"):
+            what_of = "its prices" if plan.minimize == "cost" else "the carbon intensity of its grid"
+            wins.append(f"{what_of} at {1 / ratio:.1%} of today's")
+        wins += _limits_that_leave(plan, query, best, memory, progress)
+        wins += _moves_that_let_win(query, narrowed, memory, progress) if switches else []
+        if not wins:
+            note = "at no prices: whatever they are, the plan may do without it and be no worse"
+            if _PRICED & set(forces):
+                note = f"at no prices: {plan.minimize} is minimised"
     elif abs(best.objective - plan.objective) <= 1e-9:
         does = all(str(_OF_POOL[key](pool)) == value for key, value in forces.items() for pool in plan.fleet)
         note = "the plan already does this" if does else "another plan that is as good does this"
     return WhyNot(
         what=what, status=best.status, objective=best.objective, unit=plan.objective_unit,
-        dearer_by=best.objective - plan.objective, ratio=ratio, wins_at=wins_at,
+        dearer_by=best.objective - plan.objective, ratio=ratio, wins_at=" or ".join(wins) or None,
         conflict=(), fixes=(), removed=(), fleet=best.fleet, note=note,
     )  # fmt: skip
+
+
+# Total of a plan -> (limit, unit it is written in)
+_LIMITS = {
+    "cost_usd_per_h": ("cost", "USD/h"), "power_kw": ("power", "kW"), "carbon_kgco2e_per_h": ("carbon", "kgCO2e/h"),
+    "water_l_per_h": ("water", "liter/h"), "accelerators": ("chips", ""),
+}  # fmt: skip
+
+
+def _limits_that_leave(plan: Plan, query: ServeQuery, best: Plan, memory: Memory, progress: Progress) -> list[str]:
+    """The limits within which the best plan with X wins, where it takes less of a resource than the best plan of all.
+
+    What any better plan takes at least is solved for: below that X wins, as long as its own plan has room. Where a question
+    cannot ask for the least of a resource, it is solved again with what X takes as the limit.
+    """
+    found = []
+    assert best.objective is not None
+    for total, (resource, unit) in _LIMITS.items():
+        used = best.totals[total]
+        if resource == query.minimize or used >= plan.totals[total] * (1 - 1e-6):
+            continue
+        progress(f"would a limit of {resource} make it win?")
+        if resource != "water" and query.minimize in SCALES:
+            least = optimum(_better(query, best.objective, resource), {}, memory)
+            if least is not None and least > used:
+                found.append(f"limits.{resource} below {least:,.8g} {unit or 'chips'}")
+            continue
+        then = optimum(query.set(f"limits.{resource}", _bound(used, unit)), {}, memory)
+        if then is not None and then >= best.objective - 1e-9:
+            found.append(f"limits.{resource} of {used:,.6g} {unit or 'chips'}")
+    return found
+
+
+def _bound(amount: float, unit: str) -> object:
+    return f"{amount:.10g} {unit}" if unit else int(amount)
+
+
+def _better(query: ServeQuery, objective: float, resource: str) -> ServeQuery:
+    """The question for the least of a resource with which a plan is better than `objective` is."""
+    step = quantise(Q(objective, UNITS[query.minimize]), query.minimize, "up") - 1
+    bound = float(dequantise(step, query.minimize).m_as(UNITS[query.minimize]))
+    unit = next(unit for name, unit in _LIMITS.values() if name == query.minimize)
+    changed = query.override({"minimize": resource, f"limits.{query.minimize}": _bound(bound, unit)})
+    assert isinstance(changed, ServeQuery)
+    return changed
+
+
+def _moves_that_let_win(query: ServeQuery, narrowed: ServeQuery, memory: Memory, progress: Progress) -> list[str]:
+    """Of each latency, demand, limit and quota the nearest value on either side of today's at which X wins, to 0.1 %.
+
+    At that value the question and the question narrowed to X have the same optimum; both are solved. Found where X wins at half
+    or twice of today's value too: a value between at which it wins for a stretch only is missed.
+    """
+
+    def turns(knob: Knob) -> list[str]:
+        def wins(factor: float) -> bool:
+            progress(f"{knob.name} at {factor:.3g} of today's")
+            with_it = optimum(*moved(narrowed, knob, factor), memory)
+            if with_it is None:
+                return False
+            of_all = optimum(*moved(query, knob, factor), memory)
+            return of_all is not None and with_it <= of_all + 1e-9
+
+        return [f"{knob.name} of {value}" for value in turning_points(knob, wins) if value is not None]
+
+    ends = in_parallel.each(turns, [knob for knob in knobs(query) if knob.path is not None])
+    return [end for each in ends for end in each]
 
 
 def _physics(query: ServeQuery, forces: Mapping[str, str], best: Plan, memory: Memory) -> str:

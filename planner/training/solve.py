@@ -149,7 +149,8 @@ def _plan(
         objective=objective,
         objective_unit=unit_of(query),
         query=dated(query, question),
-        query_folder=str(query.folder),
+        query_folder=str(query.folder.resolve()),
+        query_written=query.written,
         totals=checked.totals if checked else {},
         walls=checked.walls if checked else (),
         robustness=robustness(question, checked.job) if checked is not None and any_of(query) else (),
@@ -286,7 +287,7 @@ def reload(saved: TrainPlan, changes: Mapping[str, object] = MappingProxyType({}
 
     Raises QueryError for changes that make no sense.
     """
-    query = TrainQuery.from_dict(saved.query, source="plan", folder=saved.query_folder)
+    query = TrainQuery.of_plan(saved)
     if saved.job is None:
         raise ValueError("the plan has no job")
     if changes:

@@ -49,7 +49,7 @@ def _evaluate(self: TrainPlan, changes: Any = ()) -> Any:
 def _asked(self: TrainPlan) -> tuple[TrainQuery, Asker]:
     from .asking import Asker
 
-    query = TrainQuery.from_dict(self.query, source="plan", folder=self.query_folder)
+    query = TrainQuery.of_plan(self)
     return query, Asker(date.fromisoformat(query.start) if query.start else date.today())
 
 

@@ -104,3 +104,20 @@ def test_what_needs_a_plan_says_so(infeasible: Path) -> None:
     for arguments in (("explain", infeasible, "--tornado"), ("alternatives", infeasible)):
         result = run(*arguments)
         assert result.exit_code == 2 and "infeasible" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_saved_plan_knows_where_its_question_was_written(plan: Path) -> None:
+    from planner.plan import Plan
+    from planner.query import ServeQuery, load
+
+    asked = load(plan.with_name("small.yaml"))
+    again = ServeQuery.of_plan(Plan.load(plan))
+    assert again.clauses() == asked.clauses() and all(clause.line for clause in again.clauses())
+    assert again.locate("sla.ttft.p99") == f"{plan.with_name('small.yaml')}:9: sla.ttft.p99"
+    answer = json.loads(run("explain", plan, "--why-not", "precision=bf16,tp=8", "-f", "json").stdout)
+    clash = json.loads(run("explain", plan, "--why-not", "chip=l40s,tp=8", "-f", "json").stdout)[0]["conflict"] or answer
+    assert clash
+    changed = plan.with_name("changed.json")
+    assert run("solve", plan.with_name("small.yaml"), "--set", "sla.ttft.p99=3 s", "-o", changed).exit_code == 0
+    clauses = {clause.path: (clause.file, clause.line) for clause in ServeQuery.of_plan(Plan.load(changed)).clauses()}
+    assert clauses["sla.ttft.p99"] == ("--set", None) and clauses["sla.tpot.p99"][1] == 9
