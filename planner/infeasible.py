@@ -19,7 +19,7 @@ from typing import Any
 from zoo.catalog import Catalog
 from zoo.units import Q, Quantity
 
-from . import in_parallel, plan
+from . import distance, in_parallel, plan
 from .certify import Certificate, certify
 from .columns import Memory, matches
 from .market import Column, Market
@@ -129,7 +129,7 @@ class Explanation:
     """Why there is no plan.
 
     `conflict` is the smallest clash found, `further` the others; `complete`: there are no more. `innocent` clauses are
-    in none of them and in no repair; `nearest` is the question repaired by the smallest relative move, and `by` that repair;
+    in none of them and in no repair; `nearest` is the question repaired by the smallest move (`distance`), and `by` that repair;
     `freed` are the questions in which all that a joint repair changes is given up, with those clauses.
     """
 
@@ -259,15 +259,17 @@ Repair = tuple[plan.Fix, ServeQuery]
 
 
 def _distance(query: ServeQuery, fix: plan.Fix, repaired: ServeQuery) -> tuple[float, float]:
-    """(sum of the relative moves of a repair, endless for what is dropped; its objective)."""
+    """(how far a repair moves the question, its objective)."""
     moves = 0.0
     for path in fix.clause.split(" + "):
+        if not _has_size(path):
+            moves += distance.GIVEN_UP
+            continue
         keys = parse_path(path)
         try:
-            old, new = _size(_value(query, keys)), _size(_value(repaired, keys))
-        except (LookupError, TypeError, AttributeError, ValueError):
-            old, new = 0.0, math.inf
-        moves += abs(new - old) / old if old else math.inf
+            moves += distance.between(_size(_value(query, keys)), _size(_value(repaired, keys)))
+        except (LookupError, TypeError, AttributeError, ValueError):  # dropped: no finite value repairs it
+            moves = math.inf
     return moves, fix.objective or 0.0
 
 
@@ -296,8 +298,8 @@ def _repairs(query: ServeQuery, alone: list[Clause], joint: list[list[Clause]], 
     return list(kept.values())
 
 
-def _has_size(clause: Clause) -> bool:
-    return clause.path.startswith(("sla.ttft", "sla.tpot", "limits.", "supply.quota")) or clause.path.endswith("rate")
+def _has_size(path: str) -> bool:
+    return path.startswith(("sla.ttft", "sla.tpot", "limits.", "supply.quota")) or path.endswith("rate")
 
 
 # Relative moves are summed in thousand-millionths of what the question says.
@@ -424,7 +426,7 @@ def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[C
     dropped = without(query, [clause])
     if not asker.feasible(without(dropped, relaxed)):
         return None
-    if not _has_size(clause):
+    if not _has_size(clause.path):
         return Move(dropped, "dropped")
     if clause.path.endswith("rate"):
         return _most_demand(query, clause, asker, relaxed) or Move(dropped, "dropped")

@@ -289,6 +289,8 @@ def conflict_tables(plan: Plan) -> list[Table]:
         notes.append("given up: without any limit in its place; in brackets what the best plan then has")
     if any(fix.value == "dropped" and fix.clause.startswith("sla.ttft") for fix in plan.fixes):
         notes.append("TTFT dropped: no TTFT however long can be kept; queues grow without end")
+    if plan.nearest is not None:
+        notes.append("nearest below: the least sum of moves, |ln(to / from)| of each number, ln 2 for a list widened or given up")
     rows = fix_rows(plan.fixes)
     if single and plan.kind == "serve":  # which clauses are enough alone is known for every one
         rows += tuple((c.text, "no change of this alone is enough", "-") for c in plan.conflict if c.clause not in single)

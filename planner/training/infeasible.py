@@ -17,7 +17,7 @@ import numpy as np
 
 from zoo.units import Q, Quantity
 
-from .. import plan
+from .. import distance, plan
 from ..program import whole
 from ..query import Clause, QueryError, TrainQuery, parse_path
 from .asking import Asker
@@ -86,11 +86,11 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A question with clauses moved, their new values in words, and the sum of the relative moves (endless: not a number)."""
+    """A question with clauses moved, their new values in words, and how far that is (`planner.distance`)."""
 
     query: TrainQuery
     value: str
-    distance: float = math.inf
+    far: float = distance.GIVEN_UP
 
 
 @dataclass(slots=True)
@@ -157,8 +157,8 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
         objective = in_units(query, None if best is None else best.objective)
         fix = plan.Fix(clause=path, change=text, value=move.value, objective=objective, unit=unit_of(query))
         fixes.append(fix)
-        if best is not None and (nearest is None or (move.distance, best.objective) < nearest[0]):
-            nearest = (move.distance, best.objective), move.query, fix, best
+        if best is not None and (nearest is None or (move.far, best.objective) < nearest[0]):
+            nearest = (move.far, best.objective), move.query, fix, best
     blamed = {c.path for clash in clashes for c in clash} | set(moved)
     innocent = [c for c in clauses if c.path not in blamed]
     return Explanation(
@@ -237,8 +237,8 @@ def _least_limit(
 def _relative(now: Quantity | int | None, then: Quantity | float) -> float:
     if now is None:
         return math.inf
-    ratio = then / now
-    return abs(float(ratio.m_as("") if isinstance(ratio, Quantity) else ratio) - 1)
+    ratio = then / now if now else 0.0
+    return distance.between(1.0, float(ratio.m_as("") if isinstance(ratio, Quantity) else ratio))
 
 
 def _moved(query: TrainQuery, path: str, value: object) -> TrainQuery:
@@ -259,7 +259,7 @@ def _least_quota(query: TrainQuery, path: str, asked: _Asked, relaxed: Collectio
     least = first_from(taken, now)
     if least is None:
         return None
-    return Move(_moved(query, f"{path}.{key}", least), f"{least} {key}", _relative(now, least) if now else math.inf)
+    return Move(_moved(query, f"{path}.{key}", least), f"{least} {key}", _relative(now, least))
 
 
 def _nearest_count(query: TrainQuery, asked: _Asked, relaxed: Collection[Clause]) -> Move | None:
@@ -307,7 +307,7 @@ def _most_tokens(question: Question, query: TrainQuery, asked: _Asked, relaxed: 
         return None
     cut = least_between(fewer, 0, most)
     text = _tokens(query, now - cut)
-    return Move(_moved(query, "workload.tokens", text), text, cut / now)
+    return Move(_moved(query, "workload.tokens", text), text, distance.between(now, now - cut))
 
 
 def _wider(query: TrainQuery, clause: Clause, asked: _Asked, relaxed: Collection[Clause]) -> Move:
@@ -372,8 +372,8 @@ def _cheapest_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) ->
         elif name != "chips":
             value = f"{float(needed.m_as(_WRITTEN[name])):.12g} {_WRITTEN[name]}"
         moved, values, clauses = _moved(moved, clause.path, value), [*values, str(value)], [*clauses, clause]
-    distance = float(excess(dict(found.totals)))
-    return " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses), Move(moved, "; ".join(values), distance)
+    far = sum(distance.between(max(bounds[name], 1), found.totals[name]) for name in over)
+    return " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses), Move(moved, "; ".join(values), far)
 
 
 def _joint_moves(question: Question, clauses: list[Clause], asked: _Asked) -> list[tuple[str, str, Move]]:
@@ -388,13 +388,13 @@ def _joint_moves(question: Question, clauses: list[Clause], asked: _Asked) -> li
         rest = [other for other in dropped if other is not clause]
         if asked.feasible(query, rest):
             dropped = rest
-    moved, distance = query, 0.0
+    moved, far = query, 0.0
     values: list[str] = []
     for position, clause in enumerate(dropped):
         move = _least_move(question, moved, clause, asked, dropped[position + 1 :])
         if move is None:
             return []
-        moved, values, distance = move.query, [*values, move.value], distance + move.distance
+        moved, values, far = move.query, [*values, move.value], far + move.far
     return [
-        (" + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), Move(moved, "; ".join(values), distance))
+        (" + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), Move(moved, "; ".join(values), far))
     ]  # fmt: skip
