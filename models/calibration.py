@@ -110,9 +110,8 @@ class Calibration:
             relative = ", ".join(near[:3]) if near else f"the {_families()[family]['relative'] or 'prior'} family"
             said.append(f"no measurement on {chip.name}: constants of {relative} are taken, intervals are wider")
         if engine is not None and engine not in self.covered.get("engine", {}):
-            said.append(
-                f"no measurement of engine {engine}: constants of {_relative('engines', engine) or 'the priors'} are taken"
-            )
+            relative = _relative("engines", engine) or DEFAULT_ENGINE
+            said.append(f"no measurement of engine {engine}: constants of {relative} are taken, intervals are wider")
         return tuple(said)
 
 

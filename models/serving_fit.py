@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.catalog import load
+
 from . import serving, serving_rows
 from .calibration import (
     REGIMES,
@@ -276,13 +278,16 @@ def validate_serving(path_or_rows: str | Path | Sequence[Row], constants: Calibr
     """Predicted against measured, for every row of a file with the columns of `data/serving_measurements.csv`.
 
     Keys: `rows`, `predicted` (rows with a prediction in some regime), `regimes` (n, mape, median_ape, bias: median log
-    error, interval_coverage), `groups` (the same by source, hardware, engine, model), `skipped` (id and reason),
-    `predictions` (id, regime, predicted, measured, low, high, oom) and `out_of_memory`. Fractions, not percent.
-    `constants` is a calibration (the stored one by default). Raises MeasurementError (a ValueError) for an unusable file.
+    error, interval_coverage), `groups` (the same by source, hardware, engine, model), `skipped` (id and reason), `dropped`
+    (id and reason of measurements that cannot be used, of predicted rows), `out_of_memory`, and `predictions` (id, regime,
+    predicted, measured, low, high, oom, inferred: what the row does not say, inherited: what was never measured and is taken
+    from the nearest relative). Fractions, not percent. `constants` is a calibration (the stored one by default).
+    Raises MeasurementError (a ValueError) for an unusable file.
     """
     calibration = constants or stored_calibration()
     rows = serving_rows.rows_of(path_or_rows)
-    runs, at, reasons = serving_rows.runs_of(rows)
+    catalog = load()
+    runs, at, reasons = serving_rows.runs_of(rows, catalog)
     found: list[dict[str, Any]] = []
     if runs is not None:
         predicted = predictions(runs, calibration)
@@ -293,11 +298,13 @@ def validate_serving(path_or_rows: str | Path | Sequence[Row], constants: Calibr
                 if not (math.isfinite(value) and value > 0):
                     reasons[at[k]] = f"no finite prediction of {regime}"
                     continue
-                width = calibration.half_width(regime, str(runs.model[k]), str(runs.chip[k]), str(runs.engine_said[k]))
+                model, chip, engine = str(runs.model[k]), str(runs.chip[k]), str(runs.engine_said[k])
+                width = calibration.half_width(regime, model, chip, engine)
                 found.append(
                     {"id": _id(rows, at[k]), "row": at[k], "regime": regime, "predicted": value,
                      "measured": float(runs.targets[regime][k]), "low": value * math.exp(-width), "high": value * math.exp(width),
-                     "oom": bool(full[k])}
+                     "oom": bool(full[k]), "inferred": list(runs.inferred[k]),
+                     "inherited": list(calibration.inherited(model, catalog.chips[chip], engine))}
                 )  # fmt: skip
     groups: dict[str, dict[str, Any]] = {}
     for column in ("source", "hardware", "engine", "model"):
@@ -312,6 +319,7 @@ def validate_serving(path_or_rows: str | Path | Sequence[Row], constants: Calibr
         "regimes": _regimes(found, all_regimes=True),
         "groups": groups,
         "skipped": [{"id": _id(rows, i), "reason": reason} for i, reason in sorted(reasons.items()) if i not in done],
+        "dropped": [{"id": _id(rows, i), "reason": reason} for i in sorted(done) for reason in serving_rows.dropped_of(rows[i])],
         "out_of_memory": len({f["row"] for f in found if f["oom"]}),
         "predictions": [{key: value for key, value in f.items() if key != "row"} for f in found],
     }

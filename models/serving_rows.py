@@ -26,6 +26,7 @@ from zoo.units import Q, Quantity
 
 from . import node, serving
 from .calibration import REGIMES, CalibrationError, Constants, Selection, family_of, tflops_per_watt
+from .cells import Cells, Unpredictable, as_number, misread, one_line, positive, unread
 from .constants import table
 
 Array = NDArray[np.float64]
@@ -36,7 +37,7 @@ COLUMNS = (
     "id", "source", "model", "params_b", "active_params_b", "layers", "hidden", "heads", "kv_heads", "head_dim", "vocab",
     "hardware", "n_accelerators", "tp", "pp", "ep", "weight_precision", "kv_precision", "engine", "isl", "osl",
     "concurrency_or_batch", "scenario", "request_rate_qps", "ttft_ms", "tpot_ms", "output_tokens_per_s_total",
-    "total_tokens_per_s", "tokens_per_s_per_accelerator", "verified", "note",
+    "total_tokens_per_s", "tokens_per_s_per_accelerator", "statistic", "verified", "note",
 )  # fmt: skip
 _NEEDED = ("model", "hardware")
 _MEASURED = ("ttft_ms", "tpot_ms", "output_tokens_per_s_total")
@@ -56,12 +57,23 @@ _BYTES = {
 }
 
 
-_FORMATS = (  # the first that a spelling contains, without punctuation
-    ("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("fp4", "fp4"), ("w4a16", "int4"), ("w4a8", "int4"), ("int4", "int4"),
-    ("awq", "int4"), ("gptq", "int4"), ("w8a8fp8", "fp8"), ("fp8", "fp8"), ("e4m3", "fp8"), ("e5m2", "fp8"), ("w8a8", "int8"),
-    ("w8a16", "int8"), ("int8", "int8"), ("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16"), ("float16", "fp16"),
-    ("half", "fp16"), ("fp32", "fp32"), ("float32", "fp32"),
-)  # fmt: skip
+def _spelled(*spellings: str) -> re.Pattern[str]:
+    """A format's spellings where they stand as words of their own: "fp88" and "ffp8" are no "fp8"."""
+    return re.compile(rf"(?<![a-z])(?:{'|'.join(spellings)})(?!\d)")
+
+
+_FORMATS = {  # the first whose spelling a text contains
+    "nvfp4": _spelled("nv[-_ ]?fp[-_ ]?4"),
+    "mxfp4": _spelled("mx[-_ ]?fp[-_ ]?4"),
+    "fp4": _spelled("fp[-_ ]?4", "float4"),
+    "int4": _spelled("w4[-_ ]?a(?:16|8|fp8)", "int[-_ ]?4", "nf4", "awq", "gptq", r"(?<!\d)4[-_ ]?bits?"),
+    "fp8": _spelled("(?:mx[-_ ]?)?fp[-_ ]?8", "float8", "e4m3", "e5m2"),
+    "int8": _spelled("w8[-_ ]?a(?:8|16)", "int[-_ ]?8", r"(?<!\d)8[-_ ]?bits?"),
+    "bf16": _spelled("bf[-_ ]?16", "bfloat[-_ ]?16", r"(?<!\d)16[-_ ]?bits?"),
+    "fp16": _spelled("fp[-_ ]?16", "float[-_ ]?16", "half(?![a-z])"),
+    "fp32": _spelled("fp[-_ ]?32", "float[-_ ]?32"),
+}
+_UNSTATED = ("auto", "default")  # an engine's own words for the format of the checkpoint
 
 
 class MeasurementError(ValueError):
@@ -85,7 +97,9 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
             if not set(_MEASURED) & set(names.values()):
                 missing.append(" or ".join(_MEASURED))
             if missing:
-                raise MeasurementError(f"{file}: missing columns {', '.join(missing)}")
+                strange = unread(names.values(), COLUMNS)
+                meant = ", ".join(f"{name} for {near}" for name, near in strange.items() if near in (*missing, *_MEASURED))
+                raise MeasurementError(f"{file}:1: missing columns {', '.join(missing)}" + (f"; found {meant}?" if meant else ""))
             return [{names[key]: (value or "").strip() for key, value in row.items() if key in names} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise MeasurementError(f"{file}: not a CSV in UTF-8: {error}") from None
@@ -137,7 +151,7 @@ def _vllm_row(document: Row) -> dict[str, str]:
         "model": str(document.get("model_id") or document.get("model") or ""),
         "isl": _text(number(document.get("total_input_tokens")) / completed),
         "osl": _text(number(document.get("total_output_tokens")) / completed),
-        "concurrency_or_batch": _text(together),
+        "concurrency_or_batch": _load(together, rate),
         "request_rate_qps": "inf" if unlimited else _text(rate) if math.isfinite(rate) else "",
         "ttft_ms": _text(number(document.get("mean_ttft_ms"))),
         "tpot_ms": _text(number(document.get("mean_tpot_ms"))),
@@ -171,7 +185,7 @@ def _aiperf_row(document: Row) -> dict[str, str]:
         "model": str(model[0] if isinstance(model, list) and model else model or ""),
         "isl": _text(length("input_sequence_length", "total_isl")),
         "osl": _text(length("output_sequence_length", "total_osl")),
-        "concurrency_or_batch": _text(number(first("concurrency"))),
+        "concurrency_or_batch": _load(number(first("concurrency")), number(first("request_rate"))),
         "request_rate_qps": _text(number(first("request_rate"))),
         "ttft_ms": _text(mean("time_to_first_token")),
         "tpot_ms": _text(mean("inter_token_latency")),
@@ -186,6 +200,11 @@ def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flatten(inner, f"{prefix}.{key}")
     else:
         yield prefix, value
+
+
+def _load(together: float, rate: float) -> str:
+    """The cell of a client's concurrency: beside a rate it is a limit, what exceeds it waits."""
+    return f"max_num_seqs={together:g}" if math.isfinite(rate) and math.isfinite(together) else _text(together)
 
 
 def _text(value: float) -> str:
@@ -204,19 +223,60 @@ def number(value: Any, default: float = math.nan) -> float:
 # -------------------------------------------------------------------------------------------------- what was measured
 
 
+_SCENARIOS = {  # without what is between the letters
+    "online": "online", "serving": "online", "closed": "online", "closedloop": "online", "open": "online", "openloop": "online",
+    "server": "server", "interactive": "server", "offline": "offline", "throughput": "offline", "latency": "latency",
+}  # fmt: skip
+
+
+def scenario_of(row: Row) -> str:
+    """online, server, offline or latency; "" where the row does not say. Raises Unpredictable."""
+    text = Cells(row).said("scenario")
+    bare = _letters(text)
+    if text and bare not in _SCENARIOS:
+        misread("scenario", text, dict.fromkeys(_SCENARIOS.values()))
+    return _SCENARIOS.get(bare, "")
+
+
+def rate_of(row: Row) -> float | None:
+    """Requests per second of an open loop, infinite where all come at once; None for another load. Raises Unpredictable."""
+    text = Cells(row).said("request_rate_qps")
+    if text.lower() in ("inf", "infinity"):
+        return math.inf
+    return positive("request_rate_qps", text) if text else None
+
+
+def _measured(row: Row) -> tuple[dict[str, float], list[str]]:
+    """(column -> what was measured, what is wrong with the other columns of what can be measured)."""
+    cells, good, wrong = Cells(row), {}, []
+    for column in _MEASURED:
+        text = cells.text(column)
+        try:
+            if text:
+                good[column] = positive(column, text)
+        except Unpredictable as error:
+            wrong.append(str(error))
+    return good, wrong
+
+
+def dropped_of(row: Row) -> list[str]:
+    """What of a row's measurements cannot be used: column, value, what was expected."""
+    return _measured(row)[1]
+
+
 def targets_of(row: Row) -> dict[str, float]:
     """regime -> measured value (ms, or output tokens/s).
 
     A request rate (a number or `inf`): open loop. Otherwise a throughput of an offline or latency scenario: static batch where
     the note or the engine says so, else maximum throughput. Otherwise latencies at a fixed concurrency: closed loop.
+    Raises Unpredictable where scenario or request rate make no sense.
     """
-    measured = {name: number(row.get(name)) for name in ("ttft_ms", "tpot_ms", "output_tokens_per_s_total")}
-    good = {name: value for name, value in measured.items() if math.isfinite(value) and value > 0}
-    if not math.isnan(number(row.get("request_rate_qps"))):
+    good, scenario = _measured(row)[0], scenario_of(row)
+    if rate_of(row) is not None:
         names = {"open_tpot": "tpot_ms", "open_ttft": "ttft_ms"}
-    elif "output_tokens_per_s_total" in good and row.get("scenario") in ("offline", "latency"):
+    elif "output_tokens_per_s_total" in good and scenario in ("offline", "latency"):
         names = {"static_throughput" if is_static(row) else "max_throughput": "output_tokens_per_s_total"}
-    elif row.get("scenario") != "offline":
+    elif scenario != "offline":
         names = {"closed_tpot": "tpot_ms", "closed_ttft": "ttft_ms"}
     else:
         names = {}
@@ -229,17 +289,27 @@ def is_static(row: Row) -> bool:
     return "static batch" in text or "benchmark_latency" in text
 
 
+_STATISTICS = {"mean": False, "average": False, "avg": False, "median": True, "p50": True}
+
+
+def is_median(row: Row) -> bool:
+    """Whether latencies are medians over requests, by `statistic` (mean where it is blank) or the note's own word."""
+    cells = Cells(row)
+    statistic = cells.said("statistic").lower()
+    if statistic and statistic not in _STATISTICS:
+        misread("statistic", statistic, _STATISTICS)
+    return _STATISTICS[statistic] if statistic else "medians" in cells.text("note")
+
+
 def engine_of(row: Row) -> str:
     """The engine generation (serving_engines.csv) of a row. An engine that is not known is taken for vLLM."""
     return _engine_generation(row) or "vllm"
 
 
 def _engine_generation(row: Row) -> str | None:
-    text, source = str(row.get("engine", "")).lower(), str(row.get("source", "")).lower()
+    text = Cells(row).text("engine").lower()
     if text in {r["engine"] for r in table("serving_engines")}:
         return text
-    if "mlperf" in source or "mlcommons" in source:
-        return "mlperf" if "tensorrt" in text else "mlperf_v"
     if "sglang" in text:
         return "sglang"
     if "trt" in text or "tensorrt" in text:
@@ -302,49 +372,89 @@ def chip_of(name: str, catalog: Catalog) -> Accelerator | None:
 
 
 def model_of(row: Row, catalog: Catalog) -> Transformer | None:
-    """The transformer of a row: the catalogue's by name or by shape, with the row's own figures; None without any figure."""
-    found = known_model(row, catalog)
-    said, said_active = _sizes_in(str(row.get("model", "")))
-    total = number(row.get("params_b"), found.parameters / 1e9 if found else said) * 1e9
+    """The transformer of a row: the catalogue's by name or by shape, with the row's own figures; None without any figure.
+
+    Raises Unpredictable where the row's figures are none, or cannot be those of the model that it names.
+    """
+    found, cells = known_model(row, catalog), Cells(row)
+    said, said_active = _sizes_in(cells.text("model"))
+    kv = cells.text("kv_heads")
+    latent = "MLA" in kv
+    own = {name: cells.number(name) for name in ("params_b", "active_params_b", "layers", "hidden", "heads", "vocab")}
+    own["kv_heads"] = None if latent else cells.number("kv_heads")
+    width = cells.said("head_dim").split("/")[0]
+    own["head_dim"] = positive("head_dim", width) if width else None
+    if found is not None and found is _named_model(cells.text("model"), catalog):
+        _same_model(own, found)
+    total = own["params_b"] or (found.parameters / 1e9 if found else said)
     if math.isnan(total):
         return None
-    active = number(row.get("active_params_b"), found.active_parameters / 1e9 if found else min(said_active, total / 1e9)) * 1e9
-    kv = str(row.get("kv_heads", ""))
+    active = own["active_params_b"] or (found.active_parameters / 1e9 if found else min(said_active, total))
+    if own["active_params_b"] is not None and active > 1.01 * total:
+        raise Unpredictable(f"active_params_b is {active:g}, more than the {total:g} of params_b")
     if found is None:
-        layers = int(number(row.get("layers"), round(6.0 * (active / 1e9) ** 0.45 + 18)))  # the trend over published models
-        hidden = number(row.get("hidden"), math.sqrt(active / 12 / layers))
-        heads = number(row.get("heads"), max(hidden / 128, 1.0))
+        layers = int(own["layers"] or round(6.0 * active**0.45 + 18))  # the trend over published models
+        hidden = own["hidden"] or math.sqrt(active * 1e9 / 12 / layers)
+        heads = own["heads"] or max(hidden / 128, 1.0)
         moe = total > 1.2 * active
         found = Transformer(
-            name=str(row.get("model", "")), layers=layers, hidden=int(hidden), heads=int(heads), kv_heads=8,
-            head_dim=int(hidden / heads), vocab=128_000, parameters=total, active_parameters=active, kv_layers=layers,
-            attention="MLA" if "MLA" in kv else "GQA", experts=128 if moe else 0, top_k=8 if moe else 0,
+            name=cells.text("model"), layers=layers, hidden=int(hidden), heads=int(heads), kv_heads=8,
+            head_dim=int(hidden / heads), vocab=128_000, parameters=total * 1e9, active_parameters=active * 1e9, kv_layers=layers,
+            attention="MLA" if latent else "GQA", experts=128 if moe else 0, top_k=8 if moe else 0,
             moe_layers=layers if moe else 0, kv_lora_rank=512, qk_rope_dim=64, qk_nope_dim=128, v_head_dim=128,
         )  # fmt: skip
-    if "MLA" in kv and found.attention != "MLA":
+    if latent and found.attention != "MLA":
         found = replace(found, attention="MLA", kv_lora_rank=512, qk_rope_dim=64, qk_nope_dim=128, v_head_dim=128)
     changes: dict[str, Any] = {
-        name: int(number(row.get(name))) for name in ("hidden", "heads", "kv_heads", "vocab") if number(row.get(name), 0.0) >= 1
+        name: int(value) for name in ("hidden", "heads", "kv_heads", "vocab") if (value := own[name]) is not None
     }
-    width = number(str(row.get("head_dim", "")).split("/")[0], 0.0)
-    if width >= 1 and found.attention != "MLA":
-        changes["head_dim"] = int(width)
+    if own["head_dim"] is not None and found.attention != "MLA":
+        changes["head_dim"] = int(own["head_dim"])
+    heads, kv_heads = changes.get("heads", found.heads), changes.get("kv_heads", found.kv_heads)
+    if own["kv_heads"] is not None and heads % kv_heads:
+        raise Unpredictable(f"kv_heads is {kv_heads:g}, which does not divide the {heads:g} heads of {found.name}")
     if not found.experts and total > 1.2 * active:
         changes |= {"experts": 128, "top_k": 8, "moe_layers": found.layers}
-    return replace(found, parameters=total, active_parameters=min(active, total), **changes)
+    return replace(found, parameters=total * 1e9, active_parameters=min(active, total) * 1e9, **changes)
 
 
-def known_model(row: Row, catalog: Catalog) -> Transformer | None:
-    """The catalogue's transformer that a row names, or that has its name in part, its size and its shape."""
-    name = str(row.get("model", ""))
-    plain = _EDITION.sub("", name.split("/")[-1])
-    for spelling in (name, name.split("/")[-1], name.split("/")[0], plain):
+# How far a row's figures may be from those of the model that it names: counts with and without embeddings, drafts, padding.
+_APART = 1.35
+
+
+def _same_model(own: Mapping[str, float | None], known: Transformer) -> None:
+    """Raises Unpredictable where a row's own figures cannot be those of the catalogue's model that it names."""
+    there = {
+        "params_b": known.parameters / 1e9, "active_params_b": known.active_parameters / 1e9, "layers": known.layers,
+        "hidden": known.hidden, "heads": known.heads,
+    }  # fmt: skip
+    for column, value in there.items():
+        said = own[column]
+        if said is not None and value and not 1 / _APART < said / value < _APART:
+            raise Unpredictable(
+                f"{column} is {said:g}, but {known.name} has {value:g}: expected that, another model's name or a blank"
+            )
+
+
+def _named_model(name: str, catalog: Catalog) -> Transformer | None:
+    """The catalogue's transformer of a name, with its maker and edition or without."""
+    for spelling in (name, name.split("/")[-1], name.split("/")[0], _EDITION.sub("", name.split("/")[-1])):
         try:
             found = catalog.find("models", spelling)
         except UnknownName:
             continue
         if isinstance(found, Transformer) and found.kv_layers + found.state_layers:
             return found
+    return None
+
+
+def known_model(row: Row, catalog: Catalog) -> Transformer | None:
+    """The catalogue's transformer that a row names, or that has its name in part, its size and its shape."""
+    name = str(row.get("model", ""))
+    found = _named_model(name, catalog)
+    if found is not None:
+        return found
+    plain = _EDITION.sub("", name.split("/")[-1])
     total, layers, hidden = (number(row.get(k)) for k in ("params_b", "layers", "hidden"))
     asked = _letters(plain)
     near: list[tuple[float, str]] = []
@@ -372,11 +482,20 @@ _EDITION = re.compile(
 def format_of(*spellings: Any) -> str:
     """The number format (a key of `_BYTES`) that the first of some spellings names; "" where none does."""
     for spelling in spellings:
-        text = re.sub(r"[^a-z0-9]", "", str(spelling or "").lower())
-        for part, name in _FORMATS:
-            if part in text:
+        text = str(spelling or "").lower()
+        for name, pattern in _FORMATS.items():
+            if pattern.search(text):
                 return name
     return ""
+
+
+def _format_in(cells: Cells, column: str) -> str:
+    """The number format of a cell, "" where none is stated. Raises Unpredictable with the nearest one."""
+    text = cells.said(column)
+    found = format_of(text)
+    if text and not found and text.lower() not in _UNSTATED:
+        misread(column, text, _FORMATS)
+    return found
 
 
 def _sizes_in(name: str) -> tuple[float, float]:
@@ -412,6 +531,7 @@ class Run:
     tflops_per_watt: float
     trust: float  # weight in a fit
     trust_ttft: float
+    inferred: tuple[str, ...]  # what the row does not say and is assumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +555,7 @@ class Runs:
     tflops_per_watt: Array
     trust: Array
     trust_ttft: Array
+    inferred: Any
     targets: dict[str, Array]
 
     def __len__(self) -> int:
@@ -456,118 +577,232 @@ class Runs:
         return serving.Deployment(self.work, layouts, self.device, self.links, constants)
 
 
+@dataclass(frozen=True, slots=True)
+class _Formats:
+    """Number formats of a run: bytes per element, and the bits and peak that products are computed with."""
+
+    weights: str
+    cache: str
+    dense_bytes: float
+    expert_bytes: float
+    bits: int
+    expert_bits: int
+    peak: Quantity
+    expert_peak: Quantity
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How one replica is spread, and how many replicas there are."""
+
+    tensor: float
+    stages: float
+    expert: float
+    replicas: float
+    prefill_workers: float
+    pools: bool
+
+
 def run_of(row: Row, catalog: Catalog) -> Run:
-    """One row as a run. Raises MeasurementError with the reason where it cannot be predicted."""
+    """One row as a run. Raises Unpredictable with the reason where it cannot be predicted."""
+    cells = Cells(row)
     targets = targets_of(row)
     if not targets:
-        raise MeasurementError("no latency or throughput of any regime was measured")
-    chip = chip_of(str(row.get("hardware", "")), catalog)
-    if chip is None:
-        raise MeasurementError(f"chip {row.get('hardware')!r} is not in the catalogue")
-    model = model_of(row, catalog)
-    if model is None:
-        raise MeasurementError(f"model {row.get('model')!r} is not in the catalogue and the row has no params_b")
-    note, source = str(row.get("note", "")), str(row.get("source", ""))
-    engine, family = engine_of(row), family_of(chip.name, chip.vendor)
+        raise Unpredictable("; ".join(["no latency or throughput of any regime was measured", *dropped_of(row)]))
+    inferred: list[str] = []
+    chip, model = _chip(cells, catalog), _model(cells, row, catalog, inferred)
+    note, engine, family = cells.text("note"), engine_of(row), family_of(chip.name, chip.vendor)
     kind = next(iter(targets)).split("_")[0]
     moe = bool(node.routed_parameters(model)) and model.parameters > 1.2 * model.active_parameters
     if not moe:
         model = replace(model, experts=0, top_k=0, moe_layers=0)
-    mlperf = "mlcommons" in source.lower() or "mlperf" in source.lower()
+    formats = _formats(cells, engine, chip, family, moe, inferred)
+    input_tokens, output_tokens = _lengths(cells, row, inferred)
+    drawn = 0.9 if "[0.8,1.0]" in note else 1.0  # lengths drawn evenly from this share of the nominal length
+    natural = output_tokens != round(output_tokens / 16) * 16 and output_tokens % 100 != 0
+    traffic = serving.Traffic(Q(max(input_tokens * drawn, 1.0), "token"), Q(max(output_tokens * drawn, 1.0), "token"))
+    sparse = "DSA" in cells.text("kv_heads") or serving.is_sparse(model)
+    kv_bytes = Q(_BYTES[formats.cache], "byte")
+    work = serving.work_of(model, traffic, kv_bytes, sparse)
+    layout = _layout(cells, model, chip, formats, work, moe, inferred)
 
-    # Precision. MLPerf lists the checkpoint it started from; its engines run the lowest precision that the chip supports.
-    weights = format_of(row.get("weight_precision"), row.get("model")) or "bf16"
-    cache = format_of(row.get("kv_precision"))
-    if mlperf and weights in ("fp16", "bf16") and cache == "fp8":
+    concurrency, requests, limit = _in_flight(cells)
+    static = kind == "static" or (kind == "closed" and is_static(row)) or "first-token" in note
+    if kind in ("closed", "static") and math.isnan(concurrency):
+        said = cells.text("concurrency_or_batch")
+        raise Unpredictable(
+            f"concurrency_or_batch is {repr(said[:40]) if said else 'blank'}, expected the requests in flight of a closed loop "
+            "or the batch; an open loop has request_rate_qps, inf where all requests come at once"
+        )
+    per_replica = (concurrency if math.isfinite(concurrency) else 64.0) / layout.replicas
+    rate = rate_of(row)
+    loaded = serving.Load(
+        concurrency=np.float64(max(per_replica, 1.0) if kind != "open" else per_replica),
+        rate=np.float64((0.0 if rate is None else rate) / layout.replicas),
+        requests=np.float64(requests),
+        replicas=np.float64(layout.replicas),
+        sequences_limit=np.float64(limit),
+        prefill_workers=np.float64(layout.prefill_workers),
+        static=static,
+        disaggregated=layout.pools or "decode unit" in note or "disagg" in cells.text("engine").lower(),
+        median=is_median(row),
+        natural=natural,
+        fixed_lengths=drawn == 1.0,
+        known_batch=kind == "open" and math.isfinite(concurrency),
+    )  # fmt: skip
+    device = serving.device_of(chip)
+    link = chip.link_bandwidth if device.linked and chip.link_bandwidth is not None else chip.host_bandwidth
+    bandwidth = Q(64.0, "GB/s") if link is None else link  # no link is recorded: the PCIe constant is lower anyway
+    nothing = Q(0.0, "s")
+    layouts = serving.Layouts(
+        weight_bytes=Q(formats.dense_bytes, "byte"), kv_bytes=kv_bytes, peak=formats.peak,
+        compute_efficiency=np.float64(1.0),  # type: ignore[arg-type]
+        tensor_parallel=np.float64(layout.tensor), pipeline_parallel=np.float64(layout.stages),  # type: ignore[arg-type]
+        expert_parallel=np.float64(layout.expert), batch=loaded.concurrency,  # type: ignore[arg-type]
+        expert_bytes=Q(formats.expert_bytes, "byte"), expert_peak=formats.expert_peak,
+        expert_efficiency=np.float64(1.0),  # type: ignore[arg-type]
+    )  # fmt: skip
+    doubts = 0.6 if "MTP" in note else 1.0
+    doubts *= 0.3 if "SUSPECT" in note else 1.0
+    doubts *= 0.7 if not cells.said("isl") else 1.0
+    return Run(
+        kind, chip, model.name, engine, _engine_generation(row) or cells.text("engine")[:60] or "unnamed", work, device, layouts,
+        serving.Links(bandwidth, nothing, bandwidth, nothing), loaded, formats.bits, formats.expert_bits, tflops_per_watt(chip),
+        doubts, 0.02 if "TTFT OUTLIER" in note else 1.0, tuple(inferred),
+    )  # fmt: skip
+
+
+def _chip(cells: Cells, catalog: Catalog) -> Accelerator:
+    name = cells.said("hardware")
+    if not name:
+        raise Unpredictable("hardware is blank, expected a chip such as H100")
+    chip = chip_of(name, catalog)
+    if chip is None:
+        try:
+            catalog.find("chips", name)
+        except UnknownName as error:
+            raise Unpredictable(f"hardware: {error}") from None
+        raise Unpredictable(f"hardware is {name[:40]!r}, expected an accelerator")
+    return chip
+
+
+def _model(cells: Cells, row: Row, catalog: Catalog, inferred: list[str]) -> Transformer:
+    name = cells.said("model")
+    model = model_of(row, catalog)
+    if model is None:
+        try:
+            catalog.find("models", name)
+            near = f"model is {name[:40]!r}, expected one that generates text"
+        except UnknownName as error:
+            near = f"model: {error}" if name else "model is blank"
+        raise Unpredictable(f"{near}; another model needs its params_b")
+    if known_model(row, catalog) is None:
+        own = [c for c in ("params_b", "active_params_b", "layers", "hidden", "heads", "kv_heads", "vocab") if cells.said(c)]
+        given = f"its own {', '.join(own)}" if own else "the size in its name"
+        inferred.append(f"shape of {model.name}, which is not in the catalogue: {given}, the rest as published models have it")
+    return model
+
+
+def _formats(cells: Cells, engine: str, chip: Accelerator, family: str, moe: bool, inferred: list[str]) -> _Formats:
+    weights = _format_in(cells, "weight_precision") or format_of(cells.text("model"))
+    if not weights:
+        weights = "bf16"
+        inferred.append("weight_precision bf16")
+    cache = _format_in(cells, "kv_precision")
+    # Records of TensorRT engines with an 8-bit cache list the checkpoint that the engine was built from: it runs the lowest
+    # precision that the chip supports.
+    if engine == "mlperf" and weights in ("fp16", "bf16") and cache == "fp8":
         weights = "fp4" if "fp4" in chip.peak else "fp8"
+        inferred.append(f"weight_precision {weights}, the lowest of the chip: the cache has 8 bits")
     if not cache:
         cache = "fp8" if weights in ("fp8", "fp4") and not engine.startswith(("vllm", "sglang")) else "bf16"
+        inferred.append(f"kv_precision {cache}")
     experts_only = moe and weights in ("mxfp4", "int4")
-    expert_bytes = _BYTES.get(weights, 2.0)
+    expert_bytes = _BYTES[weights]
     dense_bytes = 2.0 if experts_only else expert_bytes
     peaks = {16: chip.peak.get("bf16", chip.peak.get("fp16")), 8: chip.peak.get("fp8"), 4: chip.peak.get("fp4")}
     if peaks[16] is None:
-        raise MeasurementError(f"no 16-bit peak of {chip.name} is known")
+        raise Unpredictable(f"no 16-bit peak of {chip.name} is known")
     bits = 16 if weights == "int4" or experts_only or dense_bytes >= 2 or family in ("ampere", "cdna2") else 8
     if weights in ("fp4", "nvfp4"):
         bits = 4 if peaks[4] is not None else 8
     if peaks[bits] is None:
         bits = 16
     expert_bits = 8 if weights == "mxfp4" and peaks[4] is not None and peaks[8] is not None else bits
-
-    # Layout. Attention data-parallel where the note says so, where ep exceeds tp, and in wide deployments.
-    ranks, tensor = number(row.get("n_accelerators"), 1.0), number(row.get("tp"))
-    stages, expert = max(number(row.get("pp"), 1.0), 1.0), max(number(row.get("ep"), 1.0), 1.0)
-    kv_bytes = Q(_BYTES.get(cache, 2.0), "byte")
-    input_tokens = number(row.get("isl"))
-    given_input = input_tokens
-    if math.isnan(input_tokens):
-        tasks = table("serving_tasks") if mlperf else ()
-        known = (float(t["input_tokens"]) for t in tasks if re.search(t["pattern"], str(row.get("model", "")).lower()))
-        input_tokens = next(known, 1024.0)
-    drawn = 0.9 if "[0.8,1.0]" in note else 1.0  # lengths drawn evenly from this share of the nominal length
-    output_tokens = number(row.get("osl"), 1024.0)
-    natural = output_tokens != round(output_tokens / 16) * 16 and output_tokens % 100 != 0
-    traffic = serving.Traffic(Q(max(input_tokens * drawn, 1.0), "token"), Q(max(output_tokens * drawn, 1.0), "token"))
-    sparse = "DSA" in str(row.get("kv_heads", "")) or serving.is_sparse(model)
-    work = serving.work_of(model, traffic, kv_bytes, sparse)
-    if math.isnan(tensor) or tensor < 1:
-        whole = work.routed * expert_bytes + work.dense * dense_bytes + work.tables * work.table * 2
-        tensor = 1.0
-        while whole / tensor > 0.7 * chip.memory.m_as("byte") and tensor < ranks:
-            tensor *= 2
-    group = max(tensor, expert)
-    if expert > tensor or tensor > 16 or (moe and "attention-DP" in note and tensor > 1):
-        tensor, expert = 1.0, group
-    replicas, prefill_workers = max(1.0, ranks / (group * stages)), 1.0
-    pools = re.search(r"prefill (\d+) workers tp(\d+) dp(\d+).*?decode (\d+) workers tp(\d+) dp(\d+)", note)
-    if pools:
-        replicas, prefill_workers = float(pools[4]), float(pools[1])
-
-    # Load.
-    asked = str(row.get("concurrency_or_batch", ""))
-    concurrency = number(asked)
-    if math.isnan(concurrency) and row.get("scenario") == "online":
-        concurrency = 128.0 * max(expert / tensor, 1.0)  # a production fleet whose load is not stated
-    requests = re.search(r"(\d+) requests", asked) or re.search(r"(\d+) requests", note)
-    limit = re.search(r"max_num_seqs=(\d+)", asked)
-    known_batch = kind == "open" and mlperf and math.isfinite(concurrency)
-    static = kind == "static" or (kind == "closed" and is_static(row)) or "first-token" in note
-    per_replica = (concurrency if math.isfinite(concurrency) else 64.0) / replicas
-    loaded = serving.Load(
-        concurrency=np.float64(max(per_replica, 1.0) if kind != "open" else per_replica),
-        rate=np.float64(number(row.get("request_rate_qps"), 0.0) / replicas),
-        requests=np.float64(requests[1] if requests else math.inf),
-        replicas=np.float64(replicas),
-        sequences_limit=np.float64(limit[1] if limit else math.nan),
-        prefill_workers=np.float64(prefill_workers),
-        static=static,
-        disaggregated=bool(pools) or "decode unit" in note or "disagg" in str(row.get("engine", "")).lower(),
-        median="medians" in note or ("gap-analysis" in source and engine.startswith("vllm")),
-        natural=natural,
-        fixed_lengths="fixed lengths" in note or "InferenceX" not in note,
-        known_batch=known_batch,
-    )  # fmt: skip
-    device = serving.device_of(chip)
-    link = chip.link_bandwidth if device.linked and chip.link_bandwidth is not None else chip.host_bandwidth
-    bandwidth = Q(64.0, "GB/s") if link is None else link  # no link is recorded: the PCIe constant is lower anyway
-    nothing = Q(0.0, "s")
     peak, expert_peak = peaks[bits], peaks[expert_bits]
     assert peak is not None and expert_peak is not None
-    layouts = serving.Layouts(
-        weight_bytes=Q(dense_bytes, "byte"), kv_bytes=kv_bytes, peak=peak, compute_efficiency=np.float64(1.0),  # type: ignore[arg-type]
-        tensor_parallel=np.float64(tensor), pipeline_parallel=np.float64(stages), expert_parallel=np.float64(expert),  # type: ignore[arg-type]
-        batch=loaded.concurrency, expert_bytes=Q(expert_bytes, "byte"), expert_peak=expert_peak,
-        expert_efficiency=np.float64(1.0),  # type: ignore[arg-type]
-    )  # fmt: skip
-    said = _engine_generation(row) or f"engine {row.get('engine')!r}"
-    doubts = 0.6 if "MTP" in note else 1.0
-    doubts *= 0.3 if "SUSPECT" in note else 1.0
-    doubts *= 0.7 if math.isnan(given_input) else 1.0
-    return Run(
-        kind, chip, model.name, engine, said, work, device, layouts, serving.Links(bandwidth, nothing, bandwidth, nothing),
-        loaded, bits, expert_bits, tflops_per_watt(chip), doubts, 0.02 if "TTFT OUTLIER" in note else 1.0,
-    )  # fmt: skip
+    return _Formats(weights, cache, dense_bytes, expert_bytes, bits, expert_bits, peak, expert_peak)
+
+
+def _lengths(cells: Cells, row: Row, inferred: list[str]) -> tuple[float, float]:
+    """Mean tokens of a prompt and of an answer."""
+    prompt, answer = cells.count("isl"), cells.count("osl")
+    if prompt is None and scenario_of(row) in ("server", "offline"):
+        name = cells.text("model").lower()
+        task = next((t for t in table("serving_tasks") if re.search(t["pattern"], name)), None)
+        if task is not None:
+            prompt = float(task["input_tokens"])
+            inferred.append(f"isl {prompt:g}, {task['source']}")
+    if prompt is None:
+        raise Unpredictable("isl is blank, expected the mean tokens of a prompt")
+    if answer is None:
+        answer = 1024.0
+        inferred.append("osl 1024")
+    return prompt, answer
+
+
+def _layout(
+    cells: Cells, model: Transformer, chip: Accelerator, formats: _Formats, work: serving.Work, moe: bool, inferred: list[str]
+) -> _Layout:
+    """Attention is data-parallel where the note says so, where ep exceeds tp, and in wide deployments."""
+    note = cells.text("note")
+    ranks, tensor = cells.whole("n_accelerators"), cells.whole("tp")
+    stages, expert = cells.whole("pp") or 1.0, cells.whole("ep") or 1.0
+    if expert > 1 and not moe:
+        raise Unpredictable(f"ep is {expert:g}, but {model.name} has no experts")
+    if stages > model.layers:
+        raise Unpredictable(f"pp is {stages:g}, more than the {model.layers} layers of {model.name}")
+    if tensor is None:
+        whole = work.routed * formats.expert_bytes + work.dense * formats.dense_bytes + work.tables * work.table * 2
+        tensor = 1.0
+        while whole / tensor > 0.7 * chip.memory.m_as("byte") and tensor < (ranks or 1.0):
+            tensor *= 2
+        inferred.append(f"tp {tensor:g}, the least at which the weights fit")
+    elif tensor <= _WIDEST and model.heads % tensor:
+        if tensor.is_integer() and int(tensor) & (int(tensor) - 1):
+            raise Unpredictable(f"tp is {tensor:g}, which does not divide the {model.heads} heads of {model.name}")
+        inferred.append(f"heads padded: tp {tensor:g} does not divide the {model.heads} of {model.name}")
+    group = max(tensor, expert)
+    if ranks is None:
+        ranks = group * stages
+        inferred.append(f"n_accelerators {ranks:g}, one replica")
+    for column, degree in (("tp", tensor), ("ep", expert)):
+        if degree * stages > ranks:
+            times = f" with pp {stages:g}" if stages > 1 else ""
+            raise Unpredictable(f"{column} is {degree:g}{times}, more than the n_accelerators, {ranks:g}")
+    if expert > tensor or tensor > _WIDEST or (moe and "attention-DP" in note and tensor > 1):
+        tensor, expert = 1.0, group
+    pools = re.search(r"prefill (\d+) workers tp(\d+) dp(\d+).*?decode (\d+) workers tp(\d+) dp(\d+)", note)
+    replicas, workers = (float(pools[4]), float(pools[1])) if pools else (max(1.0, ranks / (group * stages)), 1.0)
+    return _Layout(tensor, stages, expert, replicas, workers, bool(pools))
+
+
+_WIDEST = 16  # no engine splits attention over more chips: a wider group is expert parallel
+
+
+def _in_flight(cells: Cells) -> tuple[float, float, float]:
+    """(requests in flight or batch, nan if unknown; requests of the whole run, infinite if unknown; most sequences, nan)."""
+    said, note = cells.said("concurrency_or_batch"), cells.text("note")
+    requests = re.search(r"(\d+) requests", said) or re.search(r"(\d+) requests", note)
+    limit = re.search(r"max_num_seqs ?= ?(\d+)", said)
+    together = math.nan
+    if said and not re.match(r"inf(inity)?\b|unlimited\b|\d+ requests|max_num_seqs ?=", said.lower()):
+        together = as_number(said)
+        if not (math.isfinite(together) and together > 0):
+            raise Unpredictable(
+                f"concurrency_or_batch is {said[:40]!r}, expected a positive number, inf, '500 requests' or max_num_seqs=128"
+            )
+    return together, float(requests[1]) if requests else math.inf, float(limit[1]) if limit else math.nan
 
 
 def runs_of(rows: Sequence[Row], catalog: Catalog | None = None) -> tuple[Runs | None, list[int], dict[int, str]]:
@@ -579,7 +814,7 @@ def runs_of(rows: Sequence[Row], catalog: Catalog | None = None) -> tuple[Runs |
             runs.append(run_of(row, catalog))
             at.append(position)
         except (ValueError, ArithmeticError) as error:
-            skipped[position] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            skipped[position] = one_line(error)
     if not runs:
         return None, at, skipped
     measured = [targets_of(rows[i]) for i in at]
@@ -602,11 +837,19 @@ def runs_of(rows: Sequence[Row], catalog: Catalog | None = None) -> tuple[Runs |
             tflops_per_watt=np.array([r.tflops_per_watt for r in runs]),
             trust=np.array([r.trust for r in runs]),
             trust_ttft=np.array([r.trust_ttft for r in runs]),
+            inferred=_objects([r.inferred for r in runs]),
             targets={regime: np.array([m.get(regime, math.nan) for m in measured]) for regime in REGIMES},
         ),
         at,
         skipped,
     )
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    """An array of Python objects, one dimension whatever they are."""
+    result = np.empty(len(values), dtype=object)
+    result[:] = values
+    return result
 
 
 def _stacked(records: Sequence[T]) -> T:

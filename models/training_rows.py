@@ -9,13 +9,12 @@ No rule looks at a row's id or measured time.
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from zoo.names import normalise
 from zoo.specs import Accelerator, Transformer
 from zoo.units import Q, Quantity
 
+from .cells import BLANK, Cells, Unpredictable, did_you_mean, misread, one_line, unread
 from .training import FULL, NONE, SELECTIVE, Layouts, Run, TrainingJob, evaluate, machine_of, shape_of
 from .training_constants import Constants, Setting, Stack, family_of, stack
 from .training_memory import minimum_memory, peak_memory
@@ -58,17 +58,9 @@ _SHARDING_WORDS = {
 _MAKERS = re.compile(
     r"\b(nvidia|tesla|amd|instinct|radeon|intel|habana|google|cloud|aws|amazon|huawei|hbm\d?e?|gpu|oam)\b", re.IGNORECASE
 )
-_BLANK = ("", "nan", "n/a", "na", "none", "null", "-", "?", "unknown")
 # A row that names no stack ran an old one, unless its chip is of this year or later: FlashAttention and overlapped collectives
 # have been in every stack since (Megatron-Core, NeMo, FSDP).
 _MODERN = 2022
-
-
-_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-class Unpredictable(ValueError):
-    """A row that the model cannot time; the message is the reason."""
 
 
 class Zoo(Protocol):
@@ -96,42 +88,6 @@ class Case:
     peak_memory: float | None  # [GiB]
     long_context: bool
     inferred: tuple[str, ...]
-
-
-class _Cells:
-    """A row's cells: text, or a positive number; blank is None."""
-
-    def __init__(self, row: Mapping[str, Any]) -> None:
-        self._row = row
-
-    def text(self, column: str) -> str:
-        value = self._row.get(column)
-        blank = value is None or (isinstance(value, float) and math.isnan(value))
-        return "" if blank else str(value).strip()
-
-    def number(self, column: str) -> float | None:
-        text = self.text(column)
-        if text.lower() in _BLANK:
-            return None
-        try:
-            value = float(re.sub(r"(?<=\d),(?=\d{3})", "", text))
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0):
-            raise Unpredictable(f"{column} is {text[:40]!r}, expected a positive number")
-        return value
-
-    def count(self, column: str) -> float | None:
-        value = self.number(column)
-        if value is not None and value < 1:
-            raise Unpredictable(f"{column} is {value:g}, expected at least 1")
-        return value
-
-    def flag(self, column: str) -> bool | None:
-        word = self.text(column).lower()
-        if word not in _FLAGS and word not in _BLANK:
-            _misread(column, self.text(column), _FLAGS)
-        return _FLAGS.get(word)
 
 
 def read_rows(path: str | Path | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -242,7 +198,7 @@ def sharding_of(text: str) -> str:
     if word in _SHARDING:
         return word
     bare = normalise(text)
-    return _SHARDING_WORDS.get(bare, bare if bare in _SHARDING else "" if word in _BLANK else word)
+    return _SHARDING_WORDS.get(bare, bare if bare in _SHARDING else "" if word in BLANK else word)
 
 
 def recompute_of(text: str) -> int | None:
@@ -250,23 +206,14 @@ def recompute_of(text: str) -> int | None:
     word = text.lower()
     if word in _RECOMPUTE:
         return _RECOMPUTE[word]
-    return None if word in _BLANK else _misread("activation_recompute", text, _RECOMPUTE)
-
-
-def _misread(column: str, text: str, known: Iterable[str]) -> NoReturn:
-    """Raises Unpredictable: what stands in a cell, what was expected, and the nearest of it."""
-    words = list(known)
-    near = difflib.get_close_matches(text.lower(), words, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise Unpredictable(f"{column} is {text[:40]!r}, expected one of {', '.join(words)}{hint}")
+    return None if word in BLANK else misread("activation_recompute", text, _RECOMPUTE)
 
 
 def unknown_columns(columns: Iterable[str | None]) -> dict[str, str | None]:
     """Columns that no row of measurements has, and the nearest one that they have; None where none is near."""
     with MEASUREMENTS.open(encoding="utf-8", newline="") as file:
         known = next(csv.reader(file))
-    others = [column for column in columns if column and column.strip() not in known]
-    return {column: next(iter(difflib.get_close_matches(column.lower(), known, n=1)), None) for column in others}
+    return unread(columns, known)
 
 
 def precision_of(text: str) -> str:
@@ -281,8 +228,8 @@ def precision_of(text: str) -> str:
             return recipe
     if "bf16" in t or "bfloat16" in t:
         return "bf16"
-    near = difflib.get_close_matches(t, ("bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"), n=1)
-    raise Unpredictable(f"precision {text[:40]!r} is not known" + (f"; did you mean {near[0]!r}?" if near else ""))
+    hint = did_you_mean(t, ("bf16", "fp16", "fp8", "mxfp8", "nvfp4", "int8"))
+    raise Unpredictable(f"precision {text[:40]!r} is not known{hint}")
 
 
 def listed_model(name: str, active: float | None, zoo: Zoo) -> Transformer | None:
@@ -336,7 +283,7 @@ def between_relatives(name: str, active: float, models: Iterable[Transformer]) -
     return replace(nearest, name=name, active_parameters=active, aliases=(), **changes)
 
 
-def model_of(cells: _Cells, zoo: Zoo) -> tuple[Transformer, tuple[str, ...]]:
+def model_of(cells: Cells, zoo: Zoo) -> tuple[Transformer, tuple[str, ...]]:
     """The model of a row, and what was inferred of it: the row's cells first, then its note, then the zoo."""
     name, note = cells.text("model"), cells.text("note")
     total, active = (_billions(cells.number(column)) for column in ("params_b", "active_params_b"))
@@ -448,13 +395,13 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
     constants: their memory constants decide the lightest recompute that fits where the row does not say, and their priors
     the microbatch where neither row nor stack's habit does.
     """
-    cells = _Cells(row)
+    cells = Cells(row)
     hardware, source, note = cells.text("hardware"), cells.text("source"), cells.text("note")
     if not hardware:
         raise Unpredictable("hardware is blank")
     chip = chip_of(hardware, zoo)
     family = family_of(chip.name)
-    stated = cells.text("precision") if cells.text("precision").lower() not in (*_BLANK, "mixed", "amp") else ""
+    stated = cells.text("precision") if cells.text("precision").lower() not in (*BLANK, "mixed", "amp") else ""
     precision = precision_of(stated) if stated else ("bf16" if "bf16" in chip.peak else "fp16")
     sharding = sharding_of(cells.text("zero_or_fsdp"))
     used = stack_of(source, note, sharding, hardware)
@@ -491,7 +438,7 @@ def case_of(row: Mapping[str, Any], zoo: Zoo, constants: Constants) -> Case:
     if pipeline > model.layers:
         raise Unpredictable(f"{pipeline:g} pipeline stages for {model.layers} layers")
     if sharding and sharding not in _SHARDING:
-        _misread("zero_or_fsdp", cells.text("zero_or_fsdp"), _SHARDING)
+        misread("zero_or_fsdp", cells.text("zero_or_fsdp"), _SHARDING)
     if not sharding:
         sharding = "fsdp_full" if family == "TPU" else used.sharding
         inferred.append("zero_or_fsdp")
@@ -594,7 +541,7 @@ def _fastest_microbatch(run: Run, setting: Setting, constants: Constants, any_re
 
 
 def _time(
-    cells: _Cells, model: Transformer, chip: Accelerator, used: Stack, sequence: float, batch: float, total: float
+    cells: Cells, model: Transformer, chip: Accelerator, used: Stack, sequence: float, batch: float, total: float
 ) -> tuple[float | None, float]:
     """(measured step time [s], its weight): as printed, else from tokens/s, else (MaxText only) from model FLOP/s."""
     time, rate = cells.number("iteration_s"), cells.number("tokens_per_s_per_accelerator")
@@ -649,17 +596,13 @@ def cases_of(rows: Iterable[Mapping[str, Any]], zoo: Zoo, constants: Constants) 
             cases.append(case_of(row, zoo, constants))
         except (ValueError, ArithmeticError) as error:
             cases.append(None)
-            reasons[number] = _one_line(error)
+            reasons[number] = one_line(error)
     if not _finite([case for case in cases if case is not None], constants):  # then find out which
         for number, case in enumerate(cases):
             if case is not None and not _finite([case], constants):
                 cases[number], reasons[number] = None, "the cells describe no run with a finite time and memory"
-    names = (_Cells(row).text("id") or f"row {number}" for number, row in enumerate(given, 1))
+    names = (Cells(row).text("id") or f"row {number}" for number, row in enumerate(given, 1))
     return cases, [{"id": name, "reason": reasons[number]} for number, name in enumerate(names) if number in reasons]
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _finite(cases: Sequence[Case], constants: Constants) -> bool:

@@ -927,6 +927,8 @@ def calibrate(
         raise _fail(str(error)) from None
     except OSError as error:
         raise _fail(f"--output {output}: {error.strerror}") from None
+    for reason in summary["skipped"]:
+        typer.echo(f"not used: {reason}", err=True)
     typer.echo(f"{output}: {kind} constants refined by {summary['rows']} rows", err=True)
 
 

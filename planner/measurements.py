@@ -33,26 +33,31 @@ def validate(
             from models.validation_training import validate_training
 
             report = validate_training(measurements, constants)
-            if not report["rows"]:
-                raise MeasurementsError(f"{measurements}: no rows below the header, expected one a run")
-            return report
-        from models.serving_fit import validate_serving
-        from models.serving_rows import rows_of
+        else:
+            from models.serving_fit import validate_serving
+            from models.serving_rows import rows_of
 
-        return validate_serving(rows_of(measurements, **_columns(facts or {})), constants)
+            report = validate_serving(rows_of(measurements, **_columns(facts or {})), constants)
+        if not report["rows"]:
+            raise MeasurementsError(f"{measurements}: no rows below the header, expected one a run")
+        return report
     except (ValueError, OSError) as error:
         raise MeasurementsError(_line(error)) from None
 
 
 def unread(kind: str, path: Path) -> list[str]:
-    """One line for each column of a CSV of training measurements that nothing reads, with the nearest that is read."""
-    from models.training_rows import unknown_columns
+    """One line for each column of a CSV of measurements that nothing reads, with the nearest that is read."""
+    from models import cells, serving_rows, training_rows
 
-    if kind != "training":
+    if path.suffix.lower() == ".json":
         return []
     with path.open(encoding="utf-8-sig", newline="") as file:
         columns = next(csv.reader(file), [])
-    hints = {name: f'; did you mean "{near}"?' if near else "" for name, near in unknown_columns(columns).items()}
+    if kind == "training":
+        strange = training_rows.unknown_columns(columns)
+    else:
+        strange = cells.unread([name.strip().lower() for name in columns], serving_rows.COLUMNS)
+    hints = {name: f'; did you mean "{near}"?' if near else "" for name, near in strange.items()}
     return [f"{path}:1: column {name} is not read{hint}" for name, hint in hints.items()]
 
 
@@ -90,14 +95,17 @@ def calibrate(
 
             rows = [row for path in sources for row in read_rows(path)]
             constants = fit_training(rows, load())
-            return {"kind": kind, **constants.to_dict()}, {"rows": len(rows)}
+            return {"kind": kind, **constants.to_dict()}, {"rows": len(rows), "skipped": []}
         from models.calibration import calibration_to
         from models.serving_fit import fit as fit_serving
-        from models.serving_rows import rows_of
+        from models.serving_rows import rows_of, runs_of
 
         columns = _columns(facts or {})
         found = [row for path in sources for row in rows_of(path, **columns)]
-        return {"kind": kind, **calibration_to(fit_serving(found))}, {"rows": len(found)}
+        document = {"kind": kind, **calibration_to(fit_serving(found))}
+        _, used, reasons = runs_of(found)
+        skipped = [f"{found[at].get('id') or f'row {at + 1}'}: {reason}" for at, reason in reasons.items()]
+        return document, {"rows": len(used), "skipped": skipped}
     except (ValueError, OSError) as error:
         raise MeasurementsError(_line(error)) from None
 
@@ -146,15 +154,16 @@ def read(kind: str, path: Path) -> Any:
 
 
 def _without(kind: str, left_out: Mapping[str, str]) -> Any:
+    """The constants refitted to the stored measurements without the rows that `left_out` (column -> value) names."""
     if kind == "training":
         from models.training_constants import priors
         from models.training_fit import fit as fit_training
-        from models.training_rows import read_rows
+        from models.training_rows import MEASUREMENTS, read_rows
 
-        rows = read_rows(Path(str(_training_measurements())))
+        rows = read_rows(MEASUREMENTS)
         kept = [row for row in rows if not _named(row, left_out)]
         if len(kept) == len(rows):
-            raise MeasurementsError(_nothing(left_out))
+            raise MeasurementsError(_nothing(left_out, rows))
         return fit_training(kept, load(), priors())
     from models.calibration import serving_measurements
     from models.serving_fit import calibrate as refit
@@ -162,23 +171,28 @@ def _without(kind: str, left_out: Mapping[str, str]) -> Any:
 
     measured = read_serving(serving_measurements())
     if not any(_named(row, left_out) for row in measured):
-        raise MeasurementsError(_nothing(left_out))
+        raise MeasurementsError(_nothing(left_out, measured))
     return refit(measured, left_out)
-
-
-def _training_measurements() -> Path:
-    import models
-
-    return Path(str(models.__file__)).with_name("data") / "training_measurements.csv"
 
 
 def _named(row: Mapping[str, Any], left_out: Mapping[str, str]) -> bool:
     return all(str(row.get(column, "")).lower() == value.lower() for column, value in left_out.items())
 
 
-def _nothing(left_out: Mapping[str, str]) -> str:
+def _nothing(left_out: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why no stored row is left out: the column or the value that none has, and the nearest that some have."""
+    from models.cells import did_you_mean
+
     said = ", ".join(f"{column}={value}" for column, value in left_out.items())
-    return f"--leave-out {said}: no stored measurement has this"
+    for column, value in left_out.items():
+        if column not in rows[0]:
+            hint = did_you_mean(column, rows[0])
+            return f"--leave-out {said}: the stored measurements have no column {column!r}{hint}"
+        values = {str(row.get(column, "")).lower(): str(row.get(column, "")) for row in rows}
+        if value.lower() not in values:
+            near = did_you_mean(value, values)
+            return f"--leave-out {said}: no stored measurement has {column} {value!r}{near}"
+    return f"--leave-out {said}: no stored measurement has all of this"
 
 
 def _line(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .tables import Table, number
@@ -21,9 +22,24 @@ def report_tables(kind: str, report: Mapping[str, Any]) -> list[Table]:
     for name, groups in report["groups"].items():
         if isinstance(groups, Mapping) and name not in _LONG:
             tables.append(_errors(f"By {name}", groups))
-    skipped = tuple((str(row.get("id", "")), str(row.get("reason", ""))) for row in report["skipped"])
-    tables.append(Table("Not predicted", ("row", "reason"), skipped))
+    tables += [
+        _assumed("Taken from relatives, intervals wider", report["predictions"], "inherited"),
+        _assumed("Assumed where rows do not say", report["predictions"], "inferred"),
+        _reasons("Measurements that cannot be used", report.get("dropped", ())),
+        _reasons("Not predicted", report["skipped"]),
+    ]
     return [table for table in tables if table.rows]
+
+
+def _reasons(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(title, ("row", "reason"), tuple((str(row.get("id", "")), str(row.get("reason", ""))) for row in rows))
+
+
+def _assumed(title: str, predictions: Sequence[Mapping[str, Any]], key: str) -> Table:
+    """What predictions were assumed to be, and of how many rows; the most frequent first. Each row's own is in json and csv."""
+    seen = Counter(text for text, _ in {(text, p["id"]) for p in predictions for text in p[key]})
+    rows = tuple((text, str(count)) for text, count in sorted(seen.items(), key=lambda item: (-item[1], item[0])))
+    return Table(title, ("what", "rows"), rows, frozenset({"rows"}))
 
 
 def _summary(report: Mapping[str, Any]) -> Table:
