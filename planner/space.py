@@ -18,10 +18,13 @@ from models.dimensions import UnknownValue
 from zoo.catalog import Catalog
 from zoo.catalog import load as packaged_catalog
 from zoo.specs import Accelerator, Offer, Region, Transformer
-from zoo.units import Q, Quantity
+from zoo.units import Q, Quantity, ureg
 
 from . import calibrated
 from .query import AnyQuery, QueryError, ServeQuery
+
+
+_FLOPS = ureg.Unit("flop/s")  # parsed once: it is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,10 @@ class Stations:
         """The same for some of them."""
         return Stations(*(getattr(self, field.name)[positions] for field in fields(self)))
 
-    def and_also(self, more: Stations) -> Stations:
-        """These, then more of the same machine."""
-        return Stations(*(np.append(getattr(self, field.name), getattr(more, field.name)) for field in fields(self)))
+    @classmethod
+    def joined(cls, parts: Sequence[Stations]) -> Stations:
+        """All of them, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +153,14 @@ class Times:
         """The same for some of them."""
         return Times(*(getattr(self, field.name)[positions] for field in fields(self)))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Times]) -> Times:
+        """All of them, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
     def and_also(self, more: Times) -> Times:
         """These and more of the same machine, ordered by layout and batch."""
-        both = Times(*(np.append(getattr(self, field.name), getattr(more, field.name)) for field in fields(self)))
+        both = Times.joined([self, more])
         return both.at(np.lexsort((both.batch, both.shape)))
 
 
@@ -210,16 +219,12 @@ def offers_of(query: AnyQuery, catalog: Catalog) -> tuple[list[Offer], list[Drop
         )
         if pattern != "*" and not any(in_region(catalog, catalog.regions[name], pattern) for name in catalog.regions):
             find(query, catalog, "regions", pattern, ("regions", side, place))  # raises with the nearest name
-    keep(
-        "regions.allow",
-        "outside the regions allowed",
-        (any(in_region(catalog, catalog.regions[o.region], p) for p in query.regions.allow) for o in offers),
+    allowed, denied = (
+        {name for name, region in catalog.regions.items() if any(in_region(catalog, region, pattern) for pattern in patterns)}
+        for patterns in (query.regions.allow, query.regions.deny)
     )
-    keep(
-        "regions.deny",
-        "in a region denied",
-        (not any(in_region(catalog, catalog.regions[o.region], p) for p in query.regions.deny) for o in offers),
-    )
+    keep("regions.allow", "outside the regions allowed", (offer.region in allowed for offer in offers))
+    keep("regions.deny", "in a region denied", (offer.region not in denied for offer in offers))
     return offers, dropped
 
 
@@ -316,7 +321,9 @@ def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuer
     dropped: list[list[Dropped]] = [[] for _ in machines]
     shapes = [shapes_of(machine, model, query, gone) for machine, gone in zip(machines, dropped, strict=True)]
     known = calibrated.constants_of(query)
-    constants = [one.constants for one in like] or [serving_constants(m.accelerator, calibration=known) for m in machines]
+    chips = {machine.accelerator.name: machine.accelerator for machine in machines}
+    reached = {} if like else {name: serving_constants(chip, calibration=known) for name, chip in chips.items()}
+    constants = [one.constants for one in like] or [reached[machine.accelerator.name] for machine in machines]
     fits = _largest_batches(machines, shapes, constants, model, query)
     grids = [[_batches(int(top)) for top in tops] for tops in fits]
     modes = query.workload.disaggregation
@@ -414,12 +421,15 @@ def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) ->
     ]
     machines, shapes = [survey.machine for survey in surveys], [survey.shapes for survey in surveys]
     finer = _times(machines, shapes, [survey.constants for survey in surveys], between, model, query)
-    result = []
-    for survey, good, better, more in zip(surveys, kept, alone, finer, strict=True):
-        good = _with_largest(good, more.at(_keeps(survey, more, tightest)))
-        better = _with_largest(better, more.at(_keeps_alone(survey, more, tightest)))
-        result.append(_grouped(survey, good, better))
-    return result
+    kept = [
+        _with_largest(good, more.at(_keeps(survey, more, tightest)))
+        for survey, good, more in zip(surveys, kept, finer, strict=True)
+    ]
+    alone = [
+        _with_largest(good, more.at(_keeps_alone(survey, more, tightest)))
+        for survey, good, more in zip(surveys, alone, finer, strict=True)
+    ]
+    return _grouped(surveys, kept, alone) if surveys else []
 
 
 def _least_tpot(times: Times, together: bool, apart: Apart | None) -> np.ndarray:
@@ -467,28 +477,37 @@ def _between(survey: Survey, good: Times) -> list[list[int]]:
     return [list(range(last[i] + 1, first[i])) if kept[i] and ends[i] else [] for i in range(count)]
 
 
-def _grouped(survey: Survey, times: Times, alone: Times) -> tuple[list[Runs], list[Dropped]]:
-    """The units of one kind of machine that keep TPOT, by the machines they span, without those that others beat."""
-    machine, shapes, dropped = survey.machine, survey.shapes, list(survey.dropped)
-    tried = np.append(times.shape, alone.shape)
-    too_slow = (survey.fits >= 1) & ~np.isin(np.arange(len(shapes)), tried)
-    _count(dropped, 4, "serving", too_slow, "TPOT at batch 1 is above its limit")
-    spans, stations = _together(machine, shapes, times)
-    if survey.apart is not None:
-        more_spans, more = _apart(survey, survey.apart, alone)
-        spans, stations = np.append(spans, more_spans), stations.and_also(more)
+def _grouped(
+    surveys: Sequence[Survey], times: Sequence[Times], alone: Sequence[Times]
+) -> list[tuple[list[Runs], list[Dropped]]]:
+    """By survey, the units that keep TPOT, by the machines they span, without those that others beat, and what was dropped.
+
+    `times`: of replicas that read prompts and decode; `alone`: of those that only decode.
+    """
+    both = [_together(survey, mine) for survey, mine in zip(surveys, times, strict=True)]
+    if any(survey.apart is not None for survey in surveys):
+        both += _apart(surveys, alone)
+    of = np.concatenate([np.full(len(spans), i % len(surveys)) for i, (spans, _) in enumerate(both)])
+    spans, stations = np.concatenate([spans for spans, _ in both]), Stations.joined([units for _, units in both])
+    best = _undominated(of * 10_000 + spans, stations)
+    of, spans, stations = of[best], spans[best], stations.at(best)
+    saturation = np.minimum(stations.servers / stations.prefill_s, stations.slots / stations.residence_s)
     result = []
-    for span in sorted(set(spans.tolist())):
-        at = np.flatnonzero(spans == span)
-        mine = stations.at(at[_undominated(stations.at(at))])
-        saturation = np.minimum(mine.servers / mine.prefill_s, mine.slots / mine.residence_s)
-        result.append(Runs(machine, span, shapes, mine, saturation))
-    return result, dropped
+    for i, survey in enumerate(surveys):
+        dropped, tried = list(survey.dropped), np.append(times[i].shape, alone[i].shape)
+        too_slow = (survey.fits >= 1) & ~np.isin(np.arange(len(survey.shapes)), tried)
+        _count(dropped, 4, "serving", too_slow, "TPOT at batch 1 is above its limit")
+        mine = np.flatnonzero(of == i)
+        by_span = [(span, mine[spans[mine] == span]) for span in np.unique(spans[mine]).tolist()]
+        runs = [Runs(survey.machine, span, survey.shapes, stations.at(at), saturation[at]) for span, at in by_span]
+        result.append((runs, dropped))
+    return result
 
 
-def _together(machine: Machine, shapes: Sequence[Shape], times: Times) -> tuple[np.ndarray, Stations]:
+def _together(survey: Survey, times: Times) -> tuple[np.ndarray, Stations]:
     """(machines of a unit, the unit) for replicas that read prompts and decode: as many as fill one machine, or one."""
-    chips = np.array([shape.chips for shape in shapes], float)[times.shape]
+    machine = survey.machine
+    chips = np.array([shape.chips for shape in survey.shapes], float)[times.shape]
     spans = np.where(chips <= machine.accelerators, 1, chips / machine.accelerators).astype(int)
     replicas, none = np.floor(spans * machine.accelerators / chips), np.zeros(len(chips), int)
     return spans, Stations(
@@ -502,8 +521,9 @@ _UNIT_SPANS = (1, 2, 4, 8)
 UNIT_REPLICAS = 8
 
 
-def _apart(survey: Survey, apart: Apart, alone: Times) -> tuple[np.ndarray, Stations]:
-    """(machines of a unit, the unit) for prefill and decode apart: `readers` replicas of one layout beside others of a second.
+def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.ndarray, Stations]]:
+    """By survey, (machines of a unit, the unit) for prefill and decode apart: `readers` replicas of one layout beside others of
+    a second. `alone`: replicas that keep TPOT when they only decode, none where a question wants none apart.
 
     Both have the same number formats and draft, since the cache is handed over as it is. A reader keeps, for each stage, the
     prompt that it reads and the one that it sends. Decode batches are those above half of the largest that keeps TPOT.
@@ -511,44 +531,73 @@ def _apart(survey: Survey, apart: Apart, alone: Times) -> tuple[np.ndarray, Stat
     Pairs are made of layouts that no other layout of as many chips beats in all that enters a unit: then the unit with the
     better one has no longer times, no fewer servers and slots, and carries no less. That is exact, like `_undominated`.
     """
-    machine, shapes, tried = survey.machine, survey.shapes, survey.tried
+    shapes = [shape for survey in surveys for shape in survey.shapes]
+    first = np.cumsum([0, *(len(survey.shapes) for survey in surveys)])
     chips = np.array([shape.chips for shape in shapes], int)
     formats = np.unique([f"{s.weights.name} {s.cache.name} {s.drafted}" for s in shapes], return_inverse=True)[1]
-    kind = formats * 10_000 + chips if len(shapes) else chips
+    kind = (np.repeat(np.arange(len(surveys)), np.diff(first)) * 1000 + formats) * 10_000 + chips
 
-    reads = np.flatnonzero((tried.batch == 1) & (survey.fits[tried.shape] >= 2 * tried.pipeline_parallel))
-    reads = reads[_front(kind[tried.shape[reads]] * 100 + tried.pipeline_parallel[reads],
-                         tried.prompt_s[reads], tried.dispatch_s[reads], tried.prompt_bytes[reads])]  # fmt: skip
+    def of_all(times: Sequence[Times]) -> tuple[np.ndarray, Times, np.ndarray]:
+        """(survey, times, layout counted over all surveys)."""
+        of = np.repeat(np.arange(len(times)), [len(one.shape) for one in times])
+        joined = Times.joined(times)
+        return of, joined, joined.shape + first[of]
+
+    able = [np.flatnonzero(survey.tried.batch == 1) if survey.apart is not None else np.zeros(0, int) for survey in surveys]
+    reader, read, layout = of_all([survey.tried.at(at) for survey, at in zip(surveys, able, strict=True)])
+    fits = np.concatenate([survey.fits for survey in surveys])
+    kept = np.flatnonzero(fits[layout] >= 2 * read.pipeline_parallel)
+    kept = kept[_front(kind[layout[kept]] * 100 + read.pipeline_parallel[kept].astype(int),
+                       read.prompt_s[kept], read.dispatch_s[kept], read.prompt_bytes[kept])]  # fmt: skip
+    reader, read, read_layout = reader[kept], read.at(kept), layout[kept]
+
+    decoder, decode, layout = of_all(alone)
     top = np.zeros(len(shapes))
-    np.maximum.at(top, alone.shape, alone.batch)
-    decodes = np.flatnonzero(alone.batch > top[alone.shape] / 2)
-    decodes = decodes[_front(kind[alone.shape[decodes]], alone.step_s[decodes], -alone.batch[decodes],
-                             alone.prompt_bytes[decodes])]  # fmt: skip
+    np.maximum.at(top, layout, decode.batch)
+    kept = np.flatnonzero(decode.batch > top[layout] / 2)
+    kept = kept[_front(kind[layout[kept]], decode.step_s[kept], -decode.batch[kept], decode.prompt_bytes[kept])]
+    decoder, decode, decode_layout = decoder[kept], decode.at(kept), layout[kept]
 
-    read, decode = tried.at(reads), alone.at(decodes)
-    sizes = tuple(sorted(set(chips.tolist())))
-    table = np.array(
-        _splits(machine.accelerators, machine.domain, sizes, (apart.bandwidth[0] > 0, apart.bandwidth[1] > 0)), int
-    ).reshape(-1, 5)
-    same = formats[read.shape][:, None] == formats[decode.shape]
-    fits = (chips[read.shape][:, None] == table[:, 0])[:, None, :] & (chips[decode.shape][:, None] == table[:, 1])
-    first, second, many = np.nonzero(same[:, :, None] & fits)
-    read, decode, table = read.at(first), decode.at(second), table[many]
+    pairs, splits = [], []
+    for i, survey in enumerate(surveys):
+        if survey.apart is None:
+            continue
+        machine, linked = survey.machine, tuple(bandwidth > 0 for bandwidth in survey.apart.bandwidth)
+        sizes = tuple(sorted(set(chips[first[i] : first[i + 1]].tolist())))
+        table = np.array(_splits(machine.accelerators, machine.domain, sizes, linked), int).reshape(-1, 5)
+        reads, decodes = np.flatnonzero(reader == i), np.flatnonzero(decoder == i)
+        same = formats[read_layout[reads]][:, None] == formats[decode_layout[decodes]]
+        possible = (chips[read_layout[reads]][:, None] == table[:, 0])[:, None, :] & (
+            chips[decode_layout[decodes]][:, None] == table[:, 1]
+        )
+        one, other, many = np.nonzero(same[:, :, None] & possible)
+        pairs.append((reads[one], decodes[other]))
+        splits.append(table[many])
+    one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    of, read, decode, table = reader[one], read.at(one), decode.at(other), np.concatenate(splits)
     spans, readers, replicas = table[:, 2], table[:, 3], table[:, 4]
 
-    inside = spans * machine.accelerators <= max(machine.domain, machine.accelerators)
+    reach = np.array([max(survey.machine.domain, survey.machine.accelerators) for survey in surveys])[of]
+    size = np.array([survey.machine.accelerators for survey in surveys])[of]
+    whole = Apart((1.0, 1.0), (0.0, 0.0), 0.0)  # of a survey that has no pairs
+    figures = [survey.apart or whole for survey in surveys]
+    slow = np.array([apart.slow for apart in figures])[of].T
+    inside, between = np.array([apart.bandwidth for apart in figures])[of].T
     transfer = serving.transfer_time(
         Q(read.prompt_bytes, "byte"), Q(decode.prompt_bytes, "byte"), readers, replicas,
-        Q(np.where(inside, *apart.bandwidth), "byte/s"),
+        Q(np.where(spans * size <= reach, inside, between), "byte/s"),
     )  # fmt: skip
     unit = serving.apart(
-        Q(read.prompt_s, "s"), Q(read.dispatch_s, "s"), transfer, Q(decode.step_s, "s"), apart.output,
-        readers * read.pipeline_parallel, replicas * decode.batch, *apart.slow, decode.tokens,
+        Q(read.prompt_s, "s"), Q(read.dispatch_s, "s"), transfer, Q(decode.step_s, "s"),
+        np.array([apart.output for apart in figures])[of], readers * read.pipeline_parallel, replicas * decode.batch, *slow,
+        decode.tokens,
     )  # fmt: skip
     seconds = (time.m_as("s") for time in (unit.prefill_time, unit.delay, unit.tpot, unit.residence))
-    return spans, Stations(
+    stations = Stations(
         decode.shape, read.shape, replicas.astype(float), readers, decode.batch, unit.servers, unit.slots, *seconds
     )
+    ends = np.searchsorted(of, np.arange(1, len(surveys)))
+    return [(spans[at], stations.at(at)) for at in np.split(np.arange(len(of)), ends)]
 
 
 @functools.cache
@@ -605,6 +654,7 @@ def shapes_of(machine: Machine, model: Transformer, query: ServeQuery, dropped: 
     for name in query.workload.precision:
         weights = format_of(name)
         peak = chip.peak.get(weights.computes_in)
+        peak = None if peak is None else peak.to(_FLOPS)
         spans = [
             (t, p, e)
             for t in tensor
@@ -622,7 +672,7 @@ def shapes_of(machine: Machine, model: Transformer, query: ServeQuery, dropped: 
             if _too_lossy(query, weights, cache):
                 lossy += len(spans)
                 continue
-            shapes += [Shape(weights, cache, peak.to("flop/s"), *span, k) for span in spans for k in drafts[span]]
+            shapes += [Shape(weights, cache, peak, *span, k) for span in spans for k in drafts[span]]
     if unsupported:
         dropped.append(Dropped(1, "compute", unsupported, "the chip has no peak at this precision"))
     if lossy:
@@ -867,22 +917,40 @@ def _batches(largest: int) -> list[int]:
     return sorted(grid)
 
 
-def _undominated(stations: Stations) -> np.ndarray:
-    """Positions of units that no other unit with as many servers beats in all that a pool needs: prefill time, delay before
-    it, requests per second, slots. A pool of the better one carries at least as much at any size, whatever either is made of."""
+def _undominated(group: np.ndarray, stations: Stations) -> np.ndarray:
+    """Positions of units that no other unit of their group with as many servers beats in all that a pool needs: prefill time,
+    delay before it, requests per second, slots. A pool of the better one carries at least as much at any size, whatever
+    either is made of."""
     rate = stations.slots / stations.residence_s
-    return _front(stations.servers, stations.prefill_s, stations.delay_s, -rate, -stations.slots)
+    kind = group * 100_000 + stations.servers.astype(int)
+    return _front(kind, stations.prefill_s, stations.delay_s, -rate, -stations.slots)
+
+
+# Comparisons that are made at once.
+_AT_ONCE = 2_000_000
 
 
 def _front(kind: np.ndarray, *costs: np.ndarray) -> np.ndarray:
-    """Positions of what nothing else of its kind beats in every cost; of equals, the first stays."""
-    keep = []
-    for value in np.unique(kind):
-        mine = np.flatnonzero(kind == value)
-        order = mine[np.lexsort([cost[mine] for cost in reversed(costs)])]
-        beats = np.all([cost[order][:, None] <= cost[order] for cost in costs[1:]], axis=0)
-        keep.append(order[~np.triu(beats, 1).any(axis=0)])  # the first cost: whoever stands earlier has no more of it
-    return np.sort(np.concatenate(keep)) if keep else np.zeros(0, int)
+    """Positions of what nothing else of its kind beats in every cost; of equals, the first stays.
+
+    Whoever stands earlier in the order of the first cost has no more of it, so each is held against those before it in the
+    other costs. Kinds of about the same size go together, padded to a power of two.
+    """
+    order = np.lexsort([*reversed(costs), kind])
+    starts = np.flatnonzero(np.diff(kind[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    keep = [order[starts[sizes == 1]]]
+    for width in (2**power for power in range(1, int(sizes.max(initial=1)).bit_length() + 1)):
+        those = np.flatnonzero((sizes > width // 2) & (sizes <= width) & (sizes > 1))
+        earlier = np.triu(np.ones((width, width), bool), 1)
+        for some in np.array_split(those, max(1, len(those) * width * width // _AT_ONCE)):
+            there = np.arange(width) < sizes[some][:, None]
+            at = order[np.where(there, starts[some][:, None] + np.arange(width), 0)]
+            beats = earlier & there[:, :, None]
+            for cost in costs[1:]:
+                beats &= cost[at][:, :, None] <= cost[at][:, None, :]
+            keep.append(at[there & ~beats.any(axis=1)])
+    return np.sort(np.concatenate(keep))
 
 
 def _count(dropped: list[Dropped], wall: int, name: str, removed: np.ndarray, reason: str) -> None:
