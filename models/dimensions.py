@@ -115,6 +115,8 @@ def _float(magnitude: Any) -> Any:
 def _in_unit(result: Any, unit: Any) -> Any:
     if not isinstance(result, Quantity):
         result = ureg.Quantity(result, ureg.dimensionless)
+    if result.units == unit and isinstance(result.magnitude, np.ndarray) and result.magnitude.ndim and not unit.dimensionless:
+        return result
     magnitude = result.m_as(unit)
     if (isinstance(magnitude, np.ndarray) and not magnitude.ndim) or isinstance(magnitude, np.generic):
         magnitude = magnitude.item()

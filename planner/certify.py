@@ -100,12 +100,26 @@ class Cuts:
         return self.add(j, high)
 
     def _enough(self, j: int, units: int) -> int:
-        """A number of units that carries the whole demand: more are never bought. Doubles until it is enough."""
-        share = sum(self.market.rates[k] for k in self.market.columns[j].populations)
+        """A number of units more of which are never bought: as many as carry the whole demand, or as the limits leave room for.
+
+        What a unit carries never falls as units are added, so several times `units` carry at least as many times their load.
+        """
+        column = self.market.columns[j]
+        share = sum(self.market.rates[k] for k in column.populations)
+        carried = self.curve(j, units)
+        room = [
+            limit.bound // column.amounts[limit.resource]
+            for limit in self.market.limits
+            if (limit.columns is None or j in limit.columns) and column.amounts[limit.resource] > 0
+        ]
+        if carried:
+            return max(units + 1, min([units * -(-share // carried), *room]))
+        if room:
+            return max(units + 1, min(room))
         high = max(units + 1, 2)
         while self.curve(j, high) < share:
             high *= 2
-            if high * max(self.market.columns[j].amounts.values(), default=1) > LARGEST_COEFFICIENT:
+            if high * max(column.amounts.values(), default=1) > LARGEST_COEFFICIENT:
                 break
         return high
 

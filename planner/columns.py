@@ -7,8 +7,10 @@ exactly, one number of units at a time and only where a solver asks: that is wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,9 +30,10 @@ _USD_PER_HOUR, _WATT, _GRAM = ureg.Unit("USD/hour"), ureg.Unit("watt"), ureg.Uni
 _PER_KWH, _LITRE_PER_KWH = ureg.Unit("gCO2e/kWh"), ureg.Unit("liter/kWh")
 
 Targets = tuple[tuple[float, Quantity], ...]  # (percentile, largest TTFT without the network)
+T = TypeVar("T")
 
 
-@dataclass(slots=True)
+@dataclass
 class Curve:
     """What u units carry: the best layout at every u, because pooled replicas of one layout never carry less per unit
     than the same machines split between layouts."""
@@ -41,7 +44,6 @@ class Curve:
     known: dict[int, tuple[int, int]] = field(default_factory=dict)
     usable: np.ndarray = field(init=False)
     saturation: np.ndarray = field(init=False)
-    slope: int = field(init=False)  # load per unit that no number of units exceeds: a pool at saturation, rounded up
 
     def __post_init__(self) -> None:
         runs, stations = self.runs, self.runs.stations
@@ -52,8 +54,12 @@ class Curve:
         )
         allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
         self.usable = np.flatnonzero(np.all(idle <= allowed[:, None], axis=0))
+
+    @cached_property
+    def slope(self) -> int:
+        """Load per unit that no number of units exceeds: a pool at saturation, rounded up."""
         top = float(self.saturation[self.usable].max()) if len(self.usable) else 0.0
-        self.slope = quantise(Q(top, _PER_SECOND), "load", "up") if top else 0
+        return int(quantise(Q(top, _PER_SECOND), "load", "up")) if top else 0
 
     def best(self, units: int) -> tuple[int, int]:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
@@ -112,7 +118,8 @@ class Memory:
 
     `surveys`: the layouts of each kind of machine, whatever TPOT; `runs`: those that keep TPOT; `curves`: what pools of them
     carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files; `choices`: columns before dominance.
-    All depend on their keys alone. `like`: in a world whose chips' figures were moved, the surveys before the move.
+    All depend on their keys alone. In a world whose chips' figures were moved, `today` is what is known before the move, and
+    `faster` how many times faster at most chips are than then, infinite where that cannot be said (more memory).
     """
 
     surveys: dict[tuple[Hashable, ...], Survey] = field(default_factory=dict)
@@ -121,7 +128,8 @@ class Memory:
     priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     choices: dict[str, tuple[Choices, list[Dropped], int]] = field(default_factory=dict)
-    like: Mapping[tuple[Hashable, ...], Survey] = field(default_factory=dict)
+    today: Memory | None = None
+    faster: float = 1.0
 
     def curve(self, runs: Runs, targets: Targets, variability: float) -> Curve:
         key = (id(runs), tuple((percentile, target.magnitude) for percentile, target in targets), variability)
@@ -268,8 +276,8 @@ def objective_of(query: ServeQuery, amounts: Mapping[str, Quantity]) -> list[int
     return list(quantise(amounts["cost"] + query.carbon.price * amounts["carbon"], "cost", "up"))
 
 
-def limits_of(query: ServeQuery, catalog: Catalog, columns: list[Column]) -> list[Limit]:
-    """The query's limits and quotas as rows. A quota counts chips of the offers that it matches."""
+def limits_of(query: ServeQuery, catalog: Catalog, offers: Sequence[Offer]) -> list[Limit]:
+    """The query's limits and quotas as rows over columns of these offers. A quota counts chips of the offers that it matches."""
     walls = {"cost": 17, "power": 18, "carbon": 18, "water": 18, "chips": None}
     result = []
     for resource, wall in walls.items():
@@ -281,7 +289,7 @@ def limits_of(query: ServeQuery, catalog: Catalog, columns: list[Column]) -> lis
                 Limit(f"{prefix}limit_{resource}", wall, resource, quantise(quantity, resource, "down"), f"limits.{resource}")
             )
     for position, quota in enumerate(query.supply.quota):
-        matched = frozenset(j for j, column in enumerate(columns) if matches(quota, column.offer, catalog))
+        matched = frozenset(j for j, offer in enumerate(offers) if matches(quota, offer, catalog))
         if quota.chips is not None:
             result.append(Limit(f"quota[{position}]", None, "chips", quota.chips, f"supply.quota[{position}]", matched))
         else:
@@ -363,13 +371,22 @@ def choices_of(
     memory: Memory | None = None,
 ) -> Choices:
     """Every column of a question: each offer, for each set of populations, in units of each span of machines."""
-    memory = memory or Memory()
+    entries = rentable(query, catalog, grouped, dropped)
+    return columns_of(query, catalog, entries, dropped, memory or Memory())
+
+
+def rentable(
+    query: ServeQuery, catalog: Catalog, grouped: Iterable[tuple[T, Iterable[Offer]]], dropped: list[Dropped]
+) -> list[tuple[Offer, Site, T]]:
+    """The offers whose amounts are known, each with its site and what came with it; adds to `dropped` what is not known."""
     means = means_of(catalog)
-    sites = {name: site_of(region, query, means) for name, region in catalog.regions.items()}
-    entries: list[tuple[Offer, Site, list[Runs]]] = []
+    sites: dict[str, Site | str] = {}
+    entries: list[tuple[Offer, Site, T]] = []
     reasons: dict[str, int] = {}
-    for runs_list, offers in grouped:
+    for theirs, offers in grouped:
         for offer in offers:
+            if offer.region not in sites:
+                sites[offer.region] = site_of(catalog.regions[offer.region], query, means)
             site, chip = sites[offer.region], catalog.chips[offer.accelerator]
             if isinstance(site, str):
                 reasons[site] = reasons.get(site, 0) + 1
@@ -377,14 +394,17 @@ def choices_of(
                 reason = f"{chip.name}: power unknown"
                 reasons[reason] = reasons.get(reason, 0) + 1
             else:
-                entries.append((offer, site, runs_list))
+                entries.append((offer, site, theirs))
     for reason, count in reasons.items():
         dropped.append(Dropped(18, "sustainability", count, reason, missing=True))
-    return _columns(query, catalog, entries, dropped, memory)
+    return entries
 
 
-def served(query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], list[Offer]]], memory: Memory) -> set[int]:
-    """The populations that some offer could serve within the SLA, were nothing limited; what `choices_of` finds columns for."""
+def served(query: ServeQuery, catalog: Catalog, grouped: Iterable[tuple[list[Runs], list[Offer]]], memory: Memory) -> set[int]:
+    """The populations that some offer could serve within the SLA, were nothing limited; what `choices_of` finds columns for.
+
+    `grouped` is looked at only until everybody is served.
+    """
     means = means_of(catalog)
     found: set[int] = set()
     reach: dict[str, list[tuple[set[int], Targets]]] = {}
@@ -403,6 +423,8 @@ def served(query: ServeQuery, catalog: Catalog, grouped: list[tuple[list[Runs], 
             for populations, targets in reach[region]:
                 if any(len(memory.curve(runs, targets, query.workload.arrivals.cv**2).usable) for runs in runs_list):
                     found |= populations
+        if len(found) == len(query.populations):
+            break
     return found
 
 
@@ -414,14 +436,14 @@ def market_of(query: ServeQuery, catalog: Catalog, choices: Choices) -> Market:
         tuple(kept),
         tuple(population.name for population in query.populations),
         tuple(quantise(population.rate, "load", "up") for population in query.populations),
-        tuple(limits_of(query, catalog, kept)),
+        tuple(limits_of(query, catalog, [column.offer for column in kept])),
         query.supply.mixed,
         tuple(choices.objective[j] for j in keep),
     )
 
 
-def _priced(
-    query: ServeQuery, catalog: Catalog, entries: list[tuple[Offer, Site, list[Runs]]], memory: Memory
+def priced(
+    query: ServeQuery, catalog: Catalog, entries: Sequence[tuple[Offer, Site, object]], memory: Memory
 ) -> dict[str, tuple[dict[str, int], int]]:
     """(amounts of one instance, objective of one instance) by offer, in integers; only what is not remembered is computed."""
     settings = (id(catalog), query.carbon, query.minimize)
@@ -441,14 +463,15 @@ def _priced(
     return known
 
 
-def _columns(
+def columns_of(
     query: ServeQuery,
     catalog: Catalog,
     entries: list[tuple[Offer, Site, list[Runs]]],
     dropped: list[Dropped],
     memory: Memory,
 ) -> Choices:
-    priced = _priced(query, catalog, entries, memory)
+    """Each offer in units of each of its runs, for each set of populations; adds to `dropped` what misses TTFT."""
+    amounts = priced(query, catalog, entries, memory)
     columns: list[Column] = []
     objective: list[int] = []
     curves: list[Curve] = []
@@ -472,6 +495,7 @@ def _columns(
                 if not len(curves[known[key]].usable):
                     continue
                 span = f" x{runs.instances}" if runs.instances > 1 else ""
+                one, its_objective = amounts[offer.name]
                 label = "" if len(query.populations) == 1 else " for " + "+".join(query.populations[k].name for k in populations)
                 columns.append(
                     Column(
@@ -480,11 +504,11 @@ def _columns(
                         known[key],
                         populations,
                         runs.instances,
-                        {name: runs.instances * each for name, each in priced[offer.name][0].items()},
+                        one if runs.instances == 1 else {name: runs.instances * each for name, each in one.items()},
                         f"{runs.machine.name} x{runs.instances}",
                     )
                 )
-                objective.append(runs.instances * priced[offer.name][1])
+                objective.append(runs.instances * its_objective)
     if far:
         dropped.append(Dropped(7, "tail latency", far, "the network round trip alone takes the TTFT budget"))
     slow = sum(1 for curve in curves if not len(curve.usable))

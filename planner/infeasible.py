@@ -16,14 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zoo.catalog import Catalog
 from zoo.units import Q, Quantity
 
 from . import distance, in_parallel, plan
 from .certify import Certificate, certify
-from .columns import Memory, matches
+from .columns import Memory
+from .lean import Least, giving_way, lean, serves_everybody
 from .market import Column, Market
-from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare, prove, serves_everybody
+from .prepare import Prepared, Progress, in_objective_units, objective_units, prove
 from .program import dequantise
 from .query import Clause, Keys, QueryError, ServeQuery, parse_path
 
@@ -93,14 +93,11 @@ class Asker:
         """Whether an answer takes so long that asking in other processes pays."""
         return self.seconds > 0.05 * len(self.answers)
 
-    def prepared(self, query: ServeQuery, least: Callable[[Column], int] | None = None) -> Prepared:
-        return prepare(query, memory=self.memory, least=least)
-
-    def catalog(self, query: ServeQuery) -> Catalog:
-        return self.memory.catalogs[query.folder, query.zoo, query.prices]
+    def prepared(self, query: ServeQuery, least: Least | None = None) -> Prepared:
+        return lean(query, self.memory, least)
 
     def feasible(self, query: ServeQuery) -> bool:
-        """Whether any plan exists: the whole enumeration, and where anything is limited a solver that stops at its first plan."""
+        """Whether any plan exists: where anything is limited, a solver says so, which stops at its first plan."""
         digest = query.digest()
         if digest not in self.answers:
             started = time.perf_counter()
@@ -112,16 +109,9 @@ class Asker:
         return self.answers[digest]
 
     def _answer(self, query: ServeQuery) -> bool:
-        if not serves_everybody(query, self.memory):
-            return False
         if query.supply.mixed and not query.supply.quota and all(bound is None for _, bound in query.limits):
-            return True
-        return prove(self.prepared(query, _nothing), tie_break=False).status != "infeasible"
-
-
-def _nothing(_: Column) -> int:
-    """The objective of a question whether there is any plan."""
-    return 0
+            return serves_everybody(query, self.memory)
+        return prove(self.prepared(query, Least()), tie_break=False).status != "infeasible"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +302,7 @@ def _cheapest_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     One optimisation: what cannot be served, and what is taken beyond a limit, is bought at its share of what was asked.
     None where a single clause does it, where none of them is at fault, and for fleets that may not mix.
     """
-    prepared = asker.prepared(query, _nothing)
+    prepared = giving_way(query, asker.memory)
     market = prepared.market
     if not market.columns or not market.mixed:
         return None
@@ -466,7 +456,7 @@ def _most_demand(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
 
     What cannot be served goes to a column of its own, which needs nothing and of which as little as possible is bought.
     """
-    prepared = asker.prepared(without(query, relaxed), _nothing)
+    prepared = giving_way(without(query, relaxed), asker.memory)
     market = prepared.market
     keys = parse_path(clause.path)
     k = keys[2] if len(keys) > 2 else 0
@@ -516,7 +506,7 @@ def _first(holds: Callable[[int], bool], start: int, down: bool) -> int | None:
 def _least_limit(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
     """The least bound of a limit that leaves a plan: the least of its resource under every other clause, one optimisation."""
     resource = clause.path.removeprefix("limits.")
-    prepared = asker.prepared(without(query, [clause, *relaxed]), lambda column: column.amounts[resource])
+    prepared = asker.prepared(without(query, [clause, *relaxed]), Least(resource))
     least = prove(prepared, tie_break=False).objective
     if least is None:
         return None
@@ -530,12 +520,7 @@ def _least_count(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
     assert isinstance(position, int)
     quota = query.supply.quota[position]
     resource = "chips" if quota.chips is not None else "instances"
-    catalog = asker.catalog(query)
-
-    def counted(column: Column) -> int:
-        return column.amounts[resource] if matches(quota, column.offer, catalog) else 0
-
-    least = prove(asker.prepared(without(query, [clause, *relaxed]), counted), tie_break=False).objective
+    least = prove(asker.prepared(without(query, [clause, *relaxed]), Least(resource, quota)), tie_break=False).objective
     if least is None:
         return None
     return Move(query.set(f"{clause.path}.{resource}", least), f"{least} {resource}")

@@ -220,12 +220,19 @@ def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: 
     amounts = {} if "prices" in scales else {
         (id(other), *key[1:]): known for key, known in memory.priced.items() if key[0] == id(today)
     }  # fmt: skip
-    same = Memory(priced=amounts, catalogs={files: other}, like=memory.surveys)
+    same = Memory(priced=amounts, catalogs={files: other}, today=memory, faster=_faster_by(scales))
     if chip is not None:  # the other chips' machines are those of today
         same.surveys = {key: one for key, one in memory.surveys.items() if one.machine.accelerator.name != chip}
         same.runs = {key: one for key, one in memory.runs.items() if key[1:] in same.surveys}
         same.curves = dict(memory.curves)  # by the identity of runs, all of which `memory` keeps alive
     return same
+
+
+def _faster_by(scales: Mapping[str, float]) -> float:
+    """How many times faster chips with figures scaled are at most; infinite where they may hold what they do not hold today."""
+    if scales.get("memory capacity", 1.0) > 1:
+        return math.inf
+    return max(1.0, *scales.values())
 
 
 def solved(

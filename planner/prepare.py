@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from models import serving
@@ -109,23 +109,19 @@ def prepare(
     query: ServeQuery,
     progress: Progress = lambda _: None,
     memory: Memory | None = None,
-    least: Callable[[Column], int] | None = None,
 ) -> Prepared:
     """The market of a query: every candidate through the forward models. Raises QueryError for what is not there.
 
-    `memory` is read and filled: what an earlier, similar question has computed is not computed again. `least` puts another
-    objective in the place of the query's: what each unit of a column takes of something.
+    `memory` is read and filled: what an earlier, similar question has computed is not computed again.
     """
     memory = Memory() if memory is None else memory
-    catalog = _catalog(query, memory)
+    catalog = catalog_of(query, memory)
     model = model_of(query, catalog)
     key = _what_choices_depend_on(query)
     if key not in memory.choices:
         memory.choices[key] = _choices(query, catalog, model, progress, memory)
     choices, dropped, candidates = memory.choices[key]
     dropped = list(dropped)
-    if least is not None:
-        choices = replace(choices, objective=[least(column) for column in choices.columns])
     market = columns.market_of(query, catalog, choices)
     if len(market.columns) < len(choices.columns):
         reason = "another offer of the same machine needs no more of anything that counts"
@@ -133,7 +129,8 @@ def prepare(
     return Prepared(query, catalog, model, market, choices, dropped, candidates)
 
 
-def _catalog(query: ServeQuery, memory: Memory) -> Catalog:
+def catalog_of(query: ServeQuery, memory: Memory) -> Catalog:
+    """`open_catalog`, once."""
     files = (query.folder, query.zoo, query.prices)
     if files not in memory.catalogs:
         memory.catalogs[files] = open_catalog(query)
@@ -177,38 +174,35 @@ def _machines(
     machines = space.machines_of(offers, catalog)
     source = query.calibration.source
     progress(f"{len(machines)} kinds of machine" + (f", measured kernels by {source}" if source else ""))
-    found = _runs([machine for machine, _ in machines], model, query, memory)
+    found = laid_out([machine for machine, _ in machines], model, query, memory)
     return [(runs, gone, theirs) for (runs, gone), (_, theirs) in zip(found, machines, strict=True)], dropped
 
 
-def serves_everybody(query: ServeQuery, memory: Memory) -> bool:
-    """Whether every population can be served by something, were nothing limited and anything mixed. Raises QueryError."""
-    catalog = _catalog(query, memory)
-    machines, _ = _machines(query, catalog, model_of(query, catalog), lambda _: None, memory)
-    return columns.served(query, catalog, [(runs, theirs) for runs, _, theirs in machines], memory) == set(
-        range(len(query.populations))
-    )
+Key = tuple[Hashable, ...]
 
 
-def _runs(
-    machines: list[space.Machine], model: Transformer, query: ServeQuery, memory: Memory
+def keys_of(machines: Sequence[space.Machine], query: ServeQuery) -> list[Key]:
+    """Under what each kind of machine is remembered in `Memory.runs`; without the first, the TPOT, in `Memory.surveys`."""
+    limit = space.tpot_limit(query)
+    depends = (None if limit is None else limit.m_as("s"), space.what_surveys_depend_on(query))
+    return [(depends[0], m.accelerator.name, m.accelerators, m.domain, *depends[1]) for m in machines]
+
+
+def laid_out(
+    machines: Sequence[space.Machine], model: Transformer, query: ServeQuery, memory: Memory
 ) -> list[tuple[list[space.Runs], list[space.Dropped]]]:
     """What each kind of machine can run: from memory where it is there, else all at once through the forward model."""
-    depends = space.what_surveys_depend_on(query)
-    limit = space.tpot_limit(query)
-    tpot = None if limit is None else limit.m_as("s")
-    keys = [(m.accelerator.name, m.accelerators, m.domain, *depends) for m in machines]
-    new = [(key, machine) for key, machine in zip(keys, machines, strict=True) if key not in memory.surveys]
+    keys = keys_of(machines, query)
+    new = {key[1:]: machine for key, machine in zip(keys, machines, strict=True) if key[1:] not in memory.surveys}
     if new:
-        found = space.surveys_of(
-            [machine for _, machine in new], model, query, [memory.like[key] for key, _ in new] if memory.like else ()
-        )
-        memory.surveys |= {key: survey for (key, _), survey in zip(new, found, strict=True)}
-    missing = [key for key in keys if (tpot, *key) not in memory.runs]
+        like = [] if memory.today is None else [memory.today.surveys[key] for key in new]
+        found = space.surveys_of(list(new.values()), model, query, like)
+        memory.surveys |= dict(zip(new, found, strict=True))
+    missing = [key for key in keys if key not in memory.runs]
     if missing:
-        kept = space.runs_of([memory.surveys[key] for key in missing], model, query)
-        memory.runs |= {(tpot, *key): runs for key, runs in zip(missing, kept, strict=True)}
-    return [memory.runs[(tpot, *key)] for key in keys]
+        kept = space.runs_of([memory.surveys[key[1:]] for key in missing], model, query)
+        memory.runs |= dict(zip(missing, kept, strict=True))
+    return [memory.runs[key] for key in keys]
 
 
 def restricted(prepared: Prepared, wanted: Callable[[Column], bool]) -> Prepared:

@@ -23,7 +23,6 @@ from zoo.units import Q, Quantity, ureg
 from . import calibrated
 from .query import AnyQuery, QueryError, ServeQuery
 
-
 _FLOPS = ureg.Unit("flop/s")  # parsed once: it is slow
 
 
@@ -305,6 +304,8 @@ def what_surveys_depend_on(query: ServeQuery) -> tuple[Hashable, ...]:
 # Batches between one and the largest that fits: every integer up to 16, then eight per doubling.
 _DENSE_BATCHES = 16
 _BATCHES_PER_DOUBLING = 8
+# A batch between two of them is at most so many times the smaller: 2 ** (1 / 8), and a little for rounding.
+BETWEEN_BATCHES = 1.1
 # A replica may span at most this many machines (pipeline stages across the network).
 _LARGEST_SPAN = 8
 
@@ -477,9 +478,7 @@ def _between(survey: Survey, good: Times) -> list[list[int]]:
     return [list(range(last[i] + 1, first[i])) if kept[i] and ends[i] else [] for i in range(count)]
 
 
-def _grouped(
-    surveys: Sequence[Survey], times: Sequence[Times], alone: Sequence[Times]
-) -> list[tuple[list[Runs], list[Dropped]]]:
+def _grouped(surveys: Sequence[Survey], times: Sequence[Times], alone: Sequence[Times]) -> list[tuple[list[Runs], list[Dropped]]]:
     """By survey, the units that keep TPOT, by the machines they span, without those that others beat, and what was dropped.
 
     `times`: of replicas that read prompts and decode; `alone`: of those that only decode.
@@ -547,7 +546,7 @@ def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.n
     reader, read, layout = of_all([survey.tried.at(at) for survey, at in zip(surveys, able, strict=True)])
     fits = np.concatenate([survey.fits for survey in surveys])
     kept = np.flatnonzero(fits[layout] >= 2 * read.pipeline_parallel)
-    kept = kept[_front(kind[layout[kept]] * 100 + read.pipeline_parallel[kept].astype(int),
+    kept = kept[front(kind[layout[kept]] * 100 + read.pipeline_parallel[kept].astype(int),
                        read.prompt_s[kept], read.dispatch_s[kept], read.prompt_bytes[kept])]  # fmt: skip
     reader, read, read_layout = reader[kept], read.at(kept), layout[kept]
 
@@ -555,7 +554,7 @@ def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.n
     top = np.zeros(len(shapes))
     np.maximum.at(top, layout, decode.batch)
     kept = np.flatnonzero(decode.batch > top[layout] / 2)
-    kept = kept[_front(kind[layout[kept]], decode.step_s[kept], -decode.batch[kept], decode.prompt_bytes[kept])]
+    kept = kept[front(kind[layout[kept]], decode.step_s[kept], -decode.batch[kept], decode.prompt_bytes[kept])]
     decoder, decode, decode_layout = decoder[kept], decode.at(kept), layout[kept]
 
     pairs, splits = [], []
@@ -581,7 +580,7 @@ def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.n
     size = np.array([survey.machine.accelerators for survey in surveys])[of]
     whole = Apart((1.0, 1.0), (0.0, 0.0), 0.0)  # of a survey that has no pairs
     figures = [survey.apart or whole for survey in surveys]
-    slow = np.array([apart.slow for apart in figures])[of].T
+    slow_token, slow_first = np.array([apart.slow for apart in figures])[of].T
     inside, between = np.array([apart.bandwidth for apart in figures])[of].T
     transfer = serving.transfer_time(
         Q(read.prompt_bytes, "byte"), Q(decode.prompt_bytes, "byte"), readers, replicas,
@@ -589,7 +588,8 @@ def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.n
     )  # fmt: skip
     unit = serving.apart(
         Q(read.prompt_s, "s"), Q(read.dispatch_s, "s"), transfer, Q(decode.step_s, "s"),
-        np.array([apart.output for apart in figures])[of], readers * read.pipeline_parallel, replicas * decode.batch, *slow,
+        np.array([apart.output for apart in figures])[of], readers * read.pipeline_parallel, replicas * decode.batch, slow_token,
+        slow_first,
         decode.tokens,
     )  # fmt: skip
     seconds = (time.m_as("s") for time in (unit.prefill_time, unit.delay, unit.tpot, unit.residence))
@@ -923,14 +923,14 @@ def _undominated(group: np.ndarray, stations: Stations) -> np.ndarray:
     either is made of."""
     rate = stations.slots / stations.residence_s
     kind = group * 100_000 + stations.servers.astype(int)
-    return _front(kind, stations.prefill_s, stations.delay_s, -rate, -stations.slots)
+    return front(kind, stations.prefill_s, stations.delay_s, -rate, -stations.slots)
 
 
 # Comparisons that are made at once.
 _AT_ONCE = 2_000_000
 
 
-def _front(kind: np.ndarray, *costs: np.ndarray) -> np.ndarray:
+def front(kind: np.ndarray, *costs: np.ndarray) -> np.ndarray:
     """Positions of what nothing else of its kind beats in every cost; of equals, the first stays.
 
     Whoever stands earlier in the order of the first cost has no more of it, so each is held against those before it in the

@@ -8,6 +8,7 @@ of their own, so that adding any two of them is an error.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import pint
 
 ureg: pint.UnitRegistry[Any] = pint.UnitRegistry(Path(__file__).with_name("units.txt"))
 ureg.formatter.default_format = "~"
+# pint looks a unit's text up anew each time, which takes five times as long as all else that making a quantity needs.
+ureg.parse_units = functools.cache(ureg.parse_units)  # type: ignore[method-assign]
+ureg.parse_units_as_container = functools.cache(ureg.parse_units_as_container)  # type: ignore[method-assign]
 pint.set_application_registry(ureg)
 
 Q = ureg.Quantity

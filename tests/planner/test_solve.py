@@ -102,7 +102,7 @@ def test_dominance_never_removes_a_winner(seed: int, world: Callable[[Catalog], 
     questions = [case.ask(rates, limits) for limits in ({}, {"cost": 60_000}, {"chips": 6, "water": 2000})]
     kept = [optimum(question) for question in questions]
     monkeypatch.setattr(columns, "undominated", lambda columns, *_: list(range(len(columns))))
-    monkeypatch.setattr(space, "_front", lambda kind, *costs: np.arange(len(kind)))
+    monkeypatch.setattr(space, "front", lambda kind, *costs: np.arange(len(kind)))
     assert [optimum(question) for question in questions] == kept
 
 
