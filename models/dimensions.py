@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from zoo.units import Quantity, UnitError, ureg
 
+_DIMENSIONLESS = ureg.Unit("dimensionless")
 Number = float | NDArray[Any]  # dimensionless: one number, or an array of them
 
 P = ParamSpec("P")
@@ -96,15 +97,20 @@ def _checked(function: str, name: str, value: Any, expectation: tuple[Any, Any] 
             given = value.units if value.dimensionality else "a bare number"
             raise UnitError(f"{function}: {name} is in {given}, expected {unit if dimensionality else 'a bare number'}")
         if not dimensionality:
-            value = value.m_as(ureg.dimensionless)
-            return value if isinstance(value, float) else _float(value)
+            value = value.m_as(_DIMENSIONLESS)
+            return value if _is_float(value) else _float(value)
         magnitude = value.magnitude
-        return value if isinstance(magnitude, float) else ureg.Quantity(_float(magnitude), value.units)
+        return value if _is_float(magnitude) else ureg.Quantity(_float(magnitude), value.units)
     if isinstance(value, (str, bool)):
         raise UnitError(f"{function}: {name} is {value!r}, expected {unit if dimensionality else 'a bare number'}")
     if dimensionality:
         raise UnitError(f"{function}: {name} is a bare number ({value}), expected {unit}")
-    return value if isinstance(value, float) else _float(value)
+    return value if _is_float(value) else _float(value)
+
+
+def _is_float(magnitude: Any) -> bool:
+    """Whether `_float` would change nothing: making quantities anew takes longer than most equations."""
+    return isinstance(magnitude, float) or (isinstance(magnitude, np.ndarray) and magnitude.dtype == float and magnitude.ndim > 0)
 
 
 def _float(magnitude: Any) -> Any:
@@ -113,10 +119,12 @@ def _float(magnitude: Any) -> Any:
 
 
 def _in_unit(result: Any, unit: Any) -> Any:
-    if not isinstance(result, Quantity):
-        result = ureg.Quantity(result, ureg.dimensionless)
-    if result.units == unit and isinstance(result.magnitude, np.ndarray) and result.magnitude.ndim and not unit.dimensionless:
-        return result
+    bare = not isinstance(result, Quantity)
+    magnitude = result if bare else result.magnitude
+    if (_DIMENSIONLESS if bare else result.units) == unit and _is_float(magnitude) and not isinstance(magnitude, np.generic):
+        return magnitude if unit == _DIMENSIONLESS else result
+    if bare:
+        result = ureg.Quantity(result, _DIMENSIONLESS)
     magnitude = result.m_as(unit)
     if (isinstance(magnitude, np.ndarray) and not magnitude.ndim) or isinstance(magnitude, np.generic):
         magnitude = magnitude.item()

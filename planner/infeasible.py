@@ -16,11 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from zoo.units import Q, Quantity
 
 from . import distance, in_parallel, plan
+from .alone import alone
 from .certify import Certificate, certify
-from .columns import Memory
+from .columns import Memory, tiers
 from .lean import Least, giving_way, lean, serves_everybody
 from .market import Column, Market
 from .prepare import Prepared, Progress, in_objective_units, objective_units, prove
@@ -111,7 +114,11 @@ class Asker:
     def _answer(self, query: ServeQuery) -> bool:
         if query.supply.mixed and not query.supply.quota and all(bound is None for _, bound in query.limits):
             return serves_everybody(query, self.memory)
-        return prove(self.prepared(query, Least()), tie_break=False).status != "infeasible"
+        prepared = self.prepared(query, Least())
+        pools = alone(prepared)
+        if pools is not None and not pools.late(prepared).all():
+            return True
+        return prove(prepared, tie_break=False).status != "infeasible"
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,8 +433,16 @@ def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[C
     def moved(steps: int) -> ServeQuery:
         return query.set(clause.path, _text(steps * size, unit))
 
-    floor = math.floor(_least_latency(asker.prepared(without(dropped, relaxed)), clause) / size * (1 - 1e-9)) - 1
-    found = _first(lambda steps: asker.feasible(without(moved(steps), relaxed)), max(at, floor), down=False)
+    def holds(steps: int) -> bool:
+        return asker.feasible(without(moved(steps), relaxed))
+
+    free = asker.prepared(without(dropped, relaxed))
+    floor = math.floor(_least_latency(free, clause) / size * (1 - 1e-9)) - 1
+    start, enough = max(at, floor), _enough_alone(free, clause)
+    if enough is not None and math.ceil(enough / size) > start and holds(math.ceil(enough / size)):
+        found: int | None = _last(holds, math.ceil(enough / size), start)
+    else:
+        found = _first(holds, start, down=False)
     return Move(dropped, "dropped") if found is None else Move(moved(found), _text(found * size, unit))
 
 
@@ -449,6 +464,30 @@ def _least_latency(prepared: Prepared, clause: Clause) -> float:
         return 1000 * min(float(t.tpot_s.min()) for t in times)
     service = -math.log1p(-float(statistic[1:]) / 100)
     return 1000 * min(float((t.delay_s + t.prefill_s * service).min()) for t in times)
+
+
+def _enough_alone(prepared: Prepared, clause: Clause) -> float | None:
+    """A latency [ms] that machines of one kind keep, as many as the limits allow; None where none do.
+
+    `prepared` is the question without the clause. It only tells where to begin to look.
+    """
+    pools = alone(prepared)
+    if pools is None:
+        return None
+    good = ~pools.late(prepared)
+    if clause.path.startswith("sla.tpot"):
+        kept = pools.stations.tpot_s[good]
+    else:
+        percentile = float(clause.path.split(".", 2)[2][1:]) / 100
+        network = np.array([_network(prepared, column) for column in prepared.market.columns])[pools.column]
+        kept = (pools.first_token(percentile, prepared.query.workload.arrivals.cv**2) + network)[good]
+    return 1000 * float(kept.min()) if len(kept) and np.isfinite(kept.min()) else None
+
+
+def _network(prepared: Prepared, column: Column) -> float:
+    """The round trip [s] to the farthest users of a column."""
+    near = tiers(prepared.query, prepared.catalog, prepared.catalog.regions[column.offer.region])
+    return next(float(trip.m_as("s")) for populations, trip in near if populations == column.populations)
 
 
 def _most_demand(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
@@ -498,6 +537,20 @@ def _first(holds: Callable[[int], bool], start: int, down: bool) -> int | None:
             return None
         bad, stride = good, stride * 4
     while abs(good - bad) > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if holds(middle) else (good, middle)
+    return good
+
+
+def _last(holds: Callable[[int], bool], good: int, bad: int) -> int:
+    """The least whole number at which `holds` is true: between `good`, where it is, and `bad` below, where it is not."""
+    stride = 1
+    while good - stride > bad:
+        if not holds(good - stride):
+            bad = good - stride
+            break
+        good, stride = good - stride, stride * 4
+    while good - bad > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if holds(middle) else (good, middle)
     return good

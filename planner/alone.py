@@ -1,0 +1,81 @@
+"""Fleets of one kind of machine, as many as the limits leave room for: what they reach says without a solver what is possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models import serving
+from zoo.units import Q, Quantity
+
+from .market import Column, Market
+from .prepare import Prepared
+from .space import Stations
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """One pool each that could carry the whole demand, were nobody in a hurry: arrays over layouts of all columns."""
+
+    column: np.ndarray
+    stations: Stations
+    units: np.ndarray
+    rate: Quantity  # [1/s] of all populations
+
+    def late(self, prepared: Prepared) -> np.ndarray:
+        """Whether a pool misses a TTFT target of its column."""
+        market, curves = prepared.market, prepared.choices.curves
+        result = np.zeros(len(self.column), bool)
+        for j in np.unique(self.column).tolist():
+            mine, targets = np.flatnonzero(self.column == j), curves[market.columns[j].curve].targets
+            if targets:
+                shares = serving.late_share(self.rate, *self._queues(mine), targets, prepared.query.workload.arrivals.cv**2)
+                result[mine] = np.any([share > 1 - p for share, (p, _) in zip(shares, targets, strict=True)], axis=0)
+        return result
+
+    def first_token(self, percentile: float, variability: float) -> np.ndarray:
+        """TTFT [s] of each pool at a percentile, without the network."""
+        everywhere = np.arange(len(self.column))
+        return np.asarray(
+            serving.first_token_quantile(self.rate, *self._queues(everywhere), percentile, variability).m_as("s"), float
+        )
+
+    def _queues(self, at: np.ndarray) -> tuple[Quantity, Quantity, np.ndarray, np.ndarray, Quantity]:
+        s, units = self.stations.at(at), self.units[at]
+        return Q(s.prefill_s, "s"), Q(s.delay_s, "s"), s.servers * units, s.slots * units, Q(s.residence_s, "s")
+
+
+def alone(prepared: Prepared) -> Alone | None:
+    """The pools of one column that serve every population within the limits and quotas; None where there are none.
+
+    Of columns whose number nothing limits there are none either: what they reach has no end.
+    """
+    market, curves = prepared.market, prepared.choices.curves
+    total = sum(market.rates)
+    found: list[tuple[int, np.ndarray, int]] = []
+    for j, column in enumerate(market.columns):
+        units = room(market, j, column)
+        curve = curves[column.curve]
+        if units and len(column.populations) == len(market.populations):
+            able = curve.usable[curve.saturation[curve.usable] * units * 1000 > total]
+            if len(able):
+                found.append((j, able, units))
+    if not found:
+        return None
+    return Alone(
+        np.concatenate([np.full(len(able), j) for j, able, _ in found]),
+        Stations.joined([curves[market.columns[j].curve].runs.stations.at(able) for j, able, _ in found]),
+        np.concatenate([np.full(len(able), units) for _, able, units in found]),
+        Q(total / 1000, "1/s"),
+    )
+
+
+def room(market: Market, j: int, column: Column) -> int | None:
+    """The most units of a column that the limits and quotas allow; None where nothing limits them."""
+    bounds = [
+        limit.bound // column.amounts[limit.resource]
+        for limit in market.limits
+        if (limit.columns is None or j in limit.columns) and column.amounts[limit.resource] > 0
+    ]
+    return min(bounds, default=None)
