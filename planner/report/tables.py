@@ -144,6 +144,14 @@ TOTALS = {
     "replicas": "replicas",
     "load_per_s": "requests/s served",
     "capacity_per_s": "requests/s carried within the SLA",
+    # of a job
+    "days": "days",
+    "cost_usd": "USD",
+    "usd_per_million_tokens": "USD per million tokens",
+    "carbon_tco2e": "tCO2e",
+    "energy_mwh": "MWh at the meter",
+    "water_m3": "water m3",
+    "accelerator_hours": "chip hours",
 }
 
 

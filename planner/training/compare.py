@@ -6,11 +6,13 @@ from ..compare import differences
 from ..plan import Difference
 from .plan import TrainPlan
 
-# What of a job is compared besides its totals.
-_FIGURES = (
-    "offer", "chip", "region", "option", "instances", "spare_instances", "step_s", "mfu", "goodput", "fed", "days_low",
-    "days_high", "finish", "price_usd_per_h", "memory_peak_gib",
-)  # fmt: skip
+# What of a job is compared besides its totals, in words.
+_FIGURES = {
+    "offer": "offer", "chip": "chip", "region": "region", "option": "purchase option", "instances": "instances",
+    "spare_instances": "spare instances", "step_s": "step, s", "mfu": "MFU", "goodput": "goodput", "fed": "share of time fed",
+    "days_low": "days, least", "days_high": "days, most", "finish": "finish", "price_usd_per_h": "price of an instance, USD/h",
+    "memory_peak_gib": "memory of an accelerator, GiB",
+}  # fmt: skip
 
 
 def compare(old: TrainPlan, new: TrainPlan) -> tuple[Difference, ...]:
@@ -22,5 +24,6 @@ def _figures(plan: TrainPlan) -> dict[str, str | None]:
     if plan.job is None:
         return {}
     job = plan.job
-    figures = {name: getattr(job, name) for name in _FIGURES} | dict(job.layout)
+    figures = {words: getattr(job, name) for name, words in _FIGURES.items()}
+    figures |= {name.replace("_", " "): value for name, value in job.layout}
     return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in figures.items()}

@@ -72,8 +72,8 @@ def _tokens(query: TrainQuery, steps: int) -> str:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Why there is no job. `innocent` clauses are in no clash that was found and in no repair; `nearest` is the question
-    repaired by the smallest relative move, `by` that repair and `best` its best job. `complete` False: the time was over, so
-    the clash may have clauses that it does not need, and repairs are missing."""
+    repaired by the smallest move (`planner.distance`), `by` that repair and `best` its best job. `complete` False: the time was
+    over, so the clash may have clauses that it does not need, and repairs are missing."""
 
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
@@ -161,8 +161,9 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
             nearest = (move.far, best.objective), move.query, fix, best
     blamed = {c.path for clash in clashes for c in clash} | set(moved)
     innocent = [c for c in clauses if c.path not in blamed]
+    memory = _for_lack_of_memory(query, clauses, core, asked)
     return Explanation(
-        tuple(_blamed(c) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), *(nearest or (None,) * 4)[1:]
+        tuple(_blamed(c, memory) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), *(nearest or (None,) * 4)[1:]
     )
 
 
@@ -184,8 +185,25 @@ def _clash(
     return [c for c in clauses if c in core]
 
 
-def _blamed(clause: Clause) -> plan.Conflict:
+# Accelerators with memory without end, for all that a model could need.
+_ROOMY = (("memory capacity", 1000.0),)
+
+
+def _for_lack_of_memory(query: TrainQuery, clauses: list[Clause], clash: list[Clause], asked: _Asked) -> bool:
+    """Whether wall 2 takes part in a clash: with a thousand times the memory its clauses would hold together."""
+    asked.asker.progress("would more memory do?")
+    try:
+        question = asked.asker.question(without(query, [c for c in clauses if c not in clash]), _ROOMY)
+        return asked.asker.market(question, _ROOMY, first=True).best is not None
+    except QueryError:
+        return False
+
+
+def _blamed(clause: Clause, memory: bool = False) -> plan.Conflict:
+    """memory: whether the clash that it is in is one for lack of memory, which clauses about machines and layouts then are."""
     walls = (_WALLS[clause.path],) if clause.path in _WALLS else ()
+    if memory and clause.path.startswith(("supply.", "parallelism", "workload.", "limits.chips")):
+        walls = ("2 memory", *walls)
     return plan.Conflict(clause=clause.path, text=clause.text, file=clause.file, line=clause.line, walls=walls)
 
 
