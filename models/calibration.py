@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zoo.specs import Accelerator
 from zoo.units import Q, Quantity
 
+from .cells import did_you_mean
 from .constants import table
 from .dimensions import Number
 
@@ -222,7 +223,7 @@ def engine_named(engine: str) -> str:
     """`engine` if it is a row of serving_engines.csv; CalibrationError with the known ones otherwise."""
     known = [row["engine"] for row in table("serving_engines")]
     if engine not in known:
-        raise CalibrationError(f"unknown engine {engine!r}, expected one of {', '.join(known)}")
+        raise CalibrationError(f"unknown engine {engine!r}, expected one of {', '.join(known)}{did_you_mean(engine, known)}")
     return engine
 
 

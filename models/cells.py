@@ -91,8 +91,9 @@ def misread(column: str, text: str, known: Iterable[str]) -> NoReturn:
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the known word that resembles a text, "" where none does."""
-    near = difflib.get_close_matches(text.lower(), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    words = {word.lower(): word for word in known}
+    near = difflib.get_close_matches(text.lower(), list(words), n=1)
+    return f"; did you mean {words[near[0]]!r}?" if near else ""
 
 
 def unread(columns: Iterable[str | None], known: Iterable[str]) -> dict[str, str | None]:

@@ -32,6 +32,7 @@ from .calibration import (
     stored_calibration,
     write_tables,
 )
+from .cells import did_you_mean
 from .serving_rows import Row, Runs
 
 Array = NDArray[Any]
@@ -48,7 +49,7 @@ _KINDS = {
     "open": ("open_ttft", "open_tpot"),
 }  # fmt: skip
 UNITS = {regime: "token/s" if regime.endswith("throughput") else "ms" for regime in REGIMES}
-LEAVE_OUT = {"model": "model", "hardware": "hardware", "source": "source", "engine": "engine"}
+LEAVE_OUT = ("model", "hardware", "source", "engine")
 
 
 # ------------------------------------------------------------------------------------------------------- predictions
@@ -519,11 +520,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.leave_out:
         column, _, value = given.leave_out.partition("=")
         if column not in LEAVE_OUT:
-            parser.error(f"--leave-out takes one of {', '.join(LEAVE_OUT)}, not {column!r}")
+            parser.error(f"--leave-out takes one of {', '.join(LEAVE_OUT)}, not {column!r}{did_you_mean(column, LEAVE_OUT)}")
         exclude = {column: value}
         unseen = [row for row in rows if _matches(row, exclude)]
         if not unseen:
-            parser.error(f"no row has {column} {value!r}")
+            parser.error(f"no row has {column} {value!r}{did_you_mean(value, {str(row.get(column, '')) for row in rows})}")
         print(json.dumps(validate_serving(unseen, calibrate(rows, exclude))["regimes"], indent=1))
         return
     from datetime import date

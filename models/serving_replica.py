@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import Field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,17 @@ from zoo.specs import Accelerator, Transformer
 from zoo.units import Q
 
 from . import algorithm, serving, silicon
-from .calibration import DEFAULT_ENGINE, Calibration, CalibrationError, serving_constants, stored_calibration
+from .calibration import (
+    DEFAULT_ENGINE,
+    Calibration,
+    CalibrationError,
+    Constants,
+    engine_named,
+    serving_constants,
+    stored_calibration,
+)
+from .cells import did_you_mean
+from .constants import table
 from .dimensions import UnknownValue
 
 KEYS = (
@@ -26,9 +35,34 @@ KEYS = (
 _SILICON = {"source": "aiconfigurator"}
 _LOADS = {"concurrency": "closed", "rate": "open", "batch": "static"}
 
+Keys = tuple[str, ...]
+
 
 class ReplicaError(ValueError):
-    """A description of a replica that cannot be evaluated. The message is one clear line."""
+    """A description of a replica that cannot be evaluated. `faults`: (keys, one line) of everything that is wrong with it."""
+
+    def __init__(self, *faults: tuple[Keys, str]) -> None:
+        super().__init__("; ".join(text for _, text in faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A replica as described: chips, formats, traffic and load, each checked by itself."""
+
+    model: Transformer
+    chip: Accelerator
+    engine: str
+    tensor: int
+    stages: int
+    expert: int
+    precision: str
+    cache: str
+    traffic: serving.Traffic
+    load: str  # concurrency | rate | batch
+    amount: float
+    variability: float  # squared coefficient of variation of the time between arrivals
+    kernels: bool  # measured ones are asked for
 
 
 def evaluate_replica(
@@ -37,81 +71,182 @@ def evaluate_replica(
     """What one replica does under one load.
 
     Keys of `mapping`: model, chip, precision, tokens {input, output}, and one of concurrency (requests kept in flight),
-    rate (requests per second, Poisson) or batch (all prompts at once); optional tp, pp, ep (1), kv_precision (16 bits),
-    engine (vLLM), prefix_hit (0), and with rate arrivals {cv} (1: Poisson; above, bursts), which percentiles are of. Every
+    rate (requests per second, Poisson) or batch (all prompts at once); optional kv_precision (16 bits), engine (vLLM),
+    prefix_hit (0), and with rate arrivals {cv} (1: Poisson; above, bursts), which percentiles are of. Optional degrees, 1 where
+    left out: tp chips share every layer, ep chips share the experts of every layer, pp groups of them follow each other; the
+    replica has max(tp, ep) x pp chips, and where ep exceeds tp, attention runs in ep / tp ranks that share the requests. Every
     prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
     `calibration` replaces the stored constants; who reads a file reads what its key `calibration` names, and gives it here.
     """
-    unknown = sorted(set(mapping) - set(KEYS))
-    if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), KEYS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ReplicaError(f"unknown key {unknown[0]!r}{hint}; expected some of {', '.join(KEYS)}")
-    if mapping.get("kind", "replica") != "replica":
-        raise ReplicaError(f"kind is {mapping['kind']!r}, expected 'replica'")
-    kernels = mapping.get("calibration") == _SILICON
-    if mapping.get("calibration") is not None and calibration is None and not kernels:
-        raise ReplicaError(
-            f"calibration is {mapping['calibration']!r}, expected the path of a file that `wallplan calibrate` wrote, or "
-            "{source: aiconfigurator}"
-        )
-    loads = [key for key in _LOADS if mapping.get(key) is not None]
-    if len(loads) != 1:
-        raise ReplicaError(f"give exactly one of concurrency, rate and batch, not {' and '.join(loads) or 'none'}")
-    catalog = load() if catalog is None else catalog
+    asked = _Reader(mapping, load() if catalog is None else catalog, calibration).asked()
     known = calibration or stored_calibration()
-    model, chip = _found(catalog, "models", mapping, "model"), _found(catalog, "chips", mapping, "chip")
-    if not isinstance(model, Transformer):
-        raise ReplicaError(f"model {model.name!r} is no decoder transformer")
-    assert isinstance(chip, Accelerator)
-    asked = _positive(mapping.get(loads[0]), loads[0])
-    variability = _variability(mapping, loads[0])
-    engine = str(mapping.get("engine") or DEFAULT_ENGINE)
     try:
-        constants = serving_constants(chip, engine, known)
-        deployment = _deployment(mapping, model, chip, constants, asked)
-        source = "modelled"
-        if kernels:
-            if loads[0] == "rate":
-                raise ReplicaError("rate: measured kernels are taken at a known batch: give concurrency or batch")
-            deployment, source = _with_measured_kernels(deployment, mapping, model, chip, engine)
-        return _report(loads[0], asked, deployment, model, chip, engine, known, variability, source)
+        constants = serving_constants(asked.chip, asked.engine, known)
+        deployment, source = _deployment(asked, constants), "modelled"
+        if asked.kernels:
+            deployment, source = _with_measured_kernels(deployment, asked)
+        return _report(asked, deployment, known, source)
     except silicon.SiliconError as error:
-        raise ReplicaError(f"this source of calibration {error}") from None
+        raise ReplicaError((("calibration",), f"calibration: this source {error}")) from None
     except (CalibrationError, UnknownValue) as error:
-        raise ReplicaError(str(error)) from None
+        raise ReplicaError(((), str(error))) from None
 
 
-def _found(catalog: Catalog, kind: str, mapping: Mapping[str, Any], key: str) -> Any:
-    if not mapping.get(key):
-        raise ReplicaError(f"{key} is missing")
+class _Reader:
+    """Reads a description, and collects everything that is wrong with it."""
+
+    def __init__(self, mapping: Mapping[str, Any], catalog: Catalog, calibration: Calibration | None) -> None:
+        self.mapping, self.catalog, self.calibration = mapping, catalog, calibration
+        self.faults: list[tuple[Keys, str]] = []
+
+    def fault(self, text: str, *keys: str) -> None:
+        self.faults.append((keys, text))
+
+    def asked(self) -> _Asked:
+        """The replica. Raises ReplicaError with all faults; those between keys are looked for when each key is right."""
+        for key in self.mapping:
+            if key not in KEYS:
+                self.fault(
+                    f"unknown key {str(key)[:40]!r}{did_you_mean(str(key), KEYS)}; expected some of {', '.join(KEYS)}", str(key)
+                )
+        kind = self.mapping.get("kind", "replica")
+        if kind != "replica":
+            self.fault(f"kind is {kind!r}, expected 'replica'", "kind")
+        kernels = self.kernels()
+        load_, amount, variability = self.load(kernels)
+        model, chip, engine = self.found("models", "model"), self.found("chips", "chip"), self.engine()
+        if model is not None and not isinstance(model, Transformer):
+            self.fault(f"model {model.name!r} is no decoder transformer", "model")
+        tensor, stages, expert = (self.degree(key) for key in ("tp", "pp", "ep"))
+        precision, cache = self.format("precision", None), self.format("kv_precision", "bf16")
+        traffic = self.traffic()
+        self.stop()
+        assert isinstance(model, Transformer) and isinstance(chip, Accelerator)
+        result = _Asked(
+            model, chip, engine, tensor, stages, expert, precision, cache, traffic, load_, amount, variability, kernels
+        )
+        self.together(result)
+        self.stop()
+        return result
+
+    def stop(self) -> None:
+        if self.faults:
+            raise ReplicaError(*self.faults)
+
+    def kernels(self) -> bool:
+        """Whether measured kernels are asked for."""
+        named = self.mapping.get("calibration")
+        if named is not None and self.calibration is None and named != _SILICON:
+            self.fault(
+                f"calibration is {named!r}, expected the path of a file that `wallplan calibrate` wrote, or "
+                "{source: aiconfigurator}",
+                "calibration",
+            )
+        return bool(named == _SILICON)
+
+    def load(self, kernels: bool) -> tuple[str, float, float]:
+        """(key of the load, how much, squared coefficient of variation of the time between arrivals)."""
+        given = [key for key in _LOADS if self.mapping.get(key) is not None]
+        if len(given) != 1:
+            text = f"give exactly one of concurrency, rate and batch, not {' and '.join(given) or 'none'}"
+            self.fault(text, *given[1:2])
+        for key in given:
+            self.number(self.mapping[key], key)
+        if kernels and given == ["rate"]:
+            self.fault("rate: measured kernels are taken at a known batch: give concurrency or batch", "rate")
+        arrivals, variability = self.mapping.get("arrivals"), 1.0
+        if arrivals is not None and given and given != ["rate"]:
+            self.fault(f"arrivals are given with {given[0]}, expected with rate: nothing arrives by itself otherwise", "arrivals")
+        if arrivals is not None and (not isinstance(arrivals, Mapping) or set(arrivals) != {"cv"}):
+            self.fault("arrivals must be {cv: ...}, the coefficient of variation of the time between requests", "arrivals")
+        elif arrivals is not None:
+            variability = self.number(arrivals["cv"], "arrivals", "cv") ** 2
+        amount = number_of(self.mapping[given[0]], given[0]) if given else math.nan
+        return (given or ["concurrency"])[0], amount, variability
+
+    def found(self, kind: str, key: str) -> Any:
+        if not self.mapping.get(key):
+            self.fault(f"{key} is missing", key)
+            return None
+        try:
+            return self.catalog.find(kind, str(self.mapping[key]))
+        except UnknownName as error:
+            self.fault(f"{key}: {error}", key)
+            return None
+
+    def engine(self) -> str:
+        engine = str(self.mapping.get("engine") or DEFAULT_ENGINE)
+        try:
+            return engine_named(engine)
+        except CalibrationError as error:
+            self.fault(f"engine: {error}", "engine")
+            return engine
+
+    def number(self, value: Any, *keys: str, whole: bool = False) -> float:
+        """A number above zero; 1, and a fault, where it is none."""
+        number = number_of(value, keys[-1])
+        if not 0 < number < math.inf or (whole and number != int(number)):
+            self.fault(f"{'.'.join(keys)} is {value!r}, expected a {'whole ' if whole else ''}number above zero", *keys)
+            return 1.0
+        return number
+
+    def degree(self, key: str) -> int:
+        given = self.mapping.get(key)
+        return int(self.number(1 if given is None else given, key, whole=True))
+
+    def format(self, key: str, default: str | None) -> str:
+        """A number format; weights have no default."""
+        text = str(self.mapping.get(key) or default or "")
+        known = [row["name"] for row in table("precision")]
+        if not text:
+            self.fault(f"{key} is missing ({', '.join(known[:6])}, ...)", key)
+        elif text not in known:
+            self.fault(f"{key} is {text[:40]!r}, expected one of {', '.join(known)}{did_you_mean(text, known)}", key)
+        return text
+
+    def traffic(self) -> serving.Traffic:
+        tokens, hit = self.mapping.get("tokens"), self.mapping.get("prefix_hit") or 0.0
+        counts = {"input": 1.0, "output": 1.0}
+        if not isinstance(tokens, Mapping) or set(tokens) != set(counts):
+            self.fault("tokens must be {input: ..., output: ...}", "tokens")
+        else:
+            counts = {key: self.number(tokens[key], "tokens", key) for key in counts}
+        if isinstance(hit, bool) or not (isinstance(hit, (int, float)) and 0 <= hit < 1):
+            self.fault(f"prefix_hit is {hit!r}, expected a share from 0 to below 1", "prefix_hit")
+            hit = 0.0
+        return serving.Traffic(Q(counts["input"], "token"), Q(counts["output"], "token"), float(hit))
+
+    def together(self, asked: _Asked) -> None:
+        """What is wrong between keys: degrees that the model does not have, formats and groups that the chip does not have."""
+        model, chip = asked.model, asked.chip
+        if model.heads % asked.tensor:
+            self.fault(f"tp is {asked.tensor}, which does not divide the {model.heads} heads of {model.name}", "tp")
+        if asked.expert > 1 and not model.experts:
+            self.fault(f"ep is {asked.expert}, but {model.name} has no experts", "ep")
+        if asked.stages > model.layers:
+            self.fault(f"pp is {asked.stages}, but {model.name} has {model.layers} layers", "pp")
+        if algorithm.computes_in(asked.precision) not in chip.peak:
+            formats = ", ".join(chip.peak)
+            needed = algorithm.computes_in(asked.precision)
+            self.fault(f"precision is {asked.precision}, but {chip.name} has no peak at {needed}, it has {formats}", "precision")
+        key, group = ("ep", asked.expert) if asked.expert > asked.tensor else ("tp", asked.tensor)
+        device = serving.device_of(chip)
+        if group > 1 and (chip.link_bandwidth if device.linked else chip.host_bandwidth) is None:
+            self.fault(f"{key} is {group}, but {chip.name} has no known link between chips: tp and ep must be 1", key)
+        if device.linked and group > chip.scale_up_domain:
+            self.fault(
+                f"{key} is {group}, but the {chip.link} domain of {chip.name} has {chip.scale_up_domain} chips: "
+                "neither tp nor ep may exceed that",
+                key,
+            )
+
+
+def number_of(value: Any, key: str) -> float:
+    """`value` as a number, nan where it is none; a rate may end in /s."""
     try:
-        return catalog.find(kind, str(mapping[key]))
-    except UnknownName as error:
-        raise ReplicaError(str(error)) from None
-
-
-def _positive(value: Any, key: str, whole: bool = False) -> float:
-    text = str(value).removesuffix("/s").strip() if key == "rate" else value
-    try:
-        number = float(text)
+        return math.nan if isinstance(value, bool) else float(str(value).removesuffix("/s").strip() if key == "rate" else value)
     except (TypeError, ValueError):
-        raise ReplicaError(f"{key} is {value!r}, expected a number above zero") from None
-    if not (0 < number < math.inf) or isinstance(value, bool) or (whole and number != int(number)):
-        raise ReplicaError(f"{key} is {value!r}, expected a {'whole ' if whole else ''}number above zero")
-    return number
-
-
-def _variability(mapping: Mapping[str, Any], load: str) -> float:
-    """Squared coefficient of variation of the time between arrivals."""
-    arrivals = mapping.get("arrivals")
-    if arrivals is None:
-        return 1.0
-    if load != "rate":
-        raise ReplicaError(f"arrivals are given with {load}, expected with rate: nothing arrives by itself otherwise")
-    if not isinstance(arrivals, Mapping) or set(arrivals) != {"cv"}:
-        raise ReplicaError("arrivals must be {cv: ...}, the coefficient of variation of the time between requests")
-    return _positive(arrivals["cv"], "arrivals.cv") ** 2
+        return math.nan
 
 
 def percentiles(d: serving.Deployment, rate: float, slots: int, variability: float) -> dict[str, dict[str, float | None]]:
@@ -142,79 +277,48 @@ def _per_layout(layouts: serving.Layouts) -> list[Field[Any]]:
     return [field for field in fields(layouts) if field.name != "batch" and getattr(layouts, field.name) is not None]
 
 
-def _deployment(
-    mapping: Mapping[str, Any], model: Transformer, chip: Accelerator, constants: Any, asked: float
-) -> serving.Deployment:  # fmt: skip
-    degrees = {key: _positive(1 if mapping.get(key) is None else mapping[key], key, whole=True) for key in ("tp", "pp", "ep")}
-    if model.heads % degrees["tp"]:
-        raise ReplicaError(f"tp is {degrees['tp']:g}, which does not divide the {model.heads} heads of {model.name}")
-    if degrees["ep"] > 1 and not model.experts:
-        raise ReplicaError(f"ep is {degrees['ep']:g}, but {model.name} has no experts")
-    if degrees["pp"] > model.layers:
-        raise ReplicaError(f"pp is {degrees['pp']:g}, but {model.name} has {model.layers} layers")
-    precision, cache = str(mapping.get("precision") or ""), str(mapping.get("kv_precision") or "bf16")
-    if not precision:
-        raise ReplicaError("precision is missing (bf16, fp8, fp4, int4, ...)")
-    computes = algorithm.computes_in(precision)
-    peak = chip.peak.get(computes)
-    if peak is None:
-        raise ReplicaError(f"{chip.name} has no peak at {computes}, it has {', '.join(chip.peak)}")
-    tokens = mapping.get("tokens")
-    if not isinstance(tokens, Mapping) or set(tokens) != {"input", "output"}:
-        raise ReplicaError("tokens must be {input: ..., output: ...}")
-    hit = mapping.get("prefix_hit") or 0.0
-    if not (isinstance(hit, (int, float)) and 0 <= hit < 1):
-        raise ReplicaError(f"prefix_hit is {hit!r}, expected a share from 0 to below 1")
-    counts = {key: Q(_positive(tokens[key], f"tokens.{key}"), "token") for key in ("input", "output")}
+def _deployment(asked: _Asked, constants: Constants) -> serving.Deployment:
+    chip, one = asked.chip, np.ones(1)
     device = serving.device_of(chip)
-    inside = chip.link_bandwidth if device.linked else chip.host_bandwidth
-    group = max(degrees["tp"], degrees["ep"])
-    if group > 1 and inside is None:
-        raise ReplicaError(f"{chip.name} has no known link between chips: tp and ep must be 1")
-    if device.linked and group > chip.scale_up_domain:
-        raise ReplicaError(f"tp x ep spans {group:g} chips, the {chip.link} domain of {chip.name} has {chip.scale_up_domain}")
-    one = np.ones(1)
+    computes = algorithm.computes_in(asked.precision)
     layouts = serving.Layouts(
-        weight_bytes=algorithm.bytes_per_element(precision) * one, kv_bytes=algorithm.bytes_per_element(cache) * one,
-        peak=peak * one, compute_efficiency=constants.compute_efficiency[computes] * one, tensor_parallel=degrees["tp"] * one,
-        pipeline_parallel=degrees["pp"] * one, expert_parallel=degrees["ep"] * one, batch=asked * one,
+        weight_bytes=algorithm.bytes_per_element(asked.precision) * one, kv_bytes=algorithm.bytes_per_element(asked.cache) * one,
+        peak=chip.peak[computes] * one, compute_efficiency=constants.compute_efficiency[computes] * one,
+        tensor_parallel=asked.tensor * one, pipeline_parallel=asked.stages * one, expert_parallel=asked.expert * one,
+        batch=asked.amount * one,
     )  # fmt: skip
     nothing, nowhere = Q(0.0, "s"), Q(0.0, "byte/s")
-    between = chip.nic_bandwidth if group * degrees["pp"] > chip.scale_up_domain else inside
+    inside = chip.link_bandwidth if device.linked else chip.host_bandwidth
+    between = chip.nic_bandwidth if layouts.chips[0] > chip.scale_up_domain else inside
     links = serving.Links(
         inside if inside is not None else nowhere, nothing, between if between is not None else nowhere, nothing
     )
-    traffic = serving.Traffic(counts["input"], counts["output"], float(hit))
-    return serving.Deployment(serving.work_of(model, traffic, layouts.kv_bytes), layouts, device, links, constants)
+    work = serving.work_of(asked.model, asked.traffic, layouts.kv_bytes)
+    return serving.Deployment(work, layouts, device, links, constants)
 
 
-def _with_measured_kernels(
-    d: serving.Deployment, mapping: Mapping[str, Any], model: Transformer, chip: Accelerator, engine: str
-) -> tuple[serving.Deployment, str]:
+def _with_measured_kernels(d: serving.Deployment, asked: _Asked) -> tuple[serving.Deployment, str]:
     """(the deployment with the decode step and prefill of aiconfigurator where it knows them; where figures are from)."""
-    tool = silicon.aiconfigurator(silicon.backend_of(engine))
+    chip = asked.chip
+    tool = silicon.aiconfigurator(silicon.backend_of(asked.engine))
     system = tool.system(chip) if chip == load().chips.get(chip.name) else None
-    weights, cache = np.array([str(mapping["precision"])]), np.array([str(mapping.get("kv_precision") or "bf16")])
-    found, where = silicon.measured(d, model, np.array([chip.name]), weights, cache, tool)
+    chips, weights, caches = (np.array([text]) for text in (chip.name, asked.precision, asked.cache))
+    found, where = silicon.measured(d, asked.model, chips, weights, caches, tool)
     if system is None or not where[0]:
         return d, "modelled: aiconfigurator has no measured kernels of this chip, model, layout and precision"
     return replace(d, measured=found), f"decode step and prefill measured ({tool.version(system)}), waits and memory modelled"
 
 
-def _report(
-    kind: str,
-    asked: float,
-    d: serving.Deployment,
-    model: Transformer,
-    chip: Accelerator,
-    engine: str,
-    known: Calibration,
-    variability: float,
-    source: str,
-) -> dict[str, Any]:
-    law, one, no = _LOADS[kind], np.ones(1), np.zeros(1, bool)
+def _count(value: float) -> float | int:
+    """A count as an integer where it is whole: a mean number in flight need not be."""
+    return int(value) if float(value).is_integer() else value
+
+
+def _report(asked: _Asked, d: serving.Deployment, known: Calibration, source: str) -> dict[str, Any]:
+    model, chip, engine, amount = asked.model, asked.chip, asked.engine, asked.amount
+    law, one, no = _LOADS[asked.load], np.ones(1), np.zeros(1, bool)
     load_ = serving.Load(
-        concurrency=asked * one, rate=(asked if law == "open" else 0.0) * one, requests=np.inf * one, replicas=one,
+        concurrency=amount * one, rate=(amount if law == "open" else 0.0) * one, requests=np.inf * one, replicas=one,
         sequences_limit=np.nan * one, prefill_workers=one, static=~no if law == "static" else no, disaggregated=no, median=no,
         natural=no, fixed_lengths=no, known_batch=no,
     )  # fmt: skip
@@ -224,13 +328,13 @@ def _report(
     output = float(d.work.output)
     tpot, ttft, batch = float(latency.tpot.m_as("s")[0]), float(latency.ttft.m_as("s")[0]), float(latency.batch[0])
     limit = min(fits, float(np.max(d.constants.largest_batch)) * float(d.layouts.attention_parallel[0]))
-    overloaded = law == "open" and asked * (ttft + output * tpot) > max(limit, 1.0)
+    overloaded = law == "open" and amount * (ttft + output * tpot) > max(limit, 1.0)
     if law == "open":
-        rate = min(asked * output, max(limit, 1.0) / tpot)
+        rate = min(amount * output, max(limit, 1.0) / tpot)
     elif law == "static":
         rate = float(serving.static_throughput(d, load_).m_as("token/s")[0])
     else:
-        rate = asked * output / (ttft + output * tpot)
+        rate = amount * output / (ttft + output * tpot)
     tpot_regime, ttft_regime = ("open_tpot", "open_ttft") if law == "open" else ("closed_tpot", "closed_ttft")
     rate_regime = "static_throughput" if law == "static" else tpot_regime
 
@@ -254,16 +358,16 @@ def _report(
         "chip": chip.name,
         "chips": int(d.layouts.chips[0]),
         "engine": engine,
-        kind: asked,
+        asked.load: _count(amount),
         "fits": fits >= 1,
-        "batch": batch,
-        "largest_batch": fits,
+        "batch": _count(batch),
+        "largest_batch": _count(fits),
         "overloaded": overloaded,
         "ttft_ms": None if overloaded or fits < 1 else interval(ttft * 1e3, ttft_regime),
         "tpot_ms": None if fits < 1 else interval(tpot * 1e3, tpot_regime),
         "percentiles_ms": None
         if overloaded or fits < 1 or law != "open"
-        else percentiles(d, asked, max(int(limit), 1), variability),
+        else percentiles(d, amount, max(int(limit), 1), asked.variability),
         "output_tokens_per_s": None if fits < 1 else interval(rate, rate_regime),
         "memory_gib": {
             "weights": float(weights.m_as("GiB")[0]),

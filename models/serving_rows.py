@@ -698,8 +698,8 @@ def _model(cells: Cells, row: Row, catalog: Catalog, inferred: list[str]) -> Tra
         raise Unpredictable(f"{near}; another model needs its params_b")
     if known_model(row, catalog) is None:
         own = [c for c in ("params_b", "active_params_b", "layers", "hidden", "heads", "kv_heads", "vocab") if cells.said(c)]
-        given = f"its own {', '.join(own)}" if own else "the size in its name"
-        inferred.append(f"shape of {model.name}, which is not in the catalogue: {given}, the rest as published models have it")
+        given = ", ".join(own if cells.said("params_b") else ["the size in its name", *own])
+        inferred.append(f"shape of {model.name}, which is not in the catalogue: {given}; the rest as published models have it")
     return model
 
 

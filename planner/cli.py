@@ -276,7 +276,9 @@ def check(
 
 @app.command()
 def evaluate(
-    plan: Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`, or a scenario in YAML.")],
+    plan: Annotated[
+        Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`, or a scenario or a replica in YAML.")
+    ],
     overrides: Overrides = None,
     format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
 ) -> None:
@@ -286,6 +288,11 @@ def evaluate(
     promises they then break.
 
     A scenario (`kind: scenario`) is read against all 22 walls on three levels; exit code 3 when it does not fit.
+
+    A replica (`kind: replica`) is one engine on max(tp, ep) x pp chips: tp chips share every layer, ep chips share the experts
+    of every layer (where ep exceeds tp, attention runs in ep / tp ranks), pp such groups follow each other. Give one of
+    concurrency, rate and batch; measured kernels (calibration: {source: aiconfigurator}) take a concurrency or a batch, not a
+    rate.
 
     Example:  wallplan evaluate examples/scenario-serve.yaml
     """
@@ -524,8 +531,8 @@ def _evaluate_replica(document: Document, format: str) -> None:
     except measurements.MeasurementsError as error:
         raise _fail(f"{document.path}:{document.line(('calibration',))}: calibration: {error}") from None
     except ReplicaError as error:
-        key = next((word for word in str(error).replace("'", " ").split() if word in document.data), "kind")
-        raise _fail(f"{document.path}:{document.line((key,))}: {key}: {error}") from None
+        lines = sorted((document.line(keys), text) for keys, text in error.faults)
+        raise _fail("\n".join(f"{document.path}:{line}: {text}" for line, text in lines)) from None
     _show(format, pages.replica_tables(result), result, pages.replica_rows(result))
     raise typer.Exit(OK if result["fits"] else INFEASIBLE)
 

@@ -190,7 +190,7 @@ def _nothing(left_out: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> 
             return f"--leave-out {said}: the stored measurements have no column {column!r}{hint}"
         values = {str(row.get(column, "")).lower(): str(row.get(column, "")) for row in rows}
         if value.lower() not in values:
-            near = did_you_mean(value, values)
+            near = did_you_mean(value, values.values())
             return f"--leave-out {said}: no stored measurement has {column} {value!r}{near}"
     return f"--leave-out {said}: no stored measurement has all of this"
 

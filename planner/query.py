@@ -589,11 +589,17 @@ class Arrivals(Part):
 
 
 class Parallelism(Part):
-    """Degrees that a replica may have. A key left out is left to the planner."""
+    """Degrees that a replica may have; it takes max(tp, ep) x pp chips. A key left out is left to the planner."""
 
-    tp: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key("Tensor-parallel degrees allowed.", [4, 8], default=None)
-    pp: tuple[Annotated[int, _whole(1, 2)], ...] | None = _key("Pipeline-parallel degrees allowed.", [1], default=None)
-    ep: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key("Expert-parallel degrees allowed.", [8], default=None)
+    tp: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key(
+        "Tensor-parallel degrees allowed: chips that share every layer.", [4, 8], default=None
+    )
+    pp: tuple[Annotated[int, _whole(1, 2)], ...] | None = _key(
+        "Pipeline-parallel degrees allowed: groups of chips that follow each other.", [1], default=None
+    )
+    ep: tuple[Annotated[int, _whole(1, 8)], ...] | None = _key(
+        "Expert-parallel degrees allowed: chips that share the experts of every layer.", [8], default=None
+    )
 
 
 class Speculative(Part):

@@ -1,0 +1,64 @@
+"""`wallplan evaluate` of a replica file: what is wrong with it, every fault with its own line, and counts as counts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from planner.cli import app
+
+TEXT = """\
+kind: replica
+model: llama-3.1-70b
+chip: h100-sxm
+tp: 4
+precision: fp8
+engine: vllm
+tokens: {input: 1000, output: 250}
+concurrency: 32
+"""
+
+
+def faults(folder: Path, text: str) -> list[str]:
+    file = folder / "replica.yaml"
+    file.write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(app, ["evaluate", str(file)])
+    assert result.exit_code == 2 and not result.stdout
+    return [line.removeprefix(str(folder)).lstrip("/") for line in result.stderr.splitlines()]
+
+
+def test_every_fault_of_a_file_has_its_own_line(tmp_path: Path) -> None:
+    wrong = TEXT.replace("tp: 4", "tpp: 4\nep: x").replace("h100-sxm", "h10O").replace("vllm", "vlm").replace("32", "32\nrate: 2")
+    found = faults(tmp_path, wrong)
+    assert [line.split(": ")[0] for line in found] == [f"replica.yaml:{n}" for n in (3, 4, 5, 7, 10)]
+    for line, said in zip(
+        found, ("chip: unknown chip", "did you mean 'tp'", "ep is 'x'", "'vllm'", "exactly one of"), strict=True
+    ):
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("precision: fp8", "precision: fp4", "replica.yaml:5: precision is fp4, but h100-sxm has no peak at fp4"),
+        ("precision: fp8", "precision: fp88", "replica.yaml:5: precision is 'fp88', expected one of"),
+        ("output: 250", "output: none", "replica.yaml:7: tokens.output is 'none', expected a number above zero"),
+        ("concurrency: 32", "rate: 2\narrivals: {cv: -3}", "replica.yaml:9: arrivals.cv is -3, expected a number above zero"),
+        ("tp: 4", "tp: 16", "replica.yaml:4: tp is 16, but the NVLink4 domain of h100-sxm has 8 chips: neither tp nor ep may"),
+        (
+            "concurrency: 32",
+            "rate: 2\ncalibration: {source: aiconfigurator}",
+            "replica.yaml:8: rate: measured kernels are taken at",
+        ),
+    ],
+)
+def test_a_fault_between_keys_has_the_line_of_one(tmp_path: Path, old: str, new: str, line: str) -> None:
+    assert faults(tmp_path, TEXT.replace(old, new))[0].startswith(line)
+
+
+def test_counts_are_whole_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "replica.yaml"
+    file.write_text(TEXT, encoding="utf-8")
+    answer = json.loads(CliRunner().invoke(app, ["evaluate", str(file), "--format", "json"]).stdout)
+    assert all(isinstance(answer[key], int) for key in ("chips", "concurrency", "batch", "largest_batch"))
