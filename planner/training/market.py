@@ -43,7 +43,20 @@ from .job import (
 )
 from .layouts import cores_of, products_of
 from .question import Question
-from .search import Counted, Found, Host, OutOfTime, Over, Task, floor_of, machine_bound, never, search, split_bounds
+from .search import (
+    Counted,
+    Found,
+    Host,
+    OutOfTime,
+    Over,
+    Task,
+    floor_of,
+    least_memory,
+    machine_bound,
+    never,
+    search,
+    split_bounds,
+)
 
 MOST = 65_536  # accelerators, where no limit is given
 _PER_DOUBLING = 8  # counts of instances, above as many
@@ -507,6 +520,12 @@ def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int
         allowed = quota.chips if quota.chips is not None else quota.instances or 0
         over = good & family.quotas[None, :, place] & (used[:, None] > allowed)
         market.drop(None, f"supply.quota[{place}]", int(over.sum()), "offers x counts: more than the quota")
+        good &= ~over
+    if not question.task.given:
+        full = np.asarray(least_memory(family.task, counts).m_as("byte")) > accelerator.memory.m_as("byte")
+        over = good & full[:, None]
+        reason = "offers x counts: weights and states, shared by all accelerators, exceed their memory"
+        market.drop(2, "memory", int(over.sum()), reason)
         good &= ~over
     # out of every solver's range: such a job is never the best
     for name in totals:

@@ -440,3 +440,16 @@ def machine_bound(task: Task, accelerator: Accelerator, accelerators: Any, floor
     count = np.asarray(accelerators, float)
     growth = _single(task.constants.resolve([Setting(task.stack, accelerator.name, task.precisions[0])])["straggler_growth"])
     return np.asarray(floor / count * (1 + growth * np.log2(np.maximum(count / 8, 1.0))))
+
+
+def least_memory(task: Task, accelerators: Any) -> Quantity:
+    """A lower bound on the memory [byte] of the fullest accelerator under every layout on each number of accelerators.
+
+    (4 + o) P / N and the reserve: 16-bit weights and gradients and the optimizer's own o bytes, shared by all N (ZeRO-3), o 0
+    where the host may keep them; one embedding table, no activations, nothing gathered. No layout shares states by more ranks.
+    """
+    shape = training.shape_of(task.model, task.job.sequence_length)
+    parameters = shape.trunk_parameters + shape.expert_parameters + shape.embedding_parameters
+    optimizer = Q(0.0, "byte") if "optimizer" in task.choices.offload else np.minimum(task.optimizer_bytes, Q(12.0, "byte"))
+    states = parameters / np.asarray(accelerators, float) * (Q(4.0, "byte") + optimizer)
+    return states * (1 - 1e-9) + Q(task.constants.memory["reserve"].value, "GiB").to("byte")
