@@ -80,6 +80,17 @@ class Family:
     quotas: NDArray[np.bool_]  # offers x quotas: whether one counts against the other
     vcpus: int | None
     spot: Offer | None
+    known: dict[tuple[Any, ...], _Counts] = field(default_factory=dict, compare=False, repr=False)  # by what they depend on
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What numbers of accelerators of a family are like, whatever is trained on them and however it is limited."""
+
+    service: Service
+    goodput: Floats
+    least: Floats  # ranked step time [s], a lower bound
+    full: NDArray[np.bool_]  # no layout fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +376,7 @@ def _explore(
     heapq.heapify(heap)
     ties = question.query.minimize in ("chips", "power")
     splits: dict[tuple[int, int], dict[str, Floats]] = {}
+    failed = 0  # where the first job is wanted, bounding several together pays only once some have had none
     while heap:
         least, f, i = heap[0]
         best = market.best
@@ -379,7 +391,7 @@ def _explore(
         count = int(table.counts[i])
         progress(f"{family.machine.accelerator.name} x {count}")
         cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None) * slack
-        if not first and (f, i) not in splits and not _remembered(market, family, count, cutoff, memory):
+        if (not first or failed >= _AHEAD) and (f, i) not in splits and not _remembered(market, family, count, cutoff, memory):
             ahead = [(f, i), *((g, k) for _, g, k in heapq.nsmallest(_AHEAD, heap))]
             splits = _splits(market, ahead, tables, bounds, memory)
         try:
@@ -390,6 +402,7 @@ def _explore(
             market.unsearched = _least_of(tables, [(least, f, i), *heap])
             return
         if found is None:
+            failed += 1
             continue
         _add(market, f, table, i, found, bounds)
     market.drop(
@@ -499,12 +512,8 @@ def cheapest_by(
 
 
 def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int]) -> _Table:
-    question = market.question
-    accelerator = accelerator_of(question, family.machine, 1)
-    service = service_of(question, family.machine, counts, family.spot, family.vcpus)
-    least = machine_bound(family.task, accelerator, counts, min(family.floors.values()))
-    goodput = np.asarray(service.goodput.fraction)
-    hours = hours_of(question, service, least, goodput)
+    question, like = market.question, _counts(market.question, family, counts)
+    hours = hours_of(question, like.service, like.least, like.goodput)
     instances = rented(question, family.machine, counts)
     totals = totals_of(family.rates, instances, family.machine.accelerators, hours)
     objective = np.ceil(objective_of(question, totals) * (1 - 1e-12))
@@ -521,16 +530,32 @@ def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int
         over = good & family.quotas[None, :, place] & (used[:, None] > allowed)
         market.drop(None, f"supply.quota[{place}]", int(over.sum()), "offers x counts: more than the quota")
         good &= ~over
-    if not question.task.given:
-        full = np.asarray(least_memory(family.task, counts).m_as("byte")) > accelerator.memory.m_as("byte")
-        over = good & full[:, None]
-        reason = "offers x counts: weights and states, shared by all accelerators, exceed their memory"
-        market.drop(2, "memory", int(over.sum()), reason)
-        good &= ~over
+    over = good & like.full[:, None]
+    reason = "offers x counts: weights and states, shared by all accelerators, exceed their memory"
+    market.drop(2, "memory", int(over.sum()), reason)
+    good &= ~over
     # out of every solver's range: such a job is never the best
     for name in totals:
         good &= totals[name] < LARGEST_COEFFICIENT
-    return _Table(counts, instances, service, goodput, np.where(good, objective, np.inf), totals)
+    return _Table(counts, instances, like.service, like.goodput, np.where(good, objective, np.inf), totals)
+
+
+def _counts(question: Question, family: Family, counts: Floats) -> _Counts:
+    """What these numbers of accelerators of a family are like; remembered, for questions that differ in other things."""
+    store, sizes = question.store, (*question.store.read, *question.store.write, *question.mtbf, question.restart)
+    figures = tuple(None if size is None else float(size.to_base_units().magnitude) for size in sizes)
+    key = (counts.tobytes(), store.name, figures, question.query.reliability.model_dump_json())
+    if key not in family.known:
+        accelerator = accelerator_of(question, family.machine, 1)
+        service = service_of(question, family.machine, counts, family.spot, family.vcpus)
+        full = np.asarray(least_memory(family.task, counts).m_as("byte")) > accelerator.memory.m_as("byte")
+        family.known[key] = _Counts(
+            service,
+            np.asarray(service.goodput.fraction),
+            machine_bound(family.task, accelerator, counts, min(family.floors.values())),
+            full & (not family.task.given),
+        )
+    return family.known[key]
 
 
 def _clause(name: str) -> str:
