@@ -169,10 +169,10 @@ class _AIConfigurator:
         self._package = importlib.import_module("importlib.metadata").version("aiconfigurator")
         self._backend = backend
         self._databases: dict[str, Any] = {}
+        self._systems: dict[str, str | None] = {}
         self._sessions: dict[Point, Any] = {}
         self._times: dict[Point, tuple[float, float] | None] = {}
         self._prompts: dict[tuple[Point, int], float] = {}
-        self._versions: dict[str, str] = {}
         for name in ("aiconfigurator", "aiconfigurator_core"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -181,7 +181,7 @@ class _AIConfigurator:
         return str(self._package)
 
     def version(self, system: str) -> str:
-        return f"aiconfigurator {self._package}, kernels of {self._backend} {self._versions[system]} on {system}"
+        return f"aiconfigurator {self._package}, kernels of {self._backend} {self._version(system)} on {system}"
 
     @cached_property
     def models(self) -> Mapping[str, Transformer]:
@@ -193,25 +193,31 @@ class _AIConfigurator:
         return found
 
     def system(self, chip: Accelerator) -> str | None:
-        plain = chip.name.replace("-", "_")
-        for name in (plain, re.sub(r"_\d+gb$", "", plain), f"{plain}_server"):
-            database = self._database(name)
-            if database is None:
-                continue
-            gpu = database.system_spec["gpu"]
-            there = chip.memory.m_as("byte"), chip.memory_bandwidth.m_as("byte/s")
-            if all(abs(own / float(gpu[k]) - 1) < 0.12 for own, k in zip(there, ("mem_capacity", "mem_bw"), strict=True)):
-                return name
-        return None
+        if chip.name not in self._systems:
+            plain = chip.name.replace("-", "_")
+            names = (plain, re.sub(r"_\d+gb$", "", plain), f"{plain}_server")
+            self._systems[chip.name] = next((name for name in names if name in self._measured and self._is(name, chip)), None)
+        return self._systems[chip.name]
+
+    @cached_property
+    def _measured(self) -> frozenset[str]:
+        """The systems with kernels of this engine. Their tables, seconds each, are read when a layout is asked for."""
+        found = self._sdk["perf_database"].get_supported_databases()
+        return frozenset(system for system, backends in found.items() if backends.get(self._backend))
+
+    def _is(self, system: str, chip: Accelerator) -> bool:
+        """Whether a system's memory is that of the chip, by the package's description of the system."""
+        gpu = self._sdk["perf_database"].load_system_spec(system)["gpu"]
+        there = chip.memory.m_as("byte"), chip.memory_bandwidth.m_as("byte/s")
+        return all(abs(own / float(gpu[k]) - 1) < 0.12 for own, k in zip(there, ("mem_capacity", "mem_bw"), strict=True))
+
+    def _version(self, system: str) -> str:
+        return str(self._sdk["perf_database"].get_version_slots(system, self._backend)["current"])
 
     def _database(self, system: str) -> Any:
         if system not in self._databases:
-            self._databases[system] = None
-            perf = self._sdk["perf_database"]
-            if perf.get_supported_databases().get(system, {}).get(self._backend):
-                version = perf.get_version_slots(system, self._backend)["current"]
-                self._databases[system] = perf.get_database(system, self._backend, version)
-                self._versions[system] = version
+            version = self._version(system)
+            self._databases[system] = self._sdk["perf_database"].get_database(system, self._backend, version)
         return self._databases[system]
 
     def times(self, point: Point) -> tuple[float, float] | None:
@@ -245,6 +251,7 @@ class _AIConfigurator:
         common, config = self._sdk["common"], self._sdk["config"]
         if point.weights not in _MODES or point.cache not in _CACHES:
             return
+        database = self._database(point.system)
         cache = common.KVCacheQuantMode[_CACHES[point.cache]]
         modes = [(common.GEMMQuantMode[g], common.MoEQuantMode[e]) for g, e in _MODES[point.weights]]
         wide = point.expert_parallel > point.tensor_parallel
@@ -258,6 +265,6 @@ class _AIConfigurator:
                 )  # fmt: skip
                 model = self._sdk["models"].get_model(point.model, layout, self._backend)
                 backend = self._sdk["backends.factory"].get_backend(self._backend)
-                yield self._sdk["inference_session"].InferenceSession(model, self._databases[point.system], backend)
+                yield self._sdk["inference_session"].InferenceSession(model, database, backend)
             except Exception:  # it does not know this layout in these formats
                 continue

@@ -789,7 +789,7 @@ def measured_kernels(
     if tool is None:
         return None, known
     packaged, named = packaged_catalog().chips, silicon.names_of(model, tool)
-    if not any(named.values()):  # before tables of chips are read, which takes seconds for each
+    if not any(named.values()):  # then no chip need be looked for
         return None, known
     chips = [packaged.get(m.accelerator.name, m.accelerator) for m in machines]
     there = [silicon.system_of(chip.name, tool) is not None for chip in chips]

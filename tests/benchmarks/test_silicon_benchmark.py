@@ -2,8 +2,9 @@
 
 Needs the package: `pip install -e '.[silicon,test]' && pytest tests/benchmarks/test_silicon_benchmark.py --benchmark-only -s`.
 Closed loops and static batches whose layout the package knows; our own errors are in sample, those held out stand in
-serving_fit.md. On 2026-11-26 with 0.12.0, MAPE / median, kernels against ours: closed TPOT (160 runs) 24.6 / 17.5 % against
-12.6 / 8.3 %, closed TTFT (146) 31.9 / 23.6 % against 26.7 / 20.1 %, static throughput (9) 6.0 / 4.7 % against 5.6 / 3.9 %.
+serving_fit.md. On 2026-11-26 with 0.12.0, MAPE / median, kernels against ours: closed TPOT (160 runs) 25.2 / 18.0 % against
+13.2 / 8.9 %, closed TTFT (146) 29.8 / 21.8 % against 25.8 / 16.7 %, static throughput (9) 51.7 / 35.8 % against 5.0 / 5.2 %:
+those nine ran on engines of 2024, slower than the kernels of today's that the package measured.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 import importlib.util
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -108,6 +110,31 @@ def test_faults_are_one_line(tool: Recorded) -> None:
         evaluate_replica({**REPLICA, "calibration": {"source": "aiconfig"}})
     with pytest.raises(ReplicaError, match="known batch"):
         evaluate_replica({**{k: v for k, v in REPLICA.items() if k != "concurrency"}, "rate": 2})
+
+
+def test_tables_of_a_chip_are_read_when_a_layout_on_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package says of a system tells which chip it is; two systems have kernels of this engine, one is asked about."""
+    read: list[str] = []
+    memory = {name: load().chips[name] for name in ("h200-sxm", "h100-sxm")}
+    described = {
+        name.replace("-", "_"): {"gpu": {"mem_capacity": c.memory.m_as("byte"), "mem_bw": c.memory_bandwidth.m_as("byte/s")}}
+        for name, c in memory.items()
+    }
+    database = SimpleNamespace(
+        get_supported_databases=lambda: {name: {"vllm": ["1.0"]} for name in described},
+        load_system_spec=described.__getitem__,
+        get_version_slots=lambda system, backend: {"current": "1.0"},
+        get_database=lambda system, backend, version: read.append(system),
+    )
+    modules = {"aiconfigurator.sdk.perf_database": database, "importlib.metadata": SimpleNamespace(version=lambda name: "0.12.0")}
+    monkeypatch.setattr(silicon.importlib, "import_module", lambda name: modules.get(name, MagicMock()))
+    package = silicon._AIConfigurator("vllm")
+    assert [package.system(chip) for chip in memory.values()] == ["h200_sxm", "h100_sxm"]
+    assert package.system(load().chips["mi300x"]) is None
+    assert package.version("h200_sxm") == "aiconfigurator 0.12.0, kernels of vllm 1.0 on h200_sxm"
+    assert read == []
+    package.times(silicon.Point("h200_sxm", "meta-llama/Meta-Llama-3.1-70B", "fp8", "bf16", 4, 1, 1, 1000, 0, 250, 8))
+    assert read == ["h200_sxm"]
 
 
 INSTALLED = importlib.util.find_spec("aiconfigurator") is not None
