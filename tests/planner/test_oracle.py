@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from worlds import PLACES, Case, Quota, case_of
 
 from models import algorithm, operations, serving
@@ -479,24 +477,19 @@ def with_engine(prepared: preparing.Prepared, engine: str) -> preparing.Prepared
     return replace(prepared, query=prepared.query.set("solver.engine", engine))
 
 
-# A world is drawn from a seed: hypothesis' own choices lie too close together to make many different worlds.
-SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
-SEEDS = st.integers(0, 2**32)
+# A world is drawn from a seed, and each is a test of its own, so that they spread over all cores.
 
 
-@settings(SETTINGS, max_examples=90)
-@given(SEEDS)
+@pytest.mark.parametrize("seed", range(60))
 def test_one_population(seed: int) -> None:
     compare(seed, people=1, mixed=True, most=8)
 
 
-@settings(SETTINGS, max_examples=45)
-@given(SEEDS)
+@pytest.mark.parametrize("seed", range(100, 130))
 def test_two_populations(seed: int) -> None:
     compare(seed, people=2, mixed=True, most=3)
 
 
-@settings(SETTINGS, max_examples=45)
-@given(SEEDS)
+@pytest.mark.parametrize("seed", range(200, 235))
 def test_fleets_that_may_not_mix(seed: int) -> None:
     compare(seed, people=2, mixed=False, most=6)
