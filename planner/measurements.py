@@ -66,8 +66,8 @@ def kind_of(path: Path) -> str:
     if path.suffix.lower() == ".json":
         return "serving"
     try:
-        with path.open(encoding="utf-8") as file:
-            heads = set(file.readline().strip().split(","))
+        with path.open(encoding="utf-8-sig") as file:
+            heads = {name.strip().lower() for name in file.readline().split(",")}
     except (OSError, UnicodeDecodeError) as error:
         raise MeasurementsError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from None
     if {"iteration_s", "global_batch_sequences"} & heads:
