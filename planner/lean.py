@@ -89,6 +89,13 @@ def serves_everybody(query: ServeQuery, memory: Memory) -> bool:
     return columns.served(query, catalog, asked, memory) == set(range(len(query.populations)))
 
 
+def lay_out(query: ServeQuery, memory: Memory) -> None:
+    """Have all machines laid out for a question, so that what is possible in it bounds tighter questions."""
+    catalog = catalog_of(query, memory)
+    machines = space.machines_of(space.offers_of(query, catalog)[0], catalog)
+    laid_out([machine for machine, _ in machines], model_of(query, catalog), query, memory)
+
+
 # How many kinds of machine are laid out together: fewer calls or less work in vain.
 _TOGETHER = 12
 

@@ -16,17 +16,21 @@ from zoo.catalog import Catalog
 from zoo.units import Q, Quantity
 
 from . import in_parallel
+from .certify import Certificate
 from .columns import Memory
 from .duals import shadow_prices
+from .lean import lay_out, lean
 from .plan import Marginal, Plan
-from .prepare import Prepared, Progress, in_objective_units, open_catalog, prepare, prove
+from .prepare import UNITS, Prepared, Progress, in_objective_units, objective_units, open_catalog, prepare, prove
 from .program import quantise
 from .query import ServeQuery, text_of
 from .space import format_of
-from .uncertainty import guarded_query
+from .uncertainty import at_other_rates, guarded_query
 
 # A plan changes within this relative width of a switch point: 0.1 %, the rounding of what is printed included.
 _SWITCH_WIDTH = 0.0009
+# Times and speeds are moved by 1 % or a unit; machines are laid out once with at least so much room.
+_EASIER = 1.02
 # Knobs are moved at most by this factor when looking for a switch.
 _FARTHEST = 2.0
 
@@ -237,16 +241,24 @@ def _faster_by(scales: Mapping[str, float]) -> float:
 
 def solved(
     query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: str | None = None, tie_break: bool = False
-) -> tuple[Prepared, Any]:
+) -> tuple[Prepared, Certificate]:
     """(a moved question, the certificate of its best plan); `scales` and `chip` as in `world`."""
     question = guarded_query(query)
     prepared = prepare(question, memory=world(question, scales, memory, chip))
     return prepared, prove(prepared, tie_break=tie_break)
 
 
-def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: str | None = None) -> float | None:
-    """The proven best objective of a moved question; None when it is infeasible."""
-    return in_objective_units(query, solved(query, scales, memory, chip)[1].objective)
+def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: float | None = None) -> float | None:
+    """The proven best objective of a moved question; None when it is infeasible. `cap`: an objective that it probably reaches."""
+    question = guarded_query(query)
+    known = world(question, scales, memory)
+    if cap is not None:
+        resource, _ = objective_units(query)
+        least = quantise(Q(cap, UNITS[resource]), resource, "up")
+        objective = prove(lean(question, known, cap=least), tie_break=False).objective
+        if objective is not None:
+            return in_objective_units(query, objective)
+    return in_objective_units(query, prove(lean(question, known), tie_break=False).objective)
 
 
 def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: Progress = lambda _: None) -> tuple[Marginal, ...]:
@@ -262,15 +274,20 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     asked = [
         (knob, factor) for knob in found for factor in (knob.looser, 2 - knob.looser, knob.unit_factor) if factor is not None
     ]
+    asked.sort(key=lambda task: task[0].scale is None)  # what takes longest first
     progress(f"{len(asked)} re-solves")
+    # what is possible at looser latencies, or at as much more speed, bounds all that is asked
+    lay_out(at_other_rates(guarded_query(query), 1.0, max([_EASIER, *(factor for _, factor in asked)])), memory)
 
     def answer(task: tuple[Knob, float] | None) -> Any:
         if task is None:
             return _relaxed(query, memory)
-        knob, factor = task
-        if factor == 2 - knob.looser and _speeds(knob) and _still_holds(plan, *moved(query, *task), memory):
+        question, scales = moved(query, *task)
+        if task[1] != 2 - task[0].looser:
+            return best(question, scales, memory, plan.objective)
+        if _speeds(task[0]) and _still_holds(plan, question, scales, memory):
             return plan.objective  # or better, which is not asked of what is tighter
-        return best(*moved(query, *task), memory)
+        return best(question, scales, memory, best(_on_chips_of(plan, question), scales, memory))
 
     relaxed, *objectives = in_parallel.each(answer, [None, *asked])
     known: dict[tuple[Knob, float], float | None] = dict(zip(asked, objectives, strict=True))
@@ -325,13 +342,19 @@ def _speeds(knob: Knob) -> bool:
     return knob.scale in _FIELDS or (knob.path or "").startswith("sla.")
 
 
+def _on_chips_of(plan: Plan, query: ServeQuery) -> ServeQuery:
+    """The question narrowed to the chips of a plan."""
+    narrowed = query.set("supply.chips", sorted({pool.chip for pool in plan.fleet}))
+    assert isinstance(narrowed, ServeQuery)
+    return narrowed
+
+
 def _still_holds(plan: Plan, query: ServeQuery, scales: Mapping[str, float], memory: Memory) -> bool:
     """Whether the fleet of a plan, each pool laid out anew, carries its loads in a moved question: it costs what it did."""
-    narrowed = guarded_query(query).set("supply.chips", sorted({pool.chip for pool in plan.fleet}))
-    assert isinstance(narrowed, ServeQuery)
+    narrowed = _on_chips_of(plan, guarded_query(query))
     if narrowed.uncertain.hold is not None:  # the loads of the plan are those of the question, not of the guarded one
         return False
-    prepared = prepare(narrowed, memory=world(narrowed, scales, memory))
+    prepared = prepare(narrowed, memory=world(guarded_query(query), scales, memory))
     names, columns, curves = prepared.market.populations, prepared.choices.columns, prepared.choices.curves
     for pool in plan.fleet:
         served = {names.index(name) for name in pool.serves}
