@@ -94,7 +94,7 @@ class Curve:
 # How many units more and less than asked for are looked at together.
 _NEIGHBOURS = 3
 # How many layouts are looked at before the others are held against the best of them.
-_PROMISING = 16
+_PROMISING = 40
 
 
 def pool_rates(runs: Runs, at: np.ndarray, units: np.ndarray | int, targets: Targets, variability: float) -> np.ndarray:

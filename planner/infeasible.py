@@ -150,6 +150,8 @@ def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memo
     together = [[clauses[i] for i in sorted(one)] for one in sorted(corrections, key=_smallest_first)]
     alone = [one[0] for one in together if len(one) == 1]
     joint = [one for one in together if len(one) > 1][:_MOST_JOINT]
+    if alone:  # moving several latencies takes tens of questions: only where nothing repairs alone
+        joint = [one for one in joint if not any(clause.path.startswith("sla.t") for clause in one)]
     repairs = _repairs(query, alone, joint, asker, progress)
     nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
     cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
