@@ -7,6 +7,7 @@ Exit codes: 0 solved and every check holds, 1 a bug, 2 usage or invalid input, 3
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from .training.plan import TrainPlan
 
 OK, BUG, USAGE, INFEASIBLE, FAILED, STOPPED = 0, 1, 2, 3, 4, 5
+
+# pydantic would look for plug-ins in every installed package, for each of its models.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 app = typer.Typer(
     add_completion=False,
@@ -155,17 +159,21 @@ def _objective_step(question: AnyQuery) -> str:
 
 
 def _show_plan(plan: Plan, format: str) -> None:
-    from .plan import rows
-    from .report import render, tables, training
-    from .training.plan import TrainPlan
+    from .plan import Plan, rows
+    from .report import render, tables
 
-    trains = isinstance(plan, TrainPlan)
+    def pages() -> Any:  # not loaded for plans of serve questions
+        from .report import training
+
+        return training
+
+    serves = isinstance(plan, Plan)
     if format == "json":
         typer.echo(plan.to_json())
     elif format == "csv":
-        typer.echo(render.comma_separated(training.flat(plan) if trains else rows(plan.fleet or plan.conflict)), nl=False)
+        typer.echo(render.comma_separated(rows(plan.fleet or plan.conflict) if serves else pages().flat(plan)), nl=False)
     else:
-        shown = training.plan_tables(plan) if isinstance(plan, TrainPlan) else tables.plan_tables(plan)
+        shown = tables.plan_tables(plan) if serves else pages().plan_tables(plan)
         if format == "md":
             typer.echo(render.markdown(shown), nl=False)
         else:

@@ -206,7 +206,7 @@ def _laid_out(
         if not pending:
             return [found.get(i, []) for i in range(len(machines))]
         order = sorted(pending, key=pending.__getitem__)
-        lay_out(order if len(order) <= 2 * _TOGETHER else order[:_TOGETHER])
+        lay_out(order if len(order) <= 3 * _TOGETHER else order[:_TOGETHER])
 
 
 def _load(runs: Runs) -> float:

@@ -250,8 +250,12 @@ def solved(
 
 def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: float | None = None) -> float | None:
     """The proven best objective of a moved question; None when it is infeasible. `cap`: an objective that it probably reaches."""
+    return _best(query, world(guarded_query(query), scales, memory), cap)
+
+
+def _best(query: ServeQuery, known: Memory, cap: float | None = None) -> float | None:
+    """`best`, where all that is known of the question's world is at hand."""
     question = guarded_query(query)
-    known = world(question, scales, memory)
     if cap is not None:
         resource, _ = objective_units(query)
         least = quantise(Q(cap, UNITS[resource]), resource, "up")
@@ -287,7 +291,8 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
             return best(question, scales, memory, plan.objective)
         if _speeds(task[0]) and _still_holds(plan, question, scales, memory):
             return plan.objective  # or better, which is not asked of what is tighter
-        return best(question, scales, memory, best(_on_chips_of(plan, question), scales, memory))
+        known = world(guarded_query(question), scales, memory)
+        return _best(question, known, _best(_on_chips_of(plan, question), known))
 
     relaxed, *objectives = in_parallel.each(answer, [None, *asked])
     known: dict[tuple[Knob, float], float | None] = dict(zip(asked, objectives, strict=True))
