@@ -16,7 +16,7 @@ from zoo.catalog import Catalog
 from ..prepare import open_catalog
 from ..query import TrainQuery
 from .figures import OF_JOBS, OF_STEPS, OF_TIMES, scaled_catalog, scaled_question
-from .market import Column, Family, Market, Memory, families_of, market_of
+from .market import Column, Family, Market, Memory, families_of, market_of, moved_families
 from .question import Question, question_of
 from .search import OutOfTime, Over, never
 
@@ -69,10 +69,14 @@ class Asker:
         """Its offers, by kinds of machines that fail alike."""
         query = question.query
         of_offers = tuple(scale for scale in scales if scale[0] not in OF_JOBS)
-        key = (of_offers, query.folder, query.zoo, query.calibration_file, _what_families_depend_on(question))
-        if key not in self.families:
-            self.families[key] = families_of(question, Market(question, []))
-        return self.families[key]
+        rest = (query.folder, query.zoo, query.calibration_file, _what_families_depend_on(question))
+        today, names = self.families.get(((), *rest)), {name for name, _ in of_offers}
+        if (of_offers, *rest) not in self.families:
+            if today is not None and names <= OF_STEPS:
+                self.families[of_offers, *rest] = moved_families(question, today, "host bandwidth" not in names)
+            else:
+                self.families[of_offers, *rest] = families_of(question, Market(question, []))
+        return self.families[of_offers, *rest]
 
     def memory(self, question: Question, scales: Scales = ()) -> Memory:
         """What searches for layouts have found in this world, or what follows from those in the world as it is.

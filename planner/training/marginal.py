@@ -248,7 +248,8 @@ def _harder(
 def unmoved(asker: Asker, question: Question, scales: Scales, column: Column) -> int | None:
     """The objective of today's job in a moved world; None where it breaks a limit or does not fit there."""
     assert column.found is not None
-    for family in asker.families_of(question, scales):
+    alike = tuple(offer for offer in question.offers if offer.accelerator == column.offer.accelerator)
+    for family in asker.families_of(replace(question, offers=alike), scales):
         names = [offer.name for offer in family.rates.offers]
         if column.offer.name in names:
             break

@@ -8,7 +8,7 @@ the stated grid of counts, though most of its columns are never searched.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,6 +81,7 @@ class Family:
     vcpus: int | None
     spot: Offer | None
     known: dict[tuple[Any, ...], _Counts] = field(default_factory=dict, compare=False, repr=False)  # by what they depend on
+    services: dict[tuple[Any, ...], Service] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +291,21 @@ def families_of(question: Question, market: Market) -> list[Family]:
             )
         )  # fmt: skip
     return families
+
+
+def moved_families(question: Question, families: Sequence[Family], same_links: bool) -> list[Family]:
+    """`families_of` in a world that differs in figures of chips or in the speed of software alone: offers, what they take, and
+    which of them are dominated stay. same_links: so do the links of hosts, and with them all that storage takes."""
+    moved = []
+    for family in families:
+        chip = question.catalog.chips[family.machine.accelerator.name]
+        machine = replace(family.machine, accelerator=chip)
+        task = replace(question.task, precisions=family.task.precisions)
+        floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
+        host = replace(family.host, link=chip.host_bandwidth)
+        services = family.services if same_links else {}
+        moved.append(replace(family, machine=machine, task=task, floors=floors, host=host, known={}, services=services))
+    return moved
 
 
 def _undominated(question: Question, rates: Rates, quotas: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -547,7 +563,9 @@ def _counts(question: Question, family: Family, counts: Floats) -> _Counts:
     key = (counts.tobytes(), store.name, figures, question.query.reliability.model_dump_json())
     if key not in family.known:
         accelerator = accelerator_of(question, family.machine, 1)
-        service = service_of(question, family.machine, counts, family.spot, family.vcpus)
+        if key not in family.services:
+            family.services[key] = service_of(question, family.machine, counts, family.spot, family.vcpus)
+        service = family.services[key]
         full = np.asarray(least_memory(family.task, counts).m_as("byte")) > accelerator.memory.m_as("byte")
         family.known[key] = _Counts(
             service,

@@ -500,6 +500,21 @@ def test_the_program_of_a_job_is_confirmed_by_another_solver(tmp_path: Path) -> 
         assert solver.getInfo().objective_function_value / 100 == pytest.approx(json.loads(result.stdout)["objective"], abs=1e-6)
 
 
+@pytest.mark.parametrize("figure", ["peak FLOP/s", "memory capacity", "host bandwidth", "efficiency"])
+def test_families_of_a_moved_world_are_those_that_are_found_anew(figure: str, put: Callable[[Catalog], None]) -> None:
+    put(catalog_of(5))
+    scales, asker = ((figure, 1.3),), Asker(TODAY)
+    query = query_of({"workload.offload": ["optimizer"], "workload.stack": "megatron-core"})
+    asker.families_of(asker.question(query))
+    moved = asker.question(query, scales)
+    for mine, anew in zip(asker.families_of(moved, scales), families_of(moved, Market(moved, [])), strict=True):
+        assert (mine.machine, mine.floors, mine.host, mine.task.precisions) == (
+            anew.machine, anew.floors, anew.host, anew.task.precisions,
+        )  # fmt: skip
+        assert mine.rates.offers == anew.rates.offers and np.array_equal(mine.rates.cost, anew.rates.cost)
+        assert np.array_equal(mine.quotas, anew.quotas) and (mine.vcpus, mine.spot) == (anew.vcpus, anew.spot)
+
+
 def test_plans_have_their_verbs(saved: Path) -> None:
     query = ask(EXAMPLES / "train-gpt3-512xa100.yaml").set("top", 1)
     assert hasattr(query, "solve") and math.isfinite(TrainPlan.load(saved).objective or math.inf)
