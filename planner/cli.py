@@ -159,7 +159,7 @@ def _objective_step(question: AnyQuery) -> str:
 
 
 def _show_plan(plan: Plan, format: str) -> None:
-    from .plan import Plan, rows
+    from .plan import rows
     from .report import render, tables
 
     def pages() -> Any:  # not loaded for plans of serve questions
@@ -167,7 +167,7 @@ def _show_plan(plan: Plan, format: str) -> None:
 
         return training
 
-    serves = isinstance(plan, Plan)
+    serves = plan.kind != "train"
     if format == "json":
         typer.echo(plan.to_json())
     elif format == "csv":

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
 from datetime import date
+from io import StringIO
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -429,6 +431,15 @@ def test_explain_on_the_command_line(saved: Path) -> None:
     each, count, all_of_them = (figures[symbol] for symbol in ("MTBF_node", "N", "MTBF_cluster"))
     assert all_of_them == pytest.approx(each / count, rel=1e-4)  # by hand
     assert run("explain", saved, "--wall", "fragilty").exit_code == 2
+
+
+def test_an_answer_is_shown_as_a_job(saved: Path) -> None:
+    from planner.cli import _show_plan
+
+    for format, words in (("table", "Job"), ("md", "## Job"), ("csv", "rank,precision,tensor_parallel")):
+        with redirect_stdout(StringIO()) as shown:
+            _show_plan(TrainPlan.load(saved), format)
+        assert words in shown.getvalue()
 
 
 def test_an_infeasible_question_on_the_command_line(tmp_path: Path) -> None:
