@@ -9,7 +9,7 @@ import numpy as np
 from models import serving
 from zoo.units import Q, Quantity
 
-from .market import Column, Market
+from .market import room
 from .prepare import Prepared
 from .space import Stations
 
@@ -55,7 +55,7 @@ def alone(prepared: Prepared) -> Alone | None:
     total = sum(market.rates)
     found: list[tuple[int, np.ndarray, int]] = []
     for j, column in enumerate(market.columns):
-        units = room(market, j, column)
+        units = room(market, j)
         curve = curves[column.curve]
         if units and len(column.populations) == len(market.populations):
             able = curve.usable[curve.saturation[curve.usable] * units * 1000 > total]
@@ -69,13 +69,3 @@ def alone(prepared: Prepared) -> Alone | None:
         np.concatenate([np.full(len(able), units) for _, able, units in found]),
         Q(total / 1000, "1/s"),
     )
-
-
-def room(market: Market, j: int, column: Column) -> int | None:
-    """The most units of a column that the limits and quotas allow; None where nothing limits them."""
-    bounds = [
-        limit.bound // column.amounts[limit.resource]
-        for limit in market.limits
-        if (limit.columns is None or j in limit.columns) and column.amounts[limit.resource] > 0
-    ]
-    return min(bounds, default=None)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from . import cpsat, pyomo_milp
 from .assemble import assemble
-from .market import Index, Market
+from .market import Index, Market, room
 from .program import LARGEST_COEFFICIENT, Program, Row, Solution
 from .transport import spread
 
@@ -107,15 +107,12 @@ class Cuts:
         column = self.market.columns[j]
         share = sum(self.market.rates[k] for k in column.populations)
         carried = self.curve(j, units)
-        room = [
-            limit.bound // column.amounts[limit.resource]
-            for limit in self.market.limits
-            if (limit.columns is None or j in limit.columns) and column.amounts[limit.resource] > 0
-        ]
+        most = room(self.market, j)
         if carried:
-            return max(units + 1, min([units * -(-share // carried), *room]))
-        if room:
-            return max(units + 1, min(room))
+            enough = units * -(-share // carried)
+            return max(units + 1, enough if most is None else min(enough, most))
+        if most is not None:
+            return max(units + 1, most)
         high = max(units + 1, 2)
         while self.curve(j, high) < share:
             high *= 2

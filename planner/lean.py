@@ -42,6 +42,7 @@ def lean(query: ServeQuery, memory: Memory, least: Least | None = None, cap: int
     """As `prepare`: a market of the same optimum, or of none where that one has none. What is dropped is not counted.
 
     `cap`: an objective, in the program's integers, that some plan is known to reach: what is only in dearer plans is left out.
+    Where no plan reaches it, what is left proves nothing.
     """
     rate = sum(quantise(population.rate, "load", "up") for population in query.populations)
     return _market(query, memory, least, lambda machine, needs, bounds: _Contest(rate, machine, needs, bounds), cap)

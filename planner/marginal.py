@@ -260,7 +260,7 @@ def _best(query: ServeQuery, known: Memory, cap: float | None = None) -> float |
         resource, _ = objective_units(query)
         least = quantise(Q(cap, UNITS[resource]), resource, "up")
         objective = prove(lean(question, known, cap=least), tie_break=False).objective
-        if objective is not None:
+        if objective is not None and objective <= least:
             return in_objective_units(query, objective)
     return in_objective_units(query, prove(lean(question, known), tie_break=False).objective)
 

@@ -54,6 +54,22 @@ class Market:
     objective: tuple[int, ...]  # per unit of each column
 
 
+def room(market: Market, j: int) -> int | None:
+    """The most units of column j that the limits and quotas allow, None where nothing limits them.
+
+    A limit that another column makes room in (one whose amount is negative: what may give way) limits nothing.
+    """
+    mine = market.columns[j].amounts
+    bounds = [
+        limit.bound // mine[limit.resource]
+        for limit in market.limits
+        if mine[limit.resource] > 0
+        and (limit.columns is None or j in limit.columns)
+        and all(column.amounts[limit.resource] >= 0 for column in market.columns)
+    ]
+    return min(bounds, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Units `low + 1 .. high` of a column, carrying at most `carries` each (or, if one wide, `carries` in all).

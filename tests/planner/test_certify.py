@@ -117,3 +117,15 @@ def test_optimum_equals_enumeration(engine: str, case: tuple[Market, list[Callab
             assert sum(load for _, load in purchase.loads) <= curves[purchase.column](purchase.units)
         for k, rate in enumerate(market.rates):
             assert sum(load for p in certificate.purchases for name, load in p.loads if name == k) == rate
+
+
+def test_a_limit_that_gives_way_limits_no_column() -> None:
+    """Four machines carry the demand, one is within the limit: 24 chips beyond it are bought at 1 each."""
+    amounts = {"cost": 0, "carbon": 0, "power": 0, "water": 0, "chips": 8, "instances": 1}
+    machine = Column("machine", offer("machine"), 0, (0,), 1, amounts, "m")
+    beyond = Column("beyond", offer("beyond"), -1, (), 1, {**amounts, "chips": -1}, "nothing")
+    limit = Limit("limit_chips", None, "chips", 8, "limits.chips")
+    market = Market((machine, beyond), ("p",), (320,), (limit,), True, (0, 1))
+    curves: list[Callable[[int], int]] = [pooled(100), lambda units: units]
+    found = proof.certify(market, lambda j, units: curves[j](units), lambda j: (100, 1)[j])
+    assert (found.status, found.objective) == ("optimal", 24)
