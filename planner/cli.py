@@ -563,8 +563,8 @@ def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQue
 
 
 def _explain_training(
-    path: Path, why_not: list[str] | None, switches: bool, swings: bool, plot: Path | None, format: str,
-    quiet: bool,
+    path: Path, why_not: list[str] | None, switches: bool, swings: bool, plot: Path | None, chip: str | None,
+    budget: str | None, format: str, quiet: bool,
 ) -> None:  # fmt: skip
     """`explain` of a training plan. Ends the command."""
     from .query import QueryError
@@ -574,6 +574,7 @@ def _explain_training(
     from .report import training_explain as training
     from .training.marginal import marginals
     from .training.sensitivity import tornado
+    from .training.synthesis import synthesis
     from .training.whynot import FORCED
     from .training.whynot import why_not as force
     from .whynot import parse
@@ -583,7 +584,12 @@ def _explain_training(
     shown: list[tables.Table]
     records: list[Any]
     try:
-        if why_not:
+        if chip is not None:
+            records = list(synthesis(saved, query, asker, chip, budget))
+            shown = [pages.synthesis_table(records, saved, budget)]
+            if not records:
+                typer.echo(f"{chip} is in the plan already", err=True)
+        elif why_not:
             forces = [parse(text, FORCED) for text in why_not]
             records = [force(saved, query, one, asker) for one in forces]
             shown = training.why_not_tables_of(records, saved)
@@ -636,7 +642,7 @@ def explain(
         str | None, typer.Option("--synthesis", metavar="CHIP", help="What a chip would have to be to enter the plan.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", help='With --synthesis: to serve alone at this cost, such as "300 USD/h".')
+        str | None, typer.Option("--budget", help='With --synthesis: to do it alone at this cost: "300 USD/h", a job "30e6 USD".')
     ] = None,
     format: Format = "table",
     quiet: Quiet = False,
@@ -662,9 +668,7 @@ def explain(
     if wall is not None:
         _explain_wall(plan, _wall_number(wall), format)
     if _kind_of(plan) == "train":
-        if synthesis:
-            raise _fail(f"{plan}: --synthesis explains plans of serve questions only")
-        _explain_training(plan, why_not, switches, tornado, plot, format, quiet)
+        _explain_training(plan, why_not, switches, tornado, plot, synthesis, budget, format, quiet)
     saved, query = _plan_and_query(plan)
     progress = _Progress(not quiet)
     shown: list[tables.Table]

@@ -6,7 +6,8 @@ optimum on both sides: at the factor that is named the chip is in, one step befo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zoo.catalog import Catalog
@@ -39,24 +40,22 @@ def synthesis(
     """
     memory = Memory()
     catalog = prepare(guarded_query(query), memory=memory).catalog
-    name = _offered(catalog, chip)
+    name = offered(catalog, chip)
     question, done = _question(plan, query, catalog, name, None if budget is None else _budget(budget))
     if budget is None and name in {pool.chip for pool in plan.fleet}:
         return ()
     prepare(guarded_query(question), memory=memory)
-    wanted = [_Wanted(name, (figure,), 1) for figure in _FIGURES]
-    wanted += [_Wanted(name, _FIGURES, 1), _Wanted(name, ("prices",), -1)]
-    if budget is None and plan.objective is None and query.limits.cost is None:
-        wanted.pop()  # nothing is too dear where nothing limits cost
+    # nothing is too dear where there is no plan and nothing limits cost
+    wanted = each_wanted(name, _FIGURES, budget is not None or plan.objective is not None or query.limits.cost is not None)
 
-    def least(one: _Wanted) -> Need:
+    def least(one: Wanted) -> Need:
         progress(f"{name}: {one.text}")
         return _least(question, one, done, memory, plan.objective_unit, catalog)
 
     return tuple(in_parallel.each(least, wanted))
 
 
-def _offered(catalog: Catalog, chip: str) -> str:
+def offered(catalog: Catalog, chip: str) -> str:
     """The catalog's name of a chip that somebody offers. Raises QueryError."""
     try:
         name = str(catalog.find("chips", chip).name)
@@ -76,7 +75,9 @@ def _budget(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
+    """Figures of a chip that are moved together."""
+
     chip: str
     figures: tuple[str, ...]
     direction: int  # 1: more of it is better; -1: less
@@ -88,7 +89,13 @@ class _Wanted:
         return self.figures[0] if len(self.figures) == 1 else "all of these together"
 
     def scales(self, steps: int) -> dict[str, float]:
-        return dict.fromkeys(self.figures, steps / _STEPS)
+        return {} if steps == _STEPS else dict.fromkeys(self.figures, steps / _STEPS)
+
+
+def each_wanted(chip: str, figures: Sequence[str], prices: bool) -> list[Wanted]:
+    """Every figure alone, all of them together, and `prices` of the chip's offers where they can matter."""
+    wanted = [Wanted(chip, (figure,), 1) for figure in figures] + [Wanted(chip, tuple(figures), 1)]
+    return wanted + ([Wanted(chip, ("prices",), -1)] if prices else [])
 
 
 Done = Callable[[set[str]], bool]  # of the chips of the best plan, which is empty where there is none
@@ -109,16 +116,35 @@ def _question(plan: Plan, query: ServeQuery, catalog: Catalog, chip: str, budget
     return widened, lambda chips: chip in chips
 
 
-def _least(question: ServeQuery, wanted: _Wanted, done: Done, memory: Memory, unit: str, catalog: Catalog) -> Need:
-    """The first step away from today's figure at which it is done: bisection, with both sides solved."""
+def _least(question: ServeQuery, wanted: Wanted, done: Done, memory: Memory, unit: str, catalog: Catalog) -> Need:
+    def best(steps: int) -> tuple[bool, float | None]:
+        prepared, certificate = solved(question, wanted.scales(steps), memory, wanted.chip, tie_break=True)
+        chips = {prepared.market.columns[purchase.column].offer.accelerator for purchase in certificate.purchases}
+        return done(chips), in_objective_units(question, certificate.objective)
+
+    def in_the_way(steps: int, objective: float | None) -> str:
+        return _in_the_way(question, wanted, steps, memory, objective is not None)
+
+    return least_need(wanted, catalog, best, in_the_way, unit)
+
+
+def least_need(
+    wanted: Wanted,
+    catalog: Catalog,
+    best: Callable[[int], tuple[bool, float | None]],
+    in_the_way: Callable[[int, float | None], str],
+    unit: str,
+) -> Need:
+    """The first step away from today's figure at which it is done: bisection, with both sides solved.
+
+    best: of a number of hundredths of today's figures, (whether it is done, the best objective then, None where there is no
+    plan). in_the_way: of the farthest number and its objective, why not even that does.
+    """
     known: dict[int, tuple[bool, float | None]] = {}
 
     def there(steps: int) -> bool:
         if steps not in known:
-            scales = {} if steps == _STEPS else wanted.scales(steps)
-            prepared, certificate = solved(question, scales, memory, wanted.chip, tie_break=True)
-            chips = {prepared.market.columns[purchase.column].offer.accelerator for purchase in certificate.purchases}
-            known[steps] = done(chips), in_objective_units(question, certificate.objective)
+            known[steps] = best(steps)
         return known[steps][0]
 
     today = _figure(catalog, wanted)
@@ -128,7 +154,7 @@ def _least(question: ServeQuery, wanted: _Wanted, done: Done, memory: Memory, un
         factor = near
     elif there(far):
         while abs(far - near) > 1:
-            middle = (near + far) // 2
+            middle = round(math.sqrt(near * far))  # of factors; small ones are sooner answered than large ones
             near, far = (near, middle) if there(middle) else (middle, far)
         factor = far
     return Need(
@@ -139,11 +165,11 @@ def _least(question: ServeQuery, wanted: _Wanted, done: Done, memory: Memory, un
         needed="" if factor is None else _text(today, factor / _STEPS),
         objective=None if factor is None else known[factor][1],
         unit=unit,
-        wall="" if factor is not None else _in_the_way(question, wanted, far, memory, known[far][1] is not None),
+        wall="" if factor is not None else in_the_way(far, known[far][1]),
     )
 
 
-def _in_the_way(question: ServeQuery, wanted: _Wanted, steps: int, memory: Memory, without: bool) -> str:
+def _in_the_way(question: ServeQuery, wanted: Wanted, steps: int, memory: Memory, without: bool) -> str:
     """What keeps a chip out with its figures moved that far: the walls that leave no layout of it, limits, or the others."""
     alone = question.set("supply.chips", [wanted.chip])
     assert isinstance(alone, ServeQuery)
@@ -155,7 +181,7 @@ def _in_the_way(question: ServeQuery, wanted: _Wanted, steps: int, memory: Memor
     return "; ".join(walls) or "no layout of it can be rented"
 
 
-def _figure(catalog: Catalog, wanted: _Wanted) -> Quantity | None:
+def _figure(catalog: Catalog, wanted: Wanted) -> Quantity | None:
     """Today's figure of the chip in its usual unit; None where it is not known, or where several are moved."""
     chip = catalog.chips[wanted.chip]
     if len(wanted.figures) > 1:
@@ -170,6 +196,7 @@ def _figure(catalog: Catalog, wanted: _Wanted) -> Quantity | None:
         "memory bandwidth": (chip.memory_bandwidth, "GB/s"),
         "memory capacity": (chip.memory, "GiB"),
         "link bandwidth": (chip.link_bandwidth if chip.link_bandwidth is not None else chip.host_bandwidth, "GB/s"),
+        "network bandwidth": (chip.nic_bandwidth, "GB/s"),
     }[wanted.figures[0]]
     return None if value is None else value.to(unit)
 

@@ -85,7 +85,7 @@ def synthesis_table(needs: Sequence[Need], plan: Plan, budget: str | None) -> Ta
     chip = needs[0].chip if needs else ""
     purpose = "enters the plan"
     if budget is not None:
-        purpose = f"serves the question alone within {budget}"
+        purpose = f"{'serves the question' if plan.kind == 'serve' else 'does the job'} alone within {budget}"
     elif plan.objective is None:
         purpose = "makes a plan possible"
     heads = ("figure, others as they are", "today", "needed", "that is", "the best plan is then")

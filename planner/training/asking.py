@@ -16,7 +16,7 @@ from zoo.catalog import Catalog
 from ..prepare import open_catalog
 from ..query import TrainQuery
 from .figures import OF_JOBS, OF_STEPS, OF_TIMES, scaled_catalog, scaled_question
-from .market import Column, Family, Market, Memory, families_of, market_of, moved_families
+from .market import Column, Family, Market, Memory, chip_searched, families_of, market_of, moved_families
 from .question import Question, question_of
 from .search import OutOfTime, Over, never
 
@@ -32,7 +32,8 @@ class Asker:
     """Answers questions that start `today` where they do not say when.
 
     counts: tried beside the grid of counts, always; lead: (offer, accelerators) that is likely the best, searched first;
-    over: once it is true, whatever has not been answered raises OutOfTime.
+    over: once it is true, whatever has not been answered raises OutOfTime; chip: the only one whose figures and prices are
+    scaled where figures of the world are, None: every one's are.
     """
 
     today: date
@@ -40,6 +41,7 @@ class Asker:
     counts: frozenset[int] = frozenset()
     lead: tuple[str, int] | None = None
     over: Over = never
+    chip: str | None = None
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     steps: dict[Hashable, Memory] = field(default_factory=dict)
     families: dict[Hashable, list[Family]] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Asker:
         if (files, ()) not in self.catalogs:
             self.catalogs[files, ()] = open_catalog(query)
         if (files, scales) not in self.catalogs:
-            self.catalogs[files, scales] = scaled_catalog(self.catalogs[files, ()], dict(scales))
+            self.catalogs[files, scales] = scaled_catalog(self.catalogs[files, ()], dict(scales), self.chip)
         return scaled_question(question_of(query, self.today, self.catalogs[files, scales]), dict(scales))
 
     def market(
@@ -89,13 +91,17 @@ class Asker:
         files = query.folder, query.zoo, query.calibration_file
         of_steps = tuple(scale for scale in scales if scale[0] in OF_STEPS)
         if (*files, of_steps) not in self.steps:
-            known: Memory = {}
+            known = self._others(self.steps.get((*files, ()), {})) if of_steps else {}
             if len(of_steps) == 1 and of_steps[0][0] in OF_TIMES and of_steps[0][1] >= 1:
                 shorter = of_steps[0][1] * (1 + _MARGIN)
                 for key, (within, found) in self.steps.get((*files, ()), {}).items():
-                    known[key] = (within if found is None else found.ranked) / shorter, None
+                    known.setdefault(key, ((within if found is None else found.ranked) / shorter, None))
             self.steps[*files, of_steps] = known
         return self.steps[*files, of_steps]
+
+    def _others(self, today: Memory) -> Memory:
+        """Of what is known of the world as it is: what holds in every other, of machines of chips that are not scaled."""
+        return {} if self.chip is None else {key: one for key, one in today.items() if chip_searched(key) != self.chip}
 
     def best(self, query: TrainQuery, scales: Scales = ()) -> Column | None:
         """The best column of a question; None where it has none. Raises QueryError as `question_of` does."""

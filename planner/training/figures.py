@@ -62,12 +62,16 @@ def figures_of(query: TrainQuery) -> tuple[Figure, ...]:
     return tuple(figure for figure in FIGURES if figure.name not in without)
 
 
-def scaled_catalog(catalog: Catalog, scales: Mapping[str, float]) -> Catalog:
-    """The catalogue with its records' figures scaled; figures that are no catalogue's are left alone."""
-    catalog = varied(catalog, {name: factor for name, factor in scales.items() if name in _OF_CATALOG})
+def scaled_catalog(catalog: Catalog, scales: Mapping[str, float], chip: str | None = None) -> Catalog:
+    """The catalogue with its records' figures scaled; figures that are no catalogue's are left alone.
+
+    chip: only its figures, and only prices of its offers.
+    """
+    catalog = varied(catalog, {name: factor for name, factor in scales.items() if name in _OF_CATALOG}, chip)
     mine = {_OF_CHIPS[name]: factor for name, factor in scales.items() if name in _OF_CHIPS}
     if mine:
-        catalog = catalog.with_records("chips", {name: _with(chip, mine) for name, chip in catalog.chips.items()})
+        chips = {name: _with(one, mine) if chip in (None, name) else one for name, one in catalog.chips.items()}
+        catalog = catalog.with_records("chips", chips)
     return catalog
 
 

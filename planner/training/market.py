@@ -299,6 +299,9 @@ def moved_families(question: Question, families: Sequence[Family], same_links: b
     moved = []
     for family in families:
         chip = question.catalog.chips[family.machine.accelerator.name]
+        if chip is family.machine.accelerator and question.task.constants is family.task.constants:
+            moved.append(family)
+            continue
         machine = replace(family.machine, accelerator=chip)
         task = replace(question.task, precisions=family.task.precisions)
         floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
@@ -604,6 +607,11 @@ def _cutoff(question: Question, family: Family, table: _Table, i: int, bounds: d
 
 def _key(market: Market, family: Family, count: int) -> tuple[Any, ...]:
     return (family.machine.name, family.machine.domain, count, family.task.precisions, *what_steps_depend_on(market.question))
+
+
+def chip_searched(key: tuple[Any, ...]) -> str:
+    """The chip of the machine that an entry of a `Memory` is about."""
+    return str(key[0]).rpartition(" x")[0]
 
 
 def _remembered(market: Market, family: Family, count: int, cutoff: float, memory: Memory) -> bool:

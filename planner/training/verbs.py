@@ -1,5 +1,5 @@
 """The verbs of training records: `query.solve()`, `plan.evaluate()`, `plan.why_not(chip="h100-sxm")`, `plan.marginal()`,
-`plan.alternatives(within=0.05)`, `plan.tornado()`.
+`plan.alternatives(within=0.05)`, `plan.tornado()`, `plan.synthesis("h100-sxm")`.
 
 Records know nothing of solvers; `bind` gives them their verbs, so that no file below imports a file above it. What a verb needs
 is imported when it is used.
@@ -23,7 +23,7 @@ def bind() -> None:
     TrainQuery.solve = _solve  # type: ignore[attr-defined]
     for name, verb in (
         ("evaluate", _evaluate), ("why_not", _why_not), ("marginal", _marginal), ("alternatives", _alternatives),
-        ("tornado", _tornado),
+        ("tornado", _tornado), ("synthesis", _synthesis),
     ):  # fmt: skip
         setattr(TrainPlan, name, verb)
 
@@ -84,3 +84,10 @@ def _tornado(self: TrainPlan) -> Any:
 
     needs_objective(self, "whose objective could swing")
     return tornado(self, *_asked(self))
+
+
+def _synthesis(self: TrainPlan, chip: str, budget: str | None = None) -> Any:
+    """What a chip would have to be to enter the plan: see `planner.training.synthesis.synthesis`."""
+    from .synthesis import synthesis
+
+    return synthesis(self, *_asked(self), chip, budget)

@@ -40,6 +40,7 @@ from planner.training.plan import TrainPlan
 from planner.training.question import question_of
 from planner.training.search import search, step_of
 from planner.training.solve import solve
+from planner.training.synthesis import synthesis
 from planner.training.whynot import why_not
 from zoo.catalog import Catalog
 
@@ -331,6 +332,58 @@ def test_alternatives_are_the_best_of_each_chip_and_region(put: Callable[[Catalo
             mine, best = a.job.layout, plan.job.layout
             names = ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel", "data_parallel")
             assert any(getattr(mine, n) != getattr(best, n) for n in names) and a.within
+
+
+def _enters(catalog: Catalog, clauses: Mapping[str, Any], chip: str, need: Any, put: Callable[[Catalog], None]) -> Any:
+    """The answers with a chip's figures at the factor that synthesis names, and one hundredth of today's nearer to today's."""
+    names = [need.what] if need.what in figures.OF_STEPS else ["prices"]
+    if need.what == "all of these together":
+        names = ["memory bandwidth", "memory capacity", "peak FLOP/s", "link bandwidth", "network bandwidth"]
+    answers = []
+    for factor in (need.factor, need.factor + (0.01 if names == ["prices"] else -0.01)):
+        put(figures.scaled_catalog(catalog, dict.fromkeys(names, factor), chip))
+        answers.append(solve(query_of(clauses), today=TODAY))
+    put(catalog)
+    return answers[0], answers[1]
+
+
+def test_a_chip_becomes_the_jobs_where_synthesis_says(put: Callable[[Catalog], None]) -> None:
+    """At the factor the best job runs on the chip, one hundredth less it does not; so too of a budget and of a deadline."""
+    catalog, eight = catalog_of(0), {"supply.accelerators": 8}
+    put(catalog)
+    best = solve(query_of(eight), today=TODAY)
+    assert best.job is not None and best.objective is not None
+    assert synthesis(best, query_of(eight), Asker(TODAY), best.job.chip) == ()
+    outside = next(offer.accelerator for offer in catalog.offers.values() if offer.accelerator != best.job.chip)
+    needs = [need for need in synthesis(best, query_of(eight), Asker(TODAY), outside) if need.factor is not None]
+    assert needs
+    for need in needs:
+        there, before = _enters(catalog, eight, outside, need, put)
+        assert there.job.chip == outside and there.objective == need.objective
+        assert before.job.chip != outside and before.objective == best.objective
+    # within nine tenths of what it takes alone today
+    alone = solve(query_of(eight | {"supply.chips": [outside]}), today=TODAY)
+    assert alone.objective is not None and alone.job is not None
+    budget = f"{0.9 * alone.objective:.2f} USD"
+    needs = [need for need in synthesis(best, query_of(eight), Asker(TODAY), outside, budget) if need.factor is not None]
+    assert needs[-2].what == "all of these together"
+    for need in needs[-2:]:
+        there, before = _enters(catalog, eight | {"supply.chips": [outside], "limits.cost": budget}, outside, need, put)
+        assert there.objective == need.objective <= float(budget.split()[0]) and before.status == "infeasible"
+    # twice as fast as the fastest there is
+    fastest = solve(query_of(eight | {"minimize": "time"}), today=TODAY)
+    assert fastest.job is not None
+    clauses = eight | {"deadline": f"{0.5 * fastest.job.days:.4f} day"}
+    none = solve(query_of(clauses), today=TODAY)
+    assert none.status == "infeasible"
+    needs = list(synthesis(none, query_of(clauses), Asker(TODAY), outside))
+    assert "price" not in needs[-1].what
+    for need in needs:
+        if need.factor is None:
+            assert need.wall
+        elif need.what == "peak FLOP/s":
+            there, before = _enters(catalog, clauses, outside, need, put)
+            assert there.objective == need.objective and before.status == "infeasible"
 
 
 def test_the_least_count_that_is_enough() -> None:
