@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .program import Program
     from .query import AnyQuery, ServeQuery, TrainQuery
+    from .report.tables import Table
     from .training.asking import Asker
     from .training.plan import TrainPlan
 
@@ -63,12 +64,15 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help='Change the question, e.g. --set sla.ttft.p99="300 ms". Repeatable.'),
 ]
-Format = Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")]
+Format = Annotated[str, typer.Option("--format", "-f", help="table, json, md, csv, or html: one file to pass on.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan as JSON to this file.")]
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 PlanFile = Annotated[Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`.")]
+
+
+FORMATS = ("table", "json", "md", "csv", "html")
 
 
 class _Progress:
@@ -174,11 +178,21 @@ def _show_plan(plan: Plan, format: str) -> None:
         typer.echo(render.comma_separated(rows(plan.fleet or plan.conflict) if serves else pages().flat(plan)), nl=False)
     else:
         shown = tables.plan_tables(plan) if serves else pages().plan_tables(plan)
-        if format == "md":
-            typer.echo(render.markdown(shown), nl=False)
+        if format in ("table", "html"):
+            _show_tables(format, shown, _headline(plan))
         else:
-            typer.echo(_headline(plan))
-            render.terminal(shown)
+            typer.echo(render.markdown(shown), nl=False)
+
+
+def _show_tables(format: str, shown: Sequence[Table], heading: str, pictures: Sequence[str] = ()) -> None:
+    """Tables below a line: on the screen, or as an HTML file."""
+    from .report import page, render
+
+    if format == "html":
+        typer.echo(page.page(heading, shown, pictures), nl=False)
+    else:
+        typer.echo(heading)
+        render.terminal(shown)
 
 
 def _headline(plan: Plan) -> str:
@@ -207,7 +221,7 @@ def solve(
     """
     from .query import QueryError
 
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     if output is not None and not output.resolve().parent.is_dir():
         raise _fail(f"--output {output}: the folder {output.parent} does not exist")
     question = _query(query, overrides)
@@ -288,7 +302,7 @@ def evaluate(
         Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`, or a scenario or a replica in YAML.")
     ],
     overrides: Overrides = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+    format: Format = "table",
 ) -> None:
     """Judge a saved plan, or a scenario of your own, with the forward equations alone: no solver.
 
@@ -312,7 +326,7 @@ def evaluate(
     from .report import render, tables
     from .solve import reload
 
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     if overrides and not _kind_of(plan):
         raise _fail(f"--set: {plan} is no saved plan; only the question of a plan can be changed")
     if (document := _yaml(plan)) is not None:
@@ -356,11 +370,11 @@ def evaluate(
         parts = [tables.fleet_table(shown.fleet), tables.service_table(shown.fleet, rank), tables.cost_table(shown.fleet)]
         parts += [tables.totals_table(shown), tables.walls_table(shown)]
         before = f"saved: {saved.objective:,.2f}" + (f" {saved.objective_unit}" if unit != saved.objective_unit else "")
-        typer.echo(f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})")
+        headline = f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})"
         if format == "md":
-            typer.echo(render.markdown(parts), nl=False)
+            typer.echo(f"{headline}\n{render.markdown(parts)}", nl=False)
         else:
-            render.terminal(parts)
+            _show_tables(format, parts, headline)
     told = list(result.violations)
     if not changed and not overrides:  # the same data must give the same figures: another is an edited file
         told += _edited(saved, result, objective)
@@ -443,11 +457,11 @@ def _evaluate_training(path: Path, overrides: list[str] | None, format: str) -> 
         shown = saved.model_copy(update={"walls": result.walls, "job": result.job, "totals": result.totals})
         parts = [*training.job_tables(result.job), tables.walls_table(shown)]
         before = f"saved: {saved.objective:,.2f}" + (f" {saved.objective_unit}" if unit != saved.objective_unit else "")
-        typer.echo(f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})")
+        headline = f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})"
         if format == "md":
-            typer.echo(render.markdown(parts), nl=False)
+            typer.echo(f"{headline}\n{render.markdown(parts)}", nl=False)
         else:
-            render.terminal(parts)
+            _show_tables(format, parts, headline)
     told = list(result.violations)
     if not changed and not overrides:  # the same data must give the same figures: another is an edited file
         told += _changed_figure("objective", saved.objective, objective)
@@ -519,8 +533,7 @@ def _evaluate_scenario(document: Document, format: str) -> None:
     elif format == "md":
         typer.echo(f"{headline}\n\n{render.markdown(shown)}", nl=False)
     else:
-        typer.echo(headline)
-        render.terminal(shown)
+        _show_tables(format, shown, headline)
     raise typer.Exit(OK if result.feasible else INFEASIBLE)
 
 
@@ -541,7 +554,7 @@ def _evaluate_replica(document: Document, format: str) -> None:
     except ReplicaError as error:
         lines = sorted((document.line(keys), text) for keys, text in error.faults)
         raise _fail("\n".join(f"{document.path}:{line}: {text}" for line, text in lines)) from None
-    _show(format, pages.replica_tables(result), result, pages.replica_rows(result))
+    _show(format, pages.replica_tables(result), result, pages.replica_rows(result), Path(document.path).name)
     raise typer.Exit(OK if result["fits"] else INFEASIBLE)
 
 
@@ -606,7 +619,10 @@ def _explain_training(
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
-    _show(format, shown, [record.model_dump(mode="json") for record in records], training.flat(records))
+    shown, pictures = _whole(format, saved, shown, records)
+    _show(
+        format, shown, [record.model_dump(mode="json") for record in records], training.flat(records), _headline(saved), pictures
+    )
     raise typer.Exit(OK)
 
 
@@ -660,7 +676,7 @@ def explain(
     from .whynot import parse
     from .whynot import why_not as force
 
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     for name, given, needs, there in (("--plot", plot, "--tornado", tornado), ("--budget", budget, "--synthesis", synthesis)):
         if given is not None and not there:
             raise _fail(f"{name} {given}: only together with {needs}")
@@ -693,7 +709,8 @@ def explain(
             records = [force(saved, query, parse(text), memory, progress, switches) for text in why_not]
             shown = pages.why_not_tables(records, saved)
         elif saved.status == "infeasible":
-            _show(format, tables.conflict_tables(saved), pages.why_infeasible(saved), pages.conflict_lines(saved))
+            shown, _ = _whole(format, saved, tables.conflict_tables(saved), [])
+            _show(format, shown, pages.why_infeasible(saved), pages.conflict_lines(saved), _headline(saved))
             raise typer.Exit(OK)
         else:
             records = list(marginals(saved, query, switches, progress))
@@ -702,7 +719,23 @@ def explain(
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
-    _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records))
+    shown, pictures = _whole(format, saved, shown, records)
+    _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records), _headline(saved), pictures)
+
+
+def _whole(format: str, plan: Plan, shown: list[Table], records: list[Any]) -> tuple[list[Table], list[str]]:
+    """(tables, pictures) of an explanation: a file to pass on also has the certificate, and the tornado as a picture."""
+    from .plan import Swing
+    from .report import picture, tables, training
+
+    if format != "html":
+        return shown, []
+    certificate = tables.certificate_table if plan.kind != "train" else training.certificate_table
+    swings = bool(records) and isinstance(records[0], Swing)
+    drawn = swings and picture.can_draw()
+    if swings and not drawn:
+        typer.echo("without its picture, which needs matplotlib: pip install 'wallplan[plot]'", err=True)
+    return [*shown, certificate(plan)], [picture.tornado_svg(records, plan.name)] if drawn else []  # type: ignore[arg-type]
 
 
 def _explain_wall(path: Path, number: int, format: str) -> None:
@@ -723,7 +756,13 @@ def _explain_wall(path: Path, number: int, format: str) -> None:
             page = page_of(Plan.load(path), number)
     except (PlanError, QueryError, ValueError) as error:
         raise _fail(str(error)) from None
-    _show(format, pages.wall_tables(page), page.model_dump(mode="json"), pages.wall_lines(page))
+    _show(
+        format,
+        pages.wall_tables(page),
+        page.model_dump(mode="json"),
+        pages.wall_lines(page),
+        f"{path}: wall {number}, {page.name}",
+    )
     raise typer.Exit(OK)
 
 
@@ -767,7 +806,7 @@ def alternatives(
     from .report import explain as pages
     from .uncertainty import guarded_query
 
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     try:
         tolerance = float(quantity(within, "fraction").m_as("dimensionless"))
     except UnitError as error:
@@ -785,7 +824,13 @@ def alternatives(
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
-    _show(format, [pages.alternatives_table(found, within)], [a.model_dump(mode="json") for a in found], rows(found))
+    _show(
+        format,
+        [pages.alternatives_table(found, within)],
+        [a.model_dump(mode="json") for a in found],
+        rows(found),
+        _headline(saved),
+    )
     if not any(one.within for one in found):
         tried = "wholly of another chip, region, purchase option, precision, degree of parallelism or way of disaggregation"
         mixes = ", or with fewer of the plan's chips, clouds or options," if query.supply.mixed else ""
@@ -809,7 +854,7 @@ def _training_alternatives(path: Path, within: str, tolerance: float, format: st
         raise _fail(str(error)) from None
     progress.close()
     records = [one.model_dump(mode="json") for one in found]
-    _show(format, pages.alternatives_tables(found, within), records, pages.flat(found))
+    _show(format, pages.alternatives_tables(found, within), records, pages.flat(found), _headline(saved))
     if not any(one.within for one in found):
         typer.echo(f"no other chip, region, purchase option or split comes within {within}", err=True)
     raise typer.Exit(OK)
@@ -831,7 +876,7 @@ def compare(
     from .training.compare import compare as training_differences
     from .training.plan import TrainPlan
 
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     kinds = [_kind_of(path) for path in (old, new)]
     try:
         if kinds == ["train", "train"]:
@@ -844,7 +889,8 @@ def compare(
             found = differences(Plan.load(old), Plan.load(new))
     except PlanError as error:
         raise _fail(str(error)) from None
-    _show(format, [pages.comparison_table(found)], [d.model_dump(mode="json") for d in found], rows(found))
+    records = [difference.model_dump(mode="json") for difference in found]
+    _show(format, [pages.comparison_table(found)], records, rows(found), f"{old} and {new}")
 
 
 def _wall_number(text: str) -> int:
@@ -857,8 +903,10 @@ def _wall_number(text: str) -> int:
         raise _fail(f"--wall {text}: {error}") from None
 
 
-def _show(format: str, shown: list[Any], records: Any, flat: list[dict[str, Any]]) -> None:
-    """Tables or records, in the format asked for."""
+def _show(
+    format: str, shown: list[Any], records: Any, flat: list[dict[str, Any]], heading: str = "", pictures: Sequence[str] = ()
+) -> None:
+    """Tables or records, in the format asked for. heading, pictures: of an HTML file."""
     from .report import render
 
     if format == "json":
@@ -867,6 +915,8 @@ def _show(format: str, shown: list[Any], records: Any, flat: list[dict[str, Any]
         typer.echo(render.comma_separated(flat), nl=False)
     elif format == "md":
         typer.echo(render.markdown(shown), nl=False)
+    elif format == "html":
+        _show_tables(format, shown, heading, pictures)
     else:
         render.terminal(shown)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 import textwrap
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +31,37 @@ def check(path: Path) -> None:
         )
     if not path.resolve().parent.is_dir():
         raise NoPicture(f"{path}: the folder {path.parent} does not exist")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise NoPicture(f"{path}: pictures need matplotlib: pip install 'wallplan[plot]'") from None
+    if not can_draw():
+        raise NoPicture(f"{path}: pictures need matplotlib: pip install 'wallplan[plot]'")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
 
 
 def tornado(swings: Sequence[Swing], name: str, path: Path) -> None:
-    """Draw the swings, widest on top, each half-bar in the colour of the plan that wins at its end. Raises NoPicture."""
+    """Draw the swings into a file. Raises NoPicture."""
     check(path)
+    try:
+        _drawn(swings, name).savefig(path, dpi=150)
+    except OSError as error:
+        raise NoPicture(f"{path}: {error.strerror}") from None
+
+
+def tornado_svg(swings: Sequence[Swing], name: str) -> str:
+    """The same as an SVG element to stand in an HTML file: there it needs no namespaces, and nothing names an address."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):  # the same swings give the same text
+        _drawn(swings, name).savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    picture = text.getvalue()
+    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", picture[picture.index("<svg") :])
+
+
+def _drawn(swings: Sequence[Swing], name: str) -> Any:
+    """The figure: the widest swing on top, each half-bar in the colour of the plan that wins at its end."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -86,10 +111,7 @@ def tornado(swings: Sequence[Swing], name: str, path: Path) -> None:
         for plan, colour in colours.items()
     ]
     figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=8, title="which plan wins", alignment="left")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise NoPicture(f"{path}: {error.strerror}") from None
+    return figure
 
 
 def _colours(swings: Sequence[Swing]) -> dict[str, str]:
