@@ -588,7 +588,7 @@ def _explain_training(
     from .training.marginal import marginals
     from .training.sensitivity import tornado
     from .training.synthesis import synthesis
-    from .training.whynot import FORCED
+    from .training.whynot import FORCED, question_with
     from .training.whynot import why_not as force
     from .whynot import parse
 
@@ -604,6 +604,8 @@ def _explain_training(
                 typer.echo(f"{chip} is in the plan already", err=True)
         elif why_not:
             forces = [parse(text, FORCED) for text in why_not]
+            for one in forces:  # every name is looked up before anything is solved
+                question_with(query, one, asker)
             records = [force(saved, query, one, asker) for one in forces]
             shown = training.why_not_tables_of(records, saved)
         elif saved.job is None:

@@ -75,6 +75,10 @@ class QueryError(ValueError):
         return "\n".join(self.lines)
 
 
+class CannotBe(QueryError):
+    """A question whose every name exists, but in which what is asked for cannot go together: nothing can be laid out so."""
+
+
 class _Fault(ValueError):
     """A value that a check refuses. `at` names the key below the checked record that is to blame."""
 

@@ -20,7 +20,7 @@ from zoo.units import Q, Quantity
 
 from .. import calibrated, space
 from ..prepare import model_of, open_catalog
-from ..query import QueryError, TrainQuery
+from ..query import CannotBe, QueryError, TrainQuery
 from ..space import Dropped, Machine
 from ..uncertainty import quantile
 from .layouts import choices_of
@@ -105,7 +105,8 @@ class Question:
 
 
 def question_of(query: TrainQuery, today: date, catalog: Catalog | None = None) -> Question:
-    """Everything that the query names, looked up. Raises QueryError, one line, for what does not exist or fit together.
+    """Everything that the query names, looked up. Raises QueryError, one line, for what does not exist, CannotBe for what does
+    not fit together.
 
     catalog: what `open_catalog` gives for the query, where it is known already, or a variation of it.
     """
@@ -238,9 +239,9 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
         degrees = getattr(narrowed, name)
         fewest = None if degrees is None else int(degrees.split("..")[0]) if isinstance(degrees, str) else min(degrees)
         if fewest is not None and fewest > most:
-            raise QueryError(f"{query.locate(('parallelism', name))}: {fewest} is too many: {reason}")
+            raise CannotBe(f"{query.locate(('parallelism', name))}: {fewest} is too many: {reason}")
     if isinstance(narrowed.tensor, tuple) and all(model.heads % degree for degree in narrowed.tensor):
-        raise QueryError(
+        raise CannotBe(
             f"{query.locate(('parallelism', 'tensor'))}: {' and '.join(map(str, narrowed.tensor))} cannot divide the "
             f"{model.heads} heads of {model.name}"
         )
@@ -250,11 +251,11 @@ def _check_degrees(query: TrainQuery, model: Transformer) -> None:
     for name in ("tensor", "pipeline", "context", "expert"):
         degrees = getattr(narrowed, name)
         if degrees is not None and not getattr(ways, name) and degrees != "1..1" and 1 not in _first(degrees):
-            raise QueryError(
+            raise CannotBe(
                 f"{query.locate(('parallelism', name))}: the stack {query.workload.stack} has no {name} parallelism; expected 1"
             )
     if narrowed.sharding is not None and not set(narrowed.sharding) & set(ways.sharding):
-        raise QueryError(
+        raise CannotBe(
             f"{query.locate(('parallelism', 'sharding'))}: the stack {query.workload.stack} has only {', '.join(ways.sharding)}"
         )
 
@@ -264,17 +265,17 @@ def _check_switches(query: TrainQuery, ways: Ways) -> None:
     narrowed, software = query.parallelism, query.workload.stack
     for name, there in (("tensor_overlap", bool(ways.tensor_overlap)), ("data_overlap", ways.data_overlap)):
         if getattr(narrowed, name) is not None and not there:
-            raise QueryError(
+            raise CannotBe(
                 f"{query.locate(('parallelism', name))}: the stack {software} has no switch for it; leave the key out: what its "
                 "runs show counts"
             )
     if narrowed.tensor_overlap and ways.tensor_overlap == "userbuffers" and narrowed.sequence_parallel is False:
-        raise QueryError(
+        raise CannotBe(
             f"{query.locate(('parallelism', 'tensor_overlap'))}: {software} hides tensor-parallel communication only with "
             "sequence_parallel: true"
         )
     if "activations" in query.workload.offload and not ways.activation_offload:
-        raise QueryError(
+        raise CannotBe(
             f"{query.locate(('workload', 'offload'))}: the stack {software} does not offload activations, expected [optimizer]"
         )
 
@@ -293,7 +294,7 @@ def _check_product(query: TrainQuery) -> None:
         names = [f"parallelism.{factor.split()[0]}" for factor in factors]
         overridden = [clause.path for clause in query.clauses() if clause.file == "--set" and clause.path in names]
         at = names[0] if len(names) == 1 else [*overridden, "parallelism"][0]
-        raise QueryError(f"{query.locate(at)}: {said} {how} {supply[0]} accelerators")
+        raise CannotBe(f"{query.locate(at)}: {said} {how} {supply[0]} accelerators")
 
 
 def _first(degrees: tuple[int, ...] | str) -> tuple[int, ...]:
@@ -376,7 +377,7 @@ def _of_stack(query: TrainQuery, catalog: Catalog, offers: list[Offer], software
         vendors = sorted({catalog.chips[name].vendor for name in chips})
         shown = ", ".join(chips[:3]) + (f" and {len(chips) - 3} others" if len(chips) > 3 else "")
         there = sorted({name for vendor in vendors for name in stacks_on(vendor)})
-        raise QueryError(
+        raise CannotBe(
             f"{query.locate(('workload', 'stack'))}: the stack {software.name} does not run on {shown} ({', '.join(vendors)}), "
             f"only on chips of {', '.join(software.vendors)}; stacks that run there: {', '.join(there)}"
         )
@@ -395,7 +396,7 @@ def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Of
         if not whole:
             sizes = sorted({offer.accelerators for offer in offers})
             asked = str(low) if low == high else f"{low} to {high}"
-            raise QueryError(
+            raise CannotBe(
                 f"{query.locate(('supply', 'accelerators'))}: {asked} accelerators are no multiple of an instance "
                 f"(instances have {', '.join(map(str, sizes))})"
             )
@@ -409,7 +410,7 @@ def _of_whole_instances(query: TrainQuery, catalog: Catalog, offers: Iterable[Of
     able = {name for name, chip in chips.items() if any(RECIPES[p][1] in chip.peak for p in query.workload.precision)}
     if chips and not able:
         known = sorted({p for chip in chips.values() for p in RECIPES if RECIPES[p][1] in chip.peak})
-        raise QueryError(
+        raise CannotBe(
             f"{query.locate(('workload', 'precision'))}: {' and '.join(chips)} cannot multiply in "
             f"{' or '.join(query.workload.precision)}, only in {', '.join(known)}"
         )

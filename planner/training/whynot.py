@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..query import QueryError, TrainQuery
+from ..query import CannotBe, QueryError, TrainQuery
 from ..whynot import parse
 from .asking import Asker
 from .check import job_of
@@ -17,7 +17,7 @@ from .job import UNITS, accelerator_of, limit_for
 from .layouts import cores_of, strategies_of
 from .least import CLAUSES, bounded
 from .market import Column, Market, counts_of
-from .plan import Shortfall, TrainPlan, TrainWhyNot
+from .plan import Job, Shortfall, TrainPlan, TrainWhyNot
 from .question import Question
 from .report_units import in_units, unit_of
 from .search import memory_of
@@ -54,6 +54,10 @@ FORCED: dict[str, Callable[[str], dict[str, object]]] = {
 }
 # A lower price (for carbon, a cleaner grid) of these would make them win: a job made of them alone scales with it.
 _PRICED = {"chip", "region", "cloud", "offer"}
+# Whole numbers: one that the question refuses is no mistyped name, but a job that cannot be.
+_COUNTS = {"accelerators", "tp", "pp", "dp", "cp", "ep", "vp", "microbatch"}
+# The question has one of these, not a choice of them: forcing another asks something else instead of less.
+_REPLACES = {"stack", "checkpoint", "storage"}
 
 
 def forced(query: TrainQuery, forces: Mapping[str, str]) -> TrainQuery:
@@ -66,25 +70,44 @@ def forced(query: TrainQuery, forces: Mapping[str, str]) -> TrainQuery:
     return narrowed
 
 
+def _words(forces: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in forces.items())
+
+
+def question_with(query: TrainQuery, forces: Mapping[str, str], asker: Asker) -> Question | str:
+    """The question narrowed to X; where X cannot be, the reason. Raises QueryError, one line, for a name that does not exist."""
+    for key, value in forces.items():
+        parse(f"{key}={value}", FORCED)
+    try:
+        return asker.question(forced(query, forces))
+    except QueryError as error:
+        text = str(error)
+        where = re.match(r"--set [\w., ]+: ([\w.]+(\[\d+\])?: )?", text)
+        reason = text if where is None else text[where.end() :]
+        if isinstance(error, CannotBe) or all(
+            key in _COUNTS and value.isdecimal() and int(value) for key, value in forces.items()
+        ):
+            return reason
+        raise QueryError(text if where is None else f"--why-not {_words(forces)}: {reason}") from None
+
+
 def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker: Asker) -> TrainWhyNot:
     """What the best job that has X takes beside the best of all, or why there is none.
 
     Raises QueryError, one line, for a key that cannot be forced or a name that does not exist.
     """
-    what = ", ".join(f"{key}={value}" for key, value in forces.items())
-    for key, value in forces.items():
-        parse(f"{key}={value}", FORCED)
+    what, unit = _words(forces), unit_of(query)
     if plan.job is not None:
         asker.counts = asker.counts | {plan.job.accelerators}
-    try:
-        question = asker.question(forced(query, forces))
-    except QueryError as error:
-        text = str(error)
-        where = re.match(r"--set [\w.]+: ([\w.]+(\[\d+\])?: )?", text)
-        raise QueryError(text if where is None else f"--why-not {what}: {text[where.end() :]}") from None
+    question = question_with(query, forces, asker)
+    if isinstance(question, str):
+        return TrainWhyNot(
+            what=what, status="infeasible", objective=None, unit=unit, dearer_by=None, ratio=None, wins_at=None,
+            conflict=(), fixes=(), removed=(), note=question,
+        )  # fmt: skip
     asker.progress(f"the best job with {what}")
     market = asker.market(question)
-    best, unit = market.best, unit_of(query)
+    best = market.best
     if best is None:
         asker.progress(f"what forbids {what}")
         kept = {path.split("[")[0] for key, value in forces.items() for path in FORCED[key](value)}
@@ -97,11 +120,27 @@ def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker
     objective = in_units(query, best.objective)
     assert objective is not None
     ratio = objective / plan.objective if plan.objective else None
+    wins, job = _wins(plan, query, forces, best, ratio, asker), job_of(question, best)
     return TrainWhyNot(
         what=what, status="optimal", objective=objective, unit=unit,
         dearer_by=None if plan.objective is None else objective - plan.objective, ratio=ratio,
-        wins_at=_wins(plan, query, forces, best, ratio, asker), conflict=(), fixes=(), removed=(), job=job_of(question, best),
+        wins_at=wins, conflict=(), fixes=(), removed=(), job=job,
+        note="" if wins is not None or ratio is None else _never(plan, query, forces, ratio, job),
     )  # fmt: skip
+
+
+def _never(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], ratio: float, job: Job) -> str:
+    """Why X wins nowhere, or that it costs nothing."""
+    if ratio <= 1:
+        same = plan.job is not None and (job.offer, job.layout) == (plan.job.offer, plan.job.layout)
+        return "" if ratio < 1 else "the plan already does this" if same else "another job that is as good does this"
+    if _PRICED & set(forces):
+        return f"at no prices: {plan.minimize} is minimised"
+    paths = {path for key, value in forces.items() if key != "precision" for path in FORCED[key](value)}
+    given = {clause.path for clause in query.clauses()}
+    if _REPLACES & set(forces) or given & paths or forces.get("precision", "") not in ("", *query.workload.precision):
+        return "within no limit that was tried; prices were not: the question as it stands does not allow it"
+    return "at no prices: whatever they are, the plan may do without it and be no worse"
 
 
 def _wins(
