@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zoo.catalog import Catalog
+from zoo.specs import Accelerator
 from zoo.units import Q, Quantity
 
 from . import in_parallel
@@ -64,6 +65,16 @@ _SCALES = (
     (18, "sustainability", "carbon intensity", "market", 0.99),
 )
 
+
+# One unit of each; the figures of everything are moved by the share that it is of what the plan rents.
+UNIT_STEPS = {
+    "peak FLOP/s": Q(1.0, "Tflop/s"),
+    "memory bandwidth": Q(1.0, "GiB/s"),
+    "memory capacity": Q(1.0, "GiB"),
+    "link bandwidth": Q(1.0, "GiB/s"),
+    "prices": Q(0.1, "USD/hour"),
+    "carbon intensity": Q(1.0, "gCO2e/kWh"),
+}
 
 # What a scale of chips changes in each record.
 _FIELDS = {
@@ -274,40 +285,40 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     """
     memory = Memory()
     prepare(guarded_query(query), memory=memory)
-    found = list(knobs(query))
-    asked = [
-        (knob, factor) for knob in found for factor in (knob.looser, 2 - knob.looser, knob.unit_factor) if factor is not None
-    ]
-    asked.sort(key=lambda task: task[0].scale is None)  # what takes longest first
-    progress(f"{len(asked)} re-solves")
-    # what is possible at looser latencies, or at as much more speed, bounds all that is asked
-    lay_out(at_other_rates(guarded_query(query), 1.0, max([_EASIER, *(factor for _, factor in asked)])), memory)
+    found = [_of_plan(knob, plan, memory.catalogs[query.folder, query.zoo, query.prices]) for knob in knobs(query)]
+    asked = [(knob, looser) for knob in sorted(found, key=lambda knob: knob.scale is None) for looser in (True, False)]
+    progress(f"{len(asked)} re-solves")  # what takes longest first
+    # what is possible at looser latencies, or at as much more speed, bounds all that is asked; not what more memory holds
+    farthest = [factor for knob in found if knob.scale != "memory capacity" for factor in _loosenings(knob)]
+    lay_out(at_other_rates(guarded_query(query), 1.0, max([_EASIER, *farthest])), memory)
 
-    def answer(task: tuple[Knob, float] | None) -> Any:
+    def answer(task: tuple[Knob, bool] | None) -> Any:
         if task is None:
             return _relaxed(query, memory)
-        question, scales = moved(query, *task)
-        if task[1] != 2 - task[0].looser:
-            return best(question, scales, memory, plan.objective)
-        if _speeds(task[0]) and _still_holds(plan, question, scales, memory):
+        knob, looser = task
+        if looser:
+            return _loosened(plan, query, knob, memory)
+        question, scales = moved(query, knob, 2 - knob.looser)
+        if _speeds(knob) and _still_holds(plan, question, scales, memory):
             return plan.objective  # or better, which is not asked of what is tighter
         known = world(guarded_query(question), scales, memory)
         return _best(question, known, _best(_on_chips_of(plan, question), known))
 
     relaxed, *objectives = in_parallel.each(answer, [None, *asked])
-    known: dict[tuple[Knob, float], float | None] = dict(zip(asked, objectives, strict=True))
+    known: dict[tuple[Knob, bool], Any] = dict(zip(asked, objectives, strict=True))
     moving = [knob for knob in found if switches and knob.path is not None]
     ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
     rows = []
     for knob in found:
-        saved, tighter = _saved(plan, known[knob, knob.looser]), known[knob, 2 - knob.looser]
-        per_unit = None if knob.unit_factor is None else _saved(plan, known[knob, knob.unit_factor])
+        easier, tighter = known[knob, True], known[knob, False]
+        saved = _saved(plan, easier[knob.looser])
+        per_unit = None if knob.unit_factor is None else _saved(plan, easier[knob.unit_factor])
         worse = tighter is None or (plan.objective is not None and tighter > plan.objective + 1e-9)
         better_from, worse_from = ends.get(knob, (None, None))
         rows.append(
             Marginal(
                 number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin,
-                value=_today(knob, plan, memory.catalogs[query.folder, query.zoo, query.prices]),
+                value=knob.value,
                 binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
                 per_unit=per_unit, unit=plan.objective_unit, breaks=tighter is None, switches_at=better_from,
                 worsens_at=worse_from, relaxed_per_percent=None if knob.path is None else relaxed.get(knob.path),
@@ -316,28 +327,63 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     return tuple(rows)
 
 
-def _today(knob: Knob, plan: Plan, catalog: Catalog) -> str:
-    """What a knob stands at: the question's own words, or the figures of what the plan rents."""
-    if knob.scale is None:
-        return knob.value
-    figures: dict[str, Quantity | None] = {}
-    for pool in plan.fleet:
-        chip = catalog.chips[pool.chip]
-        if knob.scale == "peak FLOP/s":
-            name = format_of(pool.layout.precision).computes_in
-            figures[f"{chip.name} {name}"] = chip.peak[name].to("Tflop/s")
-        elif knob.scale == "prices":
-            figures[chip.name] = catalog.find("offers", pool.offer).price.to("USD/hour")
-        elif knob.scale == "carbon intensity":
-            figures[pool.region] = catalog.regions[pool.region].grid.average_intensity
+def _loosenings(knob: Knob) -> list[float]:
+    """The factors of 1 % and of one unit, the larger move first."""
+    factors = {knob.looser} if knob.unit_factor is None else {knob.looser, knob.unit_factor}
+    return sorted(factors, key=lambda factor: -abs(factor - 1))
+
+
+def _loosened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> dict[float, float | None]:
+    """The best objective at each of a knob's loosenings. Where the larger saves nothing the smaller does not: it is not asked."""
+    found: dict[float, float | None] = {}
+    for factor in _loosenings(knob):
+        if any(_saved(plan, larger) == 0 for larger in found.values()):
+            found[factor] = plan.objective
         else:
-            names = [name for name in _FIELDS[knob.scale] if getattr(chip, name) is not None]
-            figures[chip.name] = getattr(chip, names[0]) if names else None
-    said = [f"{name} {_figure(value)}" for name, value in figures.items() if value is not None]
-    return ", ".join(said) or knob.value
+            found[factor] = best(*moved(query, knob, factor), memory, plan.objective)
+    return found
 
 
-def _figure(value: Quantity) -> str:
+def _of_plan(knob: Knob, plan: Plan, catalog: Catalog) -> Knob:
+    """A knob of the world with the figures of what the plan rents as its value, and one unit of its largest pool as its step."""
+    figures: dict[str, Quantity] = {}
+    for pool in sorted(plan.fleet, key=lambda pool: -pool.accelerators):
+        chip, of = catalog.chips[pool.chip], pool.chip
+        figure: Quantity | None
+        if knob.scale is None:
+            return knob
+        if knob.scale == "prices":
+            figure = catalog.find("offers", pool.offer).price.to("USD/hour")
+        elif knob.scale == "carbon intensity":
+            of, figure = pool.region, catalog.regions[pool.region].grid.average_intensity
+        else:
+            computes_in = format_of(pool.layout.precision).computes_in
+            of += f" {computes_in}" if knob.scale == "peak FLOP/s" else ""
+            figure = figure_of_chip(chip, knob.scale, computes_in)
+        if figure is not None:
+            figures.setdefault(of, figure)
+    if not figures:
+        return knob
+    first, step = next(iter(figures.values())), UNIT_STEPS[knob.scale or ""]
+    share = float((step / first).m_as("dimensionless")) if first.magnitude else 1.0
+    named = f" of {next(iter(figures))}" if len(figures) > 1 else ""
+    value = ", ".join(f"{name} {short(figure)}" for name, figure in figures.items())
+    if share >= 1:  # a unit as large as the figure is no step
+        return replace(knob, value=value)
+    factor = 1 + share if knob.looser > 1 else 1 - share
+    return replace(knob, value=value, unit_step=short(step) + named, unit_factor=factor)
+
+
+def figure_of_chip(chip: Accelerator, what: str, computes_in: str) -> Quantity | None:
+    """The figure of a chip that a scale moves; of peaks that of a number format, of links the fastest reach that it has."""
+    if what == "peak FLOP/s":
+        peak = chip.peak.get(computes_in)
+        return None if peak is None else peak.to("Tflop/s")
+    known = (getattr(chip, name) for name in _FIELDS[what])
+    return next((figure for figure in known if figure is not None), None)
+
+
+def short(value: Quantity) -> str:
     """A figure with its unit, short."""
     return f"{float(value.m):.4g} {value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e")
 

@@ -25,6 +25,7 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
     notes = [
         "binds: 1 % or one unit more improves the plan, or 1 % less worsens it; breaks: with 1 % less there is no plan",
         "from: query is a limit of yours, physics a figure of every chip (shown: the plan's), market a price or a grid",
+        "one unit of a figure of the world is as much of the plan's own; every other's then moves by the same share",
         "values are differences of proven optima (re-solved, candidates enumerated anew), not LP duals",
     ]
     if relaxed:

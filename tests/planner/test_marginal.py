@@ -67,6 +67,20 @@ def objective(query: ServeQuery, catalog: Catalog, scales: dict[str, float], put
     return found
 
 
+def _unit_more(what: str, plan: Any, catalog: Catalog) -> float:
+    """One unit more (of what is to be little: less) of a figure of the chip, offer or region of which a plan has most chips."""
+    pool = max(plan.fleet, key=lambda pool: pool.accelerators)
+    chip = catalog.chips[pool.chip]
+    figure, step = {
+        "memory bandwidth": (chip.memory_bandwidth, tiny.Q(1.0, "GiB/s")),
+        "memory capacity": (chip.memory, tiny.Q(1.0, "GiB")),
+        "link bandwidth": (chip.link_bandwidth, tiny.Q(1.0, "GiB/s")),
+        "prices": (catalog.offers[pool.offer].price, tiny.Q(-0.1, "USD/hour")),
+        "carbon intensity": (catalog.regions[pool.region].grid.average_intensity, tiny.Q(-1.0, "gCO2e/kWh")),
+    }[what]
+    return 1 + float((step / figure).m_as("dimensionless"))
+
+
 @pytest.mark.parametrize("query", [ask(), LIMITED, CLEAN, SPREAD], ids=["cost", "limits", "carbon", "populations"])
 def test_values_are_differences_of_two_answers(query: ServeQuery, put: Callable[[Catalog], None]) -> None:
     catalog = town()
@@ -85,8 +99,10 @@ def test_values_are_differences_of_two_answers(query: ServeQuery, put: Callable[
         assert row.per_percent == pytest.approx(best.objective - looser)
         assert row.breaks is (tighter is None)
         gains = [best.objective - looser > 1e-9, tighter is None or tighter > best.objective + 1e-9]
-        if knob.unit_factor is not None:
-            unit = objective(*_question(query, knob, knob.unit_factor, catalog), put)
+        factor = knob.unit_factor if knob.scale is None else _unit_more(knob.scale, best, catalog)
+        assert (factor is None) == (row.per_unit is None) == (not row.unit_step)
+        if factor is not None:
+            unit = objective(*_question(query, knob, factor, catalog), put)
             assert unit is not None
             assert row.per_unit == pytest.approx(best.objective - unit)
             gains.append(best.objective - unit > 1e-9)
