@@ -46,6 +46,7 @@ FIGURES = (
 )
 # Fields of a chip that a figure is, where it is not one that serve questions scale too (`planner.marginal.varied`).
 _OF_CHIPS = {"network bandwidth": "nic_bandwidth", "link bandwidth": "link_bandwidth", "host bandwidth": "host_bandwidth"}
+FIELDS_OF_CHIPS = {"memory bandwidth": "memory_bandwidth", "memory capacity": "memory", **_OF_CHIPS}
 _OF_CATALOG = {"peak FLOP/s", "memory bandwidth", "memory capacity", "prices", "carbon intensity"}
 # Figures on which neither steps nor offers depend, and those on which the time of a step does.
 OF_JOBS = {"failure rate", "restart time", "storage bandwidth"}

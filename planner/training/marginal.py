@@ -12,18 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from models.training_constants import RECIPES
 from zoo.units import Q, Quantity
 
 from .. import in_parallel
+from ..marginal import UNIT_STEPS, short
 from ..plan import Marginal
 from ..query import QueryError, TrainQuery, text_of
 from .asking import Asker, Scales
 from .check import layout_of, strategy_of
-from .figures import figures_of
+from .figures import FIELDS_OF_CHIPS, figures_of
 from .job import UNITS, accelerator_of, bounds_of, limit_for, service_of
 from .least import bounded, least_of
 from .market import Column, Market, column_totals
-from .plan import TrainPlan
+from .plan import Job, TrainPlan
 from .question import Question
 from .report_units import in_units, unit_of
 from .search import fits, step_of
@@ -68,9 +70,9 @@ _LIMITS = {
 }
 
 
-def knobs(question: Question, instance: int) -> Iterator[Knob]:
-    """Everything that can be moved: the user's limits first, then physics and the market. instance: accelerators of one."""
-    query = question.query
+def knobs(question: Question, job: Job) -> Iterator[Knob]:
+    """Everything that can be moved: the user's limits first, then physics and the market, as the job of today finds them."""
+    query, instance = question.query, job.accelerators // max(job.instances - job.spare_instances, 1)
 
     def setting(path: str, words: Callable[[float], object]) -> Callable[[float], Moved]:
         def moved(factor: float) -> Moved:
@@ -131,7 +133,47 @@ def knobs(question: Question, instance: int) -> Iterator[Knob]:
         def scaled(factor: float, name: str = figure.name) -> Moved:
             return query, ((name, factor),)
 
-        yield Knob(figure.number, figure.wall, figure.name, figure.origin, "as listed", figure.easier, scaled)
+        of, now = _today(question, job, figure.name)
+        one, words, unit_factor = _UNIT_STEPS.get(figure.name), "", None
+        share = 1.0 if now is None or one is None else float((one / now).m_as("dimensionless"))
+        if one is not None and share < 1:  # a unit as large as the figure is no step
+            words, unit_factor = short(one), 1 + share if figure.easier > 1 else 1 - share
+        value = of if now is None else f"{of} {short(now)}".strip()
+        yield Knob(figure.number, figure.wall, figure.name, figure.origin, value, figure.easier, scaled, words, unit_factor)
+
+
+# One unit of figures that only training has.
+_UNIT_STEPS = UNIT_STEPS | {
+    "network bandwidth": Q(1.0, "GiB/s"),
+    "host bandwidth": Q(1.0, "GiB/s"),
+    "restart time": Q(1.0, "min"),
+    "storage bandwidth": Q(1.0, "GiB/s"),
+}
+
+
+def _today(question: Question, job: Job, name: str) -> tuple[str, Quantity | None]:
+    """(what a figure of the world is a figure of, how much it is for a job; None where no quantity says it)."""
+    chip = question.catalog.chips[job.chip]
+    if name == "peak FLOP/s":
+        computes_in = RECIPES[job.layout.precision][1]
+        return f"{chip.name} {computes_in}", chip.peak[computes_in].to("Tflop/s")
+    if name in FIELDS_OF_CHIPS:
+        figure: Quantity | None = getattr(chip, FIELDS_OF_CHIPS[name])
+        return chip.name, figure if figure is None or name == "memory capacity" else figure.to("GB/s")
+    if name == "efficiency":
+        return f"as fitted: MFU {job.mfu:.1%}", None
+    if name == "failure rate":
+        return f"one in {float(question.mtbf[1].m_as('hour')):,.0f} h of an accelerator", None
+    if name == "restart time":
+        return "", question.restart.to("min")
+    if name == "storage bandwidth":
+        each, together = question.store.write
+        write = each if together is None else together
+        return f"{question.store.name}, writing", None if write is None else write.to("GB/s")
+    if name == "prices":
+        return chip.name, question.catalog.find("offers", job.offer).price.to("USD/hour")
+    grid = question.catalog.regions[job.region].grid
+    return job.region, getattr(grid, f"{question.query.carbon.method}_intensity")
 
 
 def _counted(name: str, count: int, step: int, words: str, setting: Any, path: str, resource: str | None) -> Knob:
@@ -175,7 +217,7 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
         return ()
     asker.counts = asker.counts | {plan.job.accelerators}
     question = asker.question(query)
-    found = list(knobs(question, plan.job.accelerators // max(plan.job.instances - plan.job.spare_instances, 1)))
+    found = list(knobs(question, plan.job))
     moves = [(knob, factor) for knob in found for factor in (knob.easier, knob.unit_factor) if factor is not None]
     asker.lead = plan.job.offer, plan.job.accelerators
     while True:

@@ -271,6 +271,20 @@ def test_marginal_values_and_switch_points_are_those_of_forced_re_solves(seed: i
     # prices down by 1 %: the cheapest job is 1 % cheaper, whatever it is
     assert rows["prices"].per_percent == pytest.approx(0.01 * plan.objective, abs=0.02)
     assert rows["efficiency"].per_percent is not None and rows["efficiency"].per_percent > 0 and rows["efficiency"].binding
+    # one unit more of the job's own figure, all others by the same share
+    assert plan.job is not None
+    offer, chip = catalog.offers[plan.job.offer], catalog.chips[plan.job.chip]
+    share = 0.1 / float(offer.price.m_as("USD/hour"))
+    assert rows["prices"].unit_step == "0.1 USD/h"
+    assert rows["prices"].per_unit == pytest.approx(share * plan.objective, abs=0.02)
+    for knob, step in (
+        ("memory bandwidth", tiny.Q(1.0, "GiB/s") / chip.memory_bandwidth),
+        ("memory capacity", tiny.Q(1.0, "GiB") / chip.memory),
+    ):
+        put(figures.scaled_catalog(catalog, {knob: 1 + float(step.m_as("dimensionless"))}))
+        then = solve(query_of(clauses), today=TODAY).objective
+        assert then is not None and rows[knob].per_unit == pytest.approx(plan.objective - then, abs=0.011)
+        assert rows[knob].unit_step.startswith("1 GiB")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -534,7 +548,7 @@ def test_compare_and_evaluate_on_the_command_line(saved: Path, tmp_path: Path) -
     example = EXAMPLES / "train-gpt3-512xa100.yaml"
     assert run("solve", example, "-q", "-o", other, "--set", "parallelism.tensor=8", "-f", "json").exit_code == 0
     rows = {row["name"]: row for row in json.loads(run("compare", saved, other, "-f", "json").stdout)}
-    assert rows["tensor_parallel"]["new"] == "8" and rows["objective [days]"]["change"] > 0
+    assert rows["tensor parallel"]["new"] == "8" and rows["objective [days]"]["change"] > 0
     moved = run("evaluate", saved, "-f", "json", "--set", "prices.scale=1.1")
     plan = TrainPlan.load(saved)
     assert moved.exit_code == 0 and plan.job is not None
