@@ -174,8 +174,12 @@ def _show_plan(plan: Plan, format: str) -> None:
     serves = plan.kind != "train"
     if format == "json":
         typer.echo(plan.to_json())
+    elif format == "csv" and plan.status == "infeasible":
+        from .report.explain import conflict_lines
+
+        typer.echo(render.comma_separated(conflict_lines(plan)), nl=False)
     elif format == "csv":
-        typer.echo(render.comma_separated(rows(plan.fleet or plan.conflict) if serves else pages().flat(plan)), nl=False)
+        typer.echo(render.comma_separated(rows(plan.fleet if serves else pages().layouts(plan))), nl=False)
     else:
         shown = tables.plan_tables(plan) if serves else pages().plan_tables(plan)
         if format in ("table", "html"):
@@ -609,7 +613,9 @@ def _explain_training(
             records = [force(saved, query, one, asker) for one in forces]
             shown = training.why_not_tables_of(records, saved)
         elif saved.job is None:
-            shown, records = training_pages.infeasible_tables(saved), list(saved.conflict)
+            shown, _ = _whole(format, saved, training_pages.infeasible_tables(saved), [])
+            _show(format, shown, pages.why_infeasible(saved), pages.conflict_lines(saved), _headline(saved))
+            raise typer.Exit(OK)
         elif swings:
             records = list(tornado(saved, query, asker))
             shown = [pages.tornado_table(records)]

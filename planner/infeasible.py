@@ -127,6 +127,7 @@ class Explanation:
 
     `conflict` is the smallest clash found, `further` the others; `complete`: there are no more. `innocent` clauses are
     in none of them and in no repair; `nearest` is the question repaired by the smallest move (`distance`), and `by` that repair;
+    `stuck`: paths of clauses in clashes that no change of theirs alone repairs;
     `freed` are the questions in which all that a joint repair changes is given up, with those clauses.
     """
 
@@ -138,6 +139,7 @@ class Explanation:
     nearest: ServeQuery | None = None
     by: plan.Fix | None = None
     freed: tuple[tuple[tuple[Clause, ...], ServeQuery], ...] = ()
+    stuck: tuple[str, ...] = ()
 
 
 def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memory: Memory | None = None) -> Explanation:
@@ -166,6 +168,7 @@ def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memo
         None if nearest is None else nearest[1],
         None if nearest is None else nearest[0],
         () if alone else tuple((tuple(one), without(query, one)) for one in joint),
+        tuple(dict.fromkeys(c.path for core in cores for c in core if c not in alone)),
     )
 
 

@@ -378,6 +378,7 @@ class Plan(Record):
     further: tuple[tuple[Conflict, ...], ...] = ()  # the other clashes, which may overlap
     clashes: Literal["all", "cut short", "some"] = "some"  # whether there are more than these
     fixes: tuple[Fix, ...] = ()
+    not_enough_alone: tuple[str, ...] = ()  # clauses of clashes that no change of theirs alone repairs
     innocent: tuple[Conflict, ...] = ()
     nearest: Nearest | None = None
     missing: tuple[Missing, ...] = ()

@@ -53,7 +53,7 @@ def _explained(prepared: Prepared, memory: Memory, progress: Progress, nearest: 
     why = infeasible.why_infeasible(prepared, progress, memory)
     said: dict[str, Any] = {
         "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",
-        "fixes": why.fixes, "innocent": why.innocent,
+        "fixes": why.fixes, "not_enough_alone": why.stuck, "innocent": why.innocent,
     }  # fmt: skip
     if not nearest:
         return said

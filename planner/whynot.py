@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from zoo.units import Q
 
@@ -12,7 +12,7 @@ from . import in_parallel
 from .columns import Memory
 from .marginal import Knob, knobs, moved, turning_points
 from .marginal import best as optimum
-from .plan import Plan, Pool, WhyNot
+from .plan import Fix, Plan, Pool, WhyNot
 from .prepare import UNITS, model_of
 from .program import SCALES, dequantise, quantise
 from .query import QueryError, ServeQuery
@@ -87,6 +87,11 @@ def in_own_words(error: QueryError, forces: Mapping[str, str]) -> QueryError:
     return QueryError(text if where is None else f"--why-not {what}: {text[where.end() :]}")
 
 
+def fixes_that_keep(forced: Collection[str], fixes: Iterable[Fix]) -> tuple[Fix, ...]:
+    """The repairs that leave what was forced as it is: to give X up is to have the plan that there is already."""
+    return tuple(fix for fix in fixes if not set(fix.clause.split(" + ")) & set(forced))
+
+
 def why_not(
     plan: Plan, query: ServeQuery, forces: Mapping[str, str], memory: Memory | None = None, progress: Progress = lambda _: None,
     switches: bool = False,
@@ -106,9 +111,10 @@ def why_not(
     except QueryError as error:
         raise in_own_words(error, forces) from None
     if best.objective is None or plan.objective is None:
+        own = {path for key, value in forces.items() for path in _FORCED[key](value)}
         return WhyNot(
             what=what, status=best.status, objective=None, unit=plan.objective_unit, dearer_by=None, ratio=None, wins_at=None,
-            conflict=best.conflict, fixes=best.fixes, removed=best.removed, fleet=(),
+            conflict=best.conflict, fixes=fixes_that_keep(own, best.fixes), removed=best.removed, fleet=(),
             note="" if best.objective is not None else _physics(query, forces, best, memory),
         )  # fmt: skip
     ratio = best.objective / plan.objective if plan.objective else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WallPage, WhyNot
+from ..plan import rows as records_of
 from .tables import TOTALS, Table, fix_rows, innocent_title, number
 
 
@@ -102,13 +103,13 @@ def _never(need: Need) -> str:
 
 def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
     """Each forced choice beside the best plan."""
-    rows, tables = [], []
+    rows, tables, notes = [], [], []
     for answer in answers:
         if answer.objective is None:
             verdict = "impossible" if answer.status == "infeasible" else "stopped without proof"
             clash = "; ".join(c.text for c in answer.conflict)
-            why = ": ".join(part for part in (clash, answer.note) if part)
-            rows.append((answer.what, verdict, "-", "-", why or "physics: see below"))
+            rows.append((answer.what, verdict, "-", "-", clash or answer.note or "physics: see below"))
+            notes += [f"{answer.what}: {answer.note}"] if clash and answer.note else []
             if answer.fixes:
                 tables.append(
                     Table(f"What would allow {answer.what}", ("change", "to", "the best plan is then"), fix_rows(answer.fixes))
@@ -127,24 +128,32 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
                 (answer.what, verdict, f"{number(answer.objective, 6)} {answer.unit}", ratio, answer.wins_at or answer.note)
             )
     columns = ("why not", "verdict", "best plan then", "ratio", "clash, or when it would win")
-    return [Table("Why not", columns, tuple(rows)), *tables]
+    return [Table("Why not", columns, tuple(rows), frozenset(), tuple(notes)), *tables]
 
 
 def why_infeasible(plan: Plan) -> dict[str, Any]:
     """Everything that an infeasible answer says of why, as plain values."""
-    parts = ("status", "conflict", "further", "clashes", "fixes", "innocent", "nearest", "missing")
+    parts = ("status", "conflict", "further", "clashes", "fixes", "not_enough_alone", "innocent", "nearest", "missing")
     return plan.model_dump(mode="json", include=set(parts))
 
 
 def conflict_lines(plan: Plan) -> list[dict[str, Any]]:
-    """The same as flat lines: members of clashes, repairs, and clauses that are not to blame."""
+    """The same as flat lines: members of clashes, repairs, the nearest plan, clauses that are not to blame, missing data."""
     lines: list[dict[str, Any]] = []
     for number_of_clash, clash in enumerate((plan.conflict, *plan.further), 1):
         lines += [{"part": f"clash {number_of_clash}", **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in clash]
     lines += [{"part": "repair", "text": fix.change, **fix.model_dump(mode="json", exclude={"change"})} for fix in plan.fixes]
+    texts = {line["clause"]: line["text"] for line in lines if line["part"].startswith("clash")}
+    lines += [{"part": "no repair alone", "clause": path, "text": texts[path]} for path in plan.not_enough_alone]
+    if plan.nearest is not None:
+        near = plan.nearest
+        lines.append({"part": "nearest plan", "text": near.change, "objective": near.objective, "unit": near.unit})
+        job = getattr(near, "job", None)
+        lines += [{"part": "nearest plan", **row} for row in records_of(near.fleet if job is None else [job])]
     lines += [
         {"part": innocent_title(plan).lower(), **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in plan.innocent
     ]
+    lines += [{"part": "missing", "text": f"{m.count} {m.text}", "value": "; ".join(m.names)} for m in plan.missing]
     return lines
 
 

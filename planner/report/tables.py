@@ -267,7 +267,7 @@ def innocent_title(plan: Plan) -> str:
     return {
         "all": "Not to blame",
         "cut short": "In none of the clashes found (the search for more was cut short)",
-        "some": "In none of the clashes found",
+        "some": "In none of the clashes found (there may be more)",
     }[plan.clashes]
 
 
@@ -300,8 +300,8 @@ def conflict_tables(plan: Plan) -> list[Table]:
     if plan.nearest is not None:
         notes.append("nearest below: the least sum of moves, |ln(to / from)| of each number, ln 2 for a list widened or given up")
     rows = fix_rows(plan.fixes)
-    if single and plan.kind == "serve":  # which clauses are enough alone is known for every one
-        rows += tuple((c.text, "no change of this alone is enough", "-") for c in plan.conflict if c.clause not in single)
+    texts = {c.clause: c.text for clash in (plan.conflict, *plan.further) for c in clash}
+    rows += tuple((texts[path], "no change of this alone is enough", "-") for path in plan.not_enough_alone)
     tables.append(Table(title, ("change", "to", "the best plan is then"), rows, frozenset(), tuple(notes)))
     if plan.nearest is not None:
         near = plan.nearest

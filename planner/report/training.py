@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..plan import Plan
@@ -175,8 +176,6 @@ def certificate_table(plan: TrainPlan) -> Table:
     return Table("Certificate", ("", "what was proven"), rows)
 
 
-def flat(plan: Plan) -> list[dict[str, object]]:
-    """The best layouts as flat records, for CSV; the clash where there is no job."""
-    from ..plan import rows
-
-    return rows(plan.layouts or plan.conflict) if isinstance(plan, TrainPlan) else rows(plan.fleet)
+def layouts(plan: Plan) -> Sequence[Ranked]:
+    """The best layouts, for CSV."""
+    return plan.layouts if isinstance(plan, TrainPlan) else ()

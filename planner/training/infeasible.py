@@ -73,7 +73,9 @@ def _tokens(query: TrainQuery, steps: int) -> str:
 class Explanation:
     """Why there is no job. `innocent` clauses are in no clash that was found and in no repair; `nearest` is the question
     repaired by the smallest move (`planner.distance`), `by` that repair and `best` its best job. `complete` False: the time was
-    over, so the clash may have clauses that it does not need, and repairs are missing."""
+    over, so the clash may have clauses that it does not need, and repairs are missing. `further`: other clashes that were found;
+    `only`: proven that there is none but `conflict`; `stuck`: paths of clauses in clashes that no change of theirs alone
+    repairs."""
 
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
@@ -82,6 +84,9 @@ class Explanation:
     by: plan.Fix | None = None
     best: Column | None = None
     complete: bool = True
+    further: tuple[tuple[plan.Conflict, ...], ...] = ()
+    only: bool = False
+    stuck: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,8 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
         others = [c for c in clauses if c is not clause]
         if all(clause in clash for clash in clashes) and not asked.feasible(query, [clause]):
             clashes.append(_clash(query, clauses, sorted(others, key=lambda c: c not in core), asked))
+    lone = [clause for clause in core if asked.feasible(query, [clause])]  # every clash has these
+    stuck = dict.fromkeys(c.path for clash in clashes for c in clash if c not in lone)
     repairs = []
     for clause in core:
         asker.progress(f"how far must {clause.path} move?")
@@ -162,9 +169,11 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
     blamed = {c.path for clash in clashes for c in clash} | set(moved)
     innocent = [c for c in clauses if c.path not in blamed]
     memory = _for_lack_of_memory(query, clauses, core, asked)
+    _, near, by, best_then = nearest or (None,) * 4
     return Explanation(
-        tuple(_blamed(c, memory) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), *(nearest or (None,) * 4)[1:]
-    )
+        tuple(_blamed(c, memory) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), near, by, best_then,
+        further=tuple(tuple(_blamed(c) for c in clash) for clash in clashes[1:]), only=lone == core, stuck=tuple(stuck),
+    )  # fmt: skip
 
 
 def _clash(

@@ -75,7 +75,11 @@ def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
     shown = run("explain", infeasible)
     assert shown.exit_code == 0 and "clash 1 of 2" in shown.stdout and "No single change is enough" in shown.stdout
     lines = list(csv.DictReader(io.StringIO(run("explain", infeasible, "--format", "csv").stdout)))
-    assert {"clash 1", "clash 2", "repair"} <= {line["part"] for line in lines}
+    assert {"clash 1", "clash 2", "repair", "no repair alone", "nearest plan"} <= {line["part"] for line in lines}
+    # every clause of a clash is repaired alone or said not to be
+    alone = {fix["clause"] for fix in said["fixes"] if " + " not in fix["clause"]}
+    assert alone | set(said["not_enough_alone"]) == {c["clause"] for clash in (said["conflict"], *said["further"]) for c in clash}
+    assert "no change of this" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 80
 
 

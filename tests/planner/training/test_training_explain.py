@@ -537,7 +537,13 @@ def test_an_infeasible_question_on_the_command_line(tmp_path: Path) -> None:
     power = float(fix["value"].split()[0])
     for size, code in ((power, 0), (power - 0.001, 3)):
         assert run("solve", question, "-q", "-f", "json", "--set", f"limits.power={size} kW").exit_code == code
-    assert "Best possible anyway" in run("explain", plan).stdout
+    # every clause of the clash repairs alone, so there is no other clash
+    assert answer["clashes"] == "all" and not answer["further"] and not answer["not_enough_alone"]
+    shown = run("explain", plan).stdout
+    assert "Best possible anyway" in shown and "Not to blame" in shown
+    table = run("explain", plan, "-f", "csv").stdout.splitlines()
+    parts = [line.partition(",")[0] for line in table[1:]]
+    assert parts.count("clash 1") == parts.count("repair") == 3 and "nearest plan" in parts and "not to blame" in parts
     for verb in ("alternatives", "evaluate"):
         nothing = run(verb, plan)
         assert nothing.exit_code == 2 and "no job (infeasible)" in nothing.stderr and nothing.stderr.count("\n") == 1
