@@ -182,14 +182,11 @@ class Constants:
     workspace: Quantity
     smallest_cache: Number
     batch_limit: Number
-    interference_closed: Number
-    interference_full: Number
-    interference_open: Number
+    step_tokens: Number
+    interference: Number
     median_share: Number
     first_token_fixed: Quantity
-    first_token_fixed_open: Quantity
     step_wait: Number
-    step_wait_open: Number
     attention_parallel_wait: Number
     prompt_wait_random: Number
     prompt_wait_fixed: Number
@@ -306,9 +303,8 @@ class Selector:
         families = ("compute_16bit", "compute_8bit", "compute_4bit", "memory", "cache_read", "collective_latency")
         engines = [
             "engine_efficiency", "prefill_efficiency", "step", "layer", "tensor_parallel_layer", "sequence", "prefill_launch",
-            "collective_latency_factor", "expert_layer_factor", "memory_share", "batch_limit", "interference_closed",
-            "interference_full", "interference_open", "first_token_fixed", "first_token_fixed_open", "step_wait",
-            "step_wait_open", "prompt_wait_random", "prompt_wait_fixed", "queue_factor", "tail",
+            "collective_latency_factor", "expert_layer_factor", "memory_share", "batch_limit", "interference",
+            "first_token_fixed", "step_wait", "prompt_wait_random", "prompt_wait_fixed", "queue_factor", "tail",
         ]  # fmt: skip
         columns = {name: self._by(name, "families") for name in families}
         columns |= {name: self._by(name, "engines") for name in engines}
@@ -393,14 +389,11 @@ class Selector:
             workspace=Q(g["workspace"], "byte"),
             smallest_cache=g["smallest_cache"],
             batch_limit=v["batch_limit"],
-            interference_closed=v["interference_closed"],
-            interference_full=v["interference_full"],
-            interference_open=v["interference_open"],
+            step_tokens=g["step_tokens"],
+            interference=v["interference"],
             median_share=g["median_share"],
             first_token_fixed=time(v["first_token_fixed"]),
-            first_token_fixed_open=time(v["first_token_fixed_open"]),
             step_wait=v["step_wait"] * v["step_wait_blackwell"],
-            step_wait_open=v["step_wait_open"],
             attention_parallel_wait=np.where(waits, v["attention_parallel_wait"], 0.0),
             prompt_wait_random=v["prompt_wait_random"],
             prompt_wait_fixed=v["prompt_wait_fixed"],

@@ -816,73 +816,195 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """First token, time per output token [s], and the batch that decodes together."""
+    """First token, time per output token [s], and the sequences that decode together, of which the step takes `decode` [s].
+
+    `waits`: the parts of the first token, which sum to it. `least`, `spread` [s]: the part of the first token that every request
+    has, and the standard deviation of the rest (open loop).
+    """
 
     ttft: Quantity
     tpot: Quantity
     batch: Array
+    decode: Quantity
+    waits: Mapping[str, Quantity]
+    least: Quantity = _NO_TIME
+    spread: Quantity = _NO_TIME
+
+
+def slots(d: Deployment, load: Load) -> Array:
+    """Sequences that one replica schedules at once: as many as memory holds at the mean live length and the engine allows.
+
+    A real number, as `live_sequences`. `Load.sequences_limit`: of one attention rank.
+    """
+    ranks, stated = d.layouts.attention_parallel, np.asarray(load.sequences_limit, float)
+    allowed = np.minimum(d.constants.batch_limit, np.where(np.isfinite(stated), stated, np.inf)) * ranks
+    return np.minimum(live_sequences(d), allowed)
+
+
+def prompts_per_step(d: Deployment) -> Array:
+    """Prompts that one step reads at most: the engine's budget of tokens over the length of a prompt, at least one."""
+    return np.maximum(d.constants.step_tokens * d.layouts.attention_parallel / np.asarray(d.work.fresh, float), 1.0)
+
+
+def kept_busy(d: Deployment, sequences: Any) -> Array:
+    """Of so many slots those that can be kept busy: O steps of as many prompts as a step reads at most."""
+    return np.minimum(sequences, prompts_per_step(d) * np.asarray(d.work.output, float) * d.layouts.pipeline_parallel)
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A step of a replica, through all its stages [s]: `decode`, and what each `prompt` read in it adds to the stage it is in."""
+
+    decode: Quantity
+    prompt: Quantity
+
+
+def busy_step(d: Deployment, sequences: Any, prompts: Any) -> Busy:
+    """A step that decodes `sequences` of the whole replica and reads `prompts`, which share one launch."""
+    stages = d.layouts.pipeline_parallel
+    step = step_time(d, np.maximum(np.asarray(sequences, float) / stages, 1.0), prompts)
+    return Busy(stages * step.decode, step.increment + d.constants.prefill_launch / np.maximum(prompts, 1.0))
+
+
+def full_step(d: Deployment, sequences: Any) -> Busy:
+    """The step of a replica whose slots are all busy: of `sequences` (O - 1)/O decode and 1/O have their prompt read.
+
+    A sequence that decodes sees itself and the share (O - 1)/O of the others.
+    """
+    decoding = 1 + (np.asarray(sequences, float) - 1) * (1 - 1 / np.asarray(d.work.output, float))
+    return busy_step(d, decoding, prompts_together(d, sequences / d.layouts.pipeline_parallel))
+
+
+def slot_time(d: Deployment, sequences: Any, step: Busy) -> Quantity:
+    """How long a request holds its slot when all of `sequences` are busy: O steps that read sequences / O prompts each.
+
+    O t_decode + phi sequences t_prompt
+
+    One of the steps reads the prompt and yields the first token, the others decode. phi, `interference`: what a prompt adds to
+    a step that decodes, over what it takes alone. step: `full_step`. Returns [s].
+    Source: Agrawal et al. (2024), Sarathi-Serve, for prefill work inside decode steps, without which the error triples.
+    """
+    return d.work.output * step.decode + d.constants.interference * sequences * step.prompt
+
+
+def capacity(d: Deployment, sequences: Any) -> Quantity:
+    """The largest rate of requests of one replica with so many slots [1/s]: slots / slot_time (Little 1961).
+
+    Of a closed loop, of an open one, and at maximum load alike.
+    """
+    kept = kept_busy(d, sequences)
+    return kept / slot_time(d, kept, full_step(d, kept))
 
 
 def closed_loop(d: Deployment, load: Load) -> Latency:
-    """TTFT and TPOT when a client keeps `concurrency` requests in flight.
+    """TTFT and TPOT when a client keeps N requests in flight: `concurrency`.
 
-    B = min(concurrency, sequences that fit); TPOT = t_decode(B) + phi (B - 1)/output x prefill increment
-    TTFT = fixed + steps waited for x TPOT + t_prefill (1 + kappa (rho / 0.3)^g (B - 1)^c) + wait for a slot
+    X = N / (TTFT + (O - 1) TPOT), at most slots / slot_time
+    TPOT = t_decode(B) + phi (N - 1)/N X TPOT t_prompt,  B = 1 + (N - 1)/N X (O - 1) TPOT
+    TTFT = fixed + w P TPOT + V + wait for a slot,  V = t_prefill (1 + (N - 1) (s + (1 - s) X V/N))
 
-    rho is the share of time spent in prefill; a static batch has no interference, and its first token comes when all
-    prompts are read. Disaggregated prefill does not disturb decode. Source: laws of this module, fitted.
+    Little's law (1961) for requests and for sequences that decode, and the arrival theorem: a request sees the loop as it is
+    with one request less. In front of its prompt are those of the others that have not been read either, the share X V/N of
+    the time (Bard 1979, Schweitzer 1979), and the share s of them that were sent together with it,
+    s = kappa (rho / 0.3)^g (N - 1)^(c - 1) with rho the share of time spent in prefill, fitted. w: steps waited for while
+    another request decodes, P = 1 - O^(1 - N). At the largest rate, the wait for a slot is what is left of N/X. The step is
+    taken at the B of every slot busy, then once more at the B found. A request of one token (O = 1) has no TPOT: what stands
+    there is the time between steps.
+
+    A static batch has no interference, and its first token comes when all prompts are read. Disaggregated prefill does not
+    disturb decode. A client that reports medians sees `median_share` of stalls and waits.
     """
     w, x, c = d.work, d.layouts, d.constants
-    stages = x.pipeline_parallel
-    per_stage = np.minimum(load.concurrency, live_sequences(d)) / stages
-    batch = per_stage * stages
-    step = step_time(d, per_stage, prompts_together(d, per_stage))
-    seen = np.where(load.median, c.median_share, 1.0)
-    apart = load.static | load.disaggregated
-    disturbed = np.where(apart, 0.0, c.interference_closed * seen * np.maximum(per_stage - 1, 0) / w.output)
-    tpot = stages * (step.decode + disturbed * (step.increment + c.prefill_launch))
-
-    alone = stages * prompt_time(d, 1.0)
-    fixed = stages * fixed_time(d)
-    together = stages * (prompt_time(d, np.maximum(load.concurrency, 1.0)) + c.prefill_launch + fixed_time(d))
-    work = np.maximum(batch - 1, 0) * alone
-    busy = np.maximum((work / (work + w.output * 0.7 * tpot)).m_as(""), 1e-3)
-    others = np.maximum(batch / load.prefill_workers * np.where(load.disaggregated, load.replicas, 1.0) - 1, 1e-9)
+    stages, population, output = x.pipeline_parallel, np.asarray(load.concurrency, float), np.asarray(w.output, float)
+    inside = np.minimum(population, slots(d, load))
+    inside = np.where(load.static, inside, kept_busy(d, inside))
+    others = np.maximum(population - 1, 0.0) / np.maximum(population, 1e-9)  # (N - 1) / N
+    readers = population / load.prefill_workers * np.where(load.disaggregated, load.replicas, 1.0)
+    ahead = np.maximum(readers - 1, 0.0)
+    launches, alone = stages * fixed_time(d), (prompt_time(d, 1.0) + c.prefill_launch).m_as("s")
+    fixed = (c.first_token_fixed + launches).m_as("s")
     kappa = np.where(load.fixed_lengths, c.prompt_wait_fixed, c.prompt_wait_random)
-    waves = seen * kappa * (busy / 0.3) ** c.wait_utilisation_exponent * others**c.wait_concurrency_exponent
-    slot = np.maximum(load.concurrency / batch - 1, 0) * w.output * 0.5
     gathers = np.where((np.asarray(w.latent_layers) > 0) & (x.expert_parallel > 1), c.attention_parallel_wait, 0.0)
-    steps = np.where(load.disaggregated | (load.concurrency <= 1), 0.0, c.step_wait + gathers)
-    ttft = c.first_token_fixed + fixed + (steps + slot) * tpot + (alone + c.prefill_launch) * (1 + waves)
-    return Latency(Q(np.where(load.static, together.m_as("s"), ttft.m_as("s")), "s"), tpot, batch)
+    steps = np.where(load.disaggregated, 0.0, (1 - output ** (1 - np.maximum(population, 1.0))) * (c.step_wait + gathers))
+
+    def elsewhere(step: Busy) -> Busy:
+        return replace(step, prompt=np.where(load.static | load.disaggregated, 0.0, 1.0) * step.prompt)
+
+    batch = 1 + (inside - 1) * np.where(load.static, 1.0, 1 - 1 / output)
+    together = prompts_together(d, inside / stages)
+    step = elsewhere(busy_step(d, batch, together))
+    largest = (inside / slot_time(d, inside, step)).m_as("1/s")
+    rate = tpot = prompts = each = np.zeros(1)
+    decoded, room = np.maximum(output - 1, 1e-6), prompts_per_step(d)
+    for at_the_rate in (False, True):
+        if at_the_rate:
+            batch = np.where(load.static, inside, np.minimum(1 + others * rate * (output - 1) * tpot, inside))
+            step = elsewhere(busy_step(d, batch, together))
+        decode, disturbed = step.decode.m_as("s"), c.interference * others * step.prompt.m_as("s")
+        work = np.maximum(population - 1, 0.0) * alone
+        reading = np.maximum(work / (work + output * decode), 1e-3)
+        sent = kappa * (reading / 0.3) ** c.wait_utilisation_exponent
+        sent = np.minimum(sent * np.maximum(ahead, 1e-9) ** (c.wait_concurrency_exponent - 1), 1.0)
+        read, found = alone * (stages + ahead * sent), alone * ahead * (1 - sent) / np.maximum(population, 1e-9)
+        low, high = np.zeros_like(largest + read), largest + 0 * read
+        for _ in range(45):
+            rate = (low + high) / 2
+            prompts = read / np.maximum(1 - rate * found, 1e-9)
+            busy = np.minimum(rate * disturbed, 1 - 1e-9)
+            each = decode / (1 - busy)
+            behind = stages * alone + (prompts - stages * alone + steps * each) / room
+            tpot = each + behind * _followed(busy, decoded)
+            crowded = rate * (fixed + steps * each + prompts + (output - 1) * tpot) > population
+            low, high = np.where(crowded, low, rate), np.where(crowded, rate, high)
+    seen = np.where(load.median, c.median_share, 1.0)
+    slot = np.maximum(population / rate - (fixed + steps * each + prompts + (output - 1) * tpot), 0.0)
+    apart = {
+        "client and scheduler": c.first_token_fixed.m_as("s"), "launches": launches.m_as("s"), "own prompt": stages * alone,
+        "steps in progress": steps * each, "prompts of others": seen * (prompts - stages * alone), "slot": slot,
+    }  # fmt: skip
+    at_once = {"launches": apart["launches"], "own prompt": apart["own prompt"]}
+    whole = stages * (prompt_time(d, np.maximum(population, 1.0)) + c.prefill_launch)
+    at_once["prompts of others"] = whole.m_as("s") - at_once["own prompt"]
+    waits = {name: Q(np.where(load.static, at_once.get(name, 0.0), value), "s") for name, value in apart.items()}
+    return Latency(_sum(waits), Q(decode + seen * (tpot - decode), "s"), batch, step.decode, waits)
+
+
+def _followed(busy: Array, decoded: Array) -> Array:
+    """What a request's own wait adds to its TPOT, over that wait: rho (1 - rho^n) / ((1 - rho) n), n = O - 1 decode steps.
+
+    While it waits, other prompts come and are read in its first decode step, which makes that one longer, so that more come, and
+    so on: rho + rho^2 + ... + rho^n, spread over n steps. busy: the share rho of a step that reads prompts.
+    """
+    return busy * -np.expm1(decoded * np.log(np.maximum(busy, 1e-12))) / ((1 - busy) * decoded)
+
+
+def _sum(parts: Mapping[str, Quantity]) -> Quantity:
+    total = _NO_TIME
+    for part in parts.values():
+        total = total + part
+    return total
 
 
 def static_throughput(d: Deployment, load: Load) -> Quantity:
     """Output tokens per second of B prompts read together, then decoded in lockstep; in waves when the cache overflows.
 
-    B output / (t_prefill(B) + output x t_decode(B))
+    B O / (t_prefill(B) + (O - 1) t_decode(B)): the first token comes with the prompts
     """
     w, c = d.work, d.constants
     batch = np.minimum(load.concurrency, live_sequences(d))
     step = decode_time(d, batch, pass_time(d, batch, False).total)
-    time = prompt_time(d, batch) + c.prefill_launch + fixed_time(d) + w.output * step
+    time = prompt_time(d, batch) + c.prefill_launch + fixed_time(d) + np.maximum(np.asarray(w.output) - 1, 0) * step
     return Q(batch * w.output, "token") / time
 
 
 def max_throughput(d: Deployment, load: Load) -> Quantity:
     """Output tokens per second of all replicas at the largest batch that memory, engine and number of requests allow.
 
-    replicas x B output / ((output t_decode(B) + phi B x prefill increment) (1 + tail B / requests))
-
-    B: sequences whose cache fits at the mean live length. Leaving out the prefill work triples the error.
+    replicas x O x capacity / (1 + tail B / requests)
     """
-    w, x, c = d.work, d.layouts, d.constants
-    batch = np.minimum(live_sequences(d), c.batch_limit * x.attention_parallel)
-    batch = np.minimum(batch, load.requests)
-    per_stage = np.maximum(batch / x.pipeline_parallel, 1.0)
-    step = step_time(d, per_stage, prompts_together(d, per_stage))
-    cycle = w.output * step.decode + c.interference_full * per_stage * step.increment
-    return Q(load.replicas * per_stage * w.output, "token") / (cycle * (1 + c.tail * batch / load.requests))
+    batch = np.maximum(np.minimum(slots(d, load), load.requests), d.layouts.pipeline_parallel)
+    drained = 1 + d.constants.tail * batch / load.requests
+    return load.replicas * Q(d.work.output, "token") * capacity(d, batch) / drained
 
 
 def share_in_flight(u: Array) -> Array:
@@ -898,59 +1020,144 @@ def share_following(u: Array) -> Array:
     return np.where(u <= 1, u - u * u / 2, 0.5)
 
 
-def open_loop(d: Deployment, load: Load, iterations: int = 25) -> Latency:
+def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: int = 25) -> Latency:
     """TTFT and TPOT at an arrival rate, on the upper (loaded) branch of Little's fixed point.
 
-    B = rate x output x TPOT(B) (a finite run: requests x share_in_flight); TPOT = t_decode(B) + phi followers/output x increment
-    TTFT = fixed + P(busy) steps waited for x TPOT + t_prefill + M/D/1 queue x TPOT + backlog when overloaded + wait for a slot
+    B = rate (O - 1) TPOT(B) + z, z = (1 + variability)/2 (a finite run: 1 + requests x share_in_flight)
+    TPOT = t_decode(B) + phi followers/(O - 1) t_prompt, followers = rate (O - 1) TPOT (a finite run: requests x share_following)
+    TTFT = fixed + t_prefill + w P TPOT + q wait for other prompts + backlog of a finite run when overloaded + wait for a slot
 
-    P(busy) = 1 - exp(-requests in flight), of an M/G/inf queue: an idle engine has no step to wait for. The prompts of the
-    M/D/1 queue join the batch between steps, so that it is served in steps, not in prefill times.
-    Source: Little (1961); `fleet.m_d_1_wait`. Iterated with damping 1/2 from above.
+    z: a sequence that decodes sees itself and, when arrivals are bursty, more others than the mean over time; peakedness of an
+    infinite-server group (Eckberg 1983). `variability`: squared coefficient of variation of the time between arrivals. A step
+    reads `prompts_per_step` at most. P = 1 - e^-B, of an M/G/inf queue: an idle engine has no step to wait for. The prompts of
+    the M/D/1 queue join the batch between steps, so that it is served in steps, not in prefill times; the wait for a slot is
+    that of an M/D/slots queue; both are scaled by Allen and Cunneen (Allen 1990). A steady rate beyond `capacity` is served
+    at the capacity, and its TTFT has no meaning. Where the mean number in flight is known, B is the share of it that decodes.
+    Source: Little (1961); `fleet.m_d_1_wait`; Erlang (1917). Iterated from above: damped, in a steady state by secants.
     """
-    w, x, c = d.work, d.layouts, d.constants
-    rate, requests = load.rate, load.requests / load.replicas
-    steady, finite = np.isfinite(rate), np.isfinite(requests)
-    arrivals = np.where(steady, rate, 0.0)
-    window = np.where(
-        finite, np.where(steady, np.where(finite, requests, 1.0) / np.maximum(arrivals, 1e-9), 1e-3), 1e30
-    )  # fmt: skip
-    count = np.where(finite, requests, 0.0)
-    limit = np.minimum(live_sequences(d), c.batch_limit * x.attention_parallel)
-    limit = np.minimum(limit, np.where(np.isfinite(load.sequences_limit), load.sequences_limit * x.attention_parallel, 1e9))
-    stages = x.pipeline_parallel
-    launch = 0.5 * c.prefill_launch
-    service = (prompt_time(d, 4.0) / 4 + launch).m_as("s")
+    w, c = d.work, d.constants
+    stages, steps = d.layouts.pipeline_parallel, np.maximum(np.asarray(w.output, float) - 1, 1e-6)
+    requests, limit, room = load.requests / load.replicas, slots(d, load), prompts_per_step(d)
+    paced, finite = np.isfinite(load.rate), np.isfinite(requests)
+    settled = paced & ~finite & ~np.asarray(load.known_batch, bool)
+    count, rate = np.where(finite, requests, 0.0), np.where(paced, load.rate, 0.0)
+    largest = capacity(d, limit).m_as("1/s") if np.any(settled) else np.inf
+    served = np.where(settled, np.minimum(rate, largest), rate)
+    window = np.where(finite, np.where(paced, count / np.maximum(rate, 1e-9), 1e-3), 1e30)
+    service = (prompt_time(d, room) / room + c.prefill_launch).m_as("s")
+    offered = np.where(paced, rate, 1e9)
+    reading = np.minimum(offered * service, 0.85)
+    launches, own = stages * fixed_time(d), (stages * (prompt_time(d, 1.0) + c.prefill_launch)).m_as("s")
+    fixed = (c.first_token_fixed + launches).m_as("s") + own
+    bursts = np.where(settled, (variability - 1) / 2 * reading / (1 - reading) * service, 0.0)
+
     one = np.ones_like(limit)
-    tpot = (stages * step_time(d, one, one).decode).m_as("s") + count / 2 * service / w.output
-    for _ in range(iterations):
-        lasts = w.output * tpot
-        u = lasts / window
-        flight = np.where(finite, count * share_in_flight(u), np.minimum(arrivals * lasts, 1e6))
-        flight = np.where(load.known_batch, load.concurrency, flight)
-        batch = np.clip(flight, 1.0, limit)
+    mean = tpot = busy_step(d, one, one).decode.m_as("s") + count / 2 * service / steps
+    batch = waited = queue = decode = before = after = np.zeros_like(tpot)
+    for turn in range(iterations):
+        lasts, u = steps * tpot, steps * mean / window
+        flight = np.where(finite, 1 + np.maximum(count - 1, 0) * share_in_flight(u), served * lasts + (1 + variability) / 2)
+        serves = mean + own / stages / room
+        queue = c.queue_factor * fleet.m_d_1_wait(Q(reading / serves, "1/s"), Q(serves, "s")).m_as("s") + bursts
+        waited = c.step_wait * (1 - np.exp(-np.where(settled, served * lasts, flight))) * mean
+        flight = np.where(load.known_batch, load.concurrency * lasts / (lasts + fixed + waited + queue), flight)
         drained = 1 - c.natural_drain * np.where(load.natural & finite, u / (1 + u), 0.0)
-        batch = np.maximum(batch * drained, 1.0)
-        followers = np.where(finite, drained * count * share_following(u), arrivals * lasts)
-        followers = np.minimum(np.where(load.known_batch, batch, followers), np.where(finite, count / 2, batch))
-        step = step_time(d, np.maximum(batch / stages, 1.0), np.clip(followers / w.output, 1.0, 16.0))
-        new = stages * (step.decode + c.interference_open * followers / w.output * (step.increment + launch))
-        tpot = 0.5 * tpot + 0.5 * new.m_as("s")
-    offered = np.where(steady, np.minimum(arrivals, 1e9), 1e9)
-    busy = np.minimum(offered * service, 0.85)
-    wait = fleet.m_d_1_wait(Q(busy / tpot, "1/s"), Q(tpot, "s"))
+        batch = np.maximum(np.clip(flight, 1.0, limit) * drained, 1.0)
+        followers = np.where(
+            finite, drained * count * share_following(u), np.where(load.known_batch, batch, served * steps * mean)
+        )
+        followers = np.where(finite, np.minimum(followers, count / 2), followers)
+        most = np.minimum(steps * room, 2 * followers)  # evenly from none to all of them follow: so many at most are read
+        followers = np.where(finite, most - most**2 / np.maximum(4 * followers, 1e-9), np.minimum(followers, steps * room))
+        step = busy_step(d, batch, np.clip(followers / steps, 1.0, room))
+        decode, prompt = step.decode.m_as("s"), c.interference * step.prompt.m_as("s")
+        read = np.where(settled, np.minimum(served * prompt, 1 - 1e-9), followers / steps * prompt)
+        new = np.where(settled, decode / (1 - np.where(settled, read, 0.0)), decode + read)
+        new = np.minimum(new, decode + room * prompt)  # no step reads more
+        mean = np.where(settled, new, 0.5 * mean + 0.5 * new)
+        seen = new + (own + (waited + queue) / room) * _followed(1 - decode / new, steps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.nan_to_num(np.clip((seen - after) / (tpot - before), 0.0, 0.9))
+        before, after = tpot, seen
+        tpot = np.maximum(tpot + (seen - tpot) * np.where(settled & (turn > 0), 1 / (1 - slope), 0.5), decode / 2)
     backlog = count / 2 * np.maximum(service - 1 / np.maximum(offered, 1e-9), 0)
     crowded = finite & (count > 1.05 * limit)
     slot = np.where(
         crowded, np.maximum(count * share_in_flight(w.output * tpot / window) / limit - 1, 0) * w.output * tpot * 0.5, 0.0
     )
-    ttft = (
-        c.first_token_fixed_open
-        + stages * (fixed_time(d) + prompt_time(d, 1.0))
-        + c.step_wait_open * (1 - np.exp(-flight)) * Q(tpot, "s")
-        + c.queue_factor * wait
-    )
-    return Latency(ttft + Q(backlog + slot, "s"), Q(tpot, "s"), batch)
+    blocked, queue = one, np.maximum(queue, 0.0)
+    if np.any(settled):
+        kept, peaked = kept_busy(d, limit), (1 + variability) / 2
+        used = np.where(rate < largest, rate / largest, 0.98)
+        blocked = np.maximum(np.asarray(node.erlang_c(kept / peaked, used * kept / peaked)), 1e-12)
+        slot = np.where(settled, blocked * variability / 2 / (largest * (1 - used)), slot)
+    waits = {
+        "client and scheduler": c.first_token_fixed.m_as("s"), "launches": launches.m_as("s"), "own prompt": own,
+        "steps in progress": waited, "prompts of others": queue + backlog, "slot": slot,
+    }  # fmt: skip
+    rest = np.minimum(waited, mean / 2)  # of the step in progress: evenly between nothing and twice that
+    longer = np.maximum(queue / np.maximum(reading, 1e-12), service)  # of those that wait for other prompts: for one at least
+    spread = np.sqrt(rest**2 / 3 + np.maximum(queue * (2 * longer - queue), 0.0) + slot**2 * (2 / blocked - 1))
+    parts = {name: Q(one * value, "s") for name, value in waits.items()}
+    least = _sum(parts) - Q(rest + queue + backlog + slot, "s")
+    return Latency(_sum(parts), Q(tpot, "s"), batch, Q(decode, "s"), parts, least, Q(spread, "s"))
+
+
+def token_parts(d: Deployment, latency: Latency) -> dict[str, Quantity]:
+    """What TPOT is made of [s]; the parts sum to it. Measured kernels scale those of the decode step alike."""
+    stages = d.layouts.pipeline_parallel
+    each = np.maximum(np.asarray(latency.batch, float) / stages, 1.0)
+    passed = pass_time(d, each, False)
+    parts = {
+        "weights and arithmetic": passed.matrix, "attention": decode_attention_time(d, each), "collectives": passed.communication,
+        "launches and scheduler": fixed_time(d), "host, per sequence": each / d.layouts.attention_parallel * d.constants.sequence,
+    }  # fmt: skip
+    scale = stages * (1.0 if d.measured is None else d.measured.decode)
+    return {**{name: scale * part for name, part in parts.items()}, "prompts of others": latency.tpot - latency.decode}
+
+
+def first_token_percentile(latency: Latency, share: float) -> Quantity:
+    """The TTFT [s] that a share of the requests of an open loop does not exceed.
+
+    What every request waits for, and a gamma variable with the mean and the standard deviation of the rest: of the step in
+    progress evenly distributed, of waits for prompts and slots that are none or exponential.
+    """
+    return latency.least + Q(_gamma((latency.ttft - latency.least).m_as("s"), latency.spread.m_as("s"), share), "s")
+
+
+def _gamma(mean: Array, spread: Array, share: float) -> Array:
+    """The quantile of a gamma variable of this mean and standard deviation."""
+    from scipy import special
+
+    shape = np.clip((mean / np.maximum(spread, 1e-12)) ** 2, 1e-3, 1e6)
+    return np.asarray(mean / shape * special.gammaincinv(shape, share))
+
+
+def token_percentile(d: Deployment, load: Load, latency: Latency, share: float, variability: float = 1.0) -> Quantity:
+    """The TPOT [s] that a share of the requests of a steady open loop does not exceed, at most that of all slots busy.
+
+    A gamma variable of mean TPOT and variance TPOT^2 z/n ((rho / (1 - rho))^2 + e^2 g / (1 - e)),  n = rate (O - 1) TPOT
+
+    While a request decodes, n others arrive, with the variance z n: TPOT = t_decode / (1 - rho) moves with their rate by
+    rho / (1 - rho), less rho^(O - 1) of it that comes too late, and with the sequences in flight by e = d ln t_decode / d ln B.
+    Their variance is z n / (1 - e), since they leave the more slowly the more they are, and of its mean over a service the share
+    g = 2 (x - 1 + e^-x) / x^2 is left, x = 1 - e (the correlation falls as e^(-x t / service)). z as in `open_loop`.
+    Source: diffusion about the operating point (Whitt 1984, heavy traffic of many servers).
+    """
+    steps, limit = np.maximum(np.asarray(d.work.output, float) - 1, 1e-6), slots(d, load)
+    token, decode = latency.tpot.m_as("s"), latency.decode.m_as("s")
+    kept = kept_busy(d, limit)
+    full = (slot_time(d, kept, full_step(d, kept)) / d.work.output).m_as("s")
+    flight = np.minimum(load.rate, (kept / full / d.work.output)) * steps * token
+    prompts = np.clip(flight / steps, 1.0, prompts_per_step(d))
+    more = (busy_step(d, 1.05 * latency.batch, prompts).decode / busy_step(d, latency.batch, prompts).decode).m_as("")
+    slope = np.clip(np.log(more) / np.log(1.05), 0.0, 0.95)
+    x = 1 - slope
+    left = 2 * (x - 1 + np.exp(-x)) / x**2
+    busy = np.clip(1 - decode / token, 1e-12, 1 - 1e-9)
+    moved = (busy * -np.expm1(steps * np.log(busy)) / (1 - busy)) ** 2 + slope**2 * left / x
+    spread = token * np.sqrt((1 + variability) / 2 / np.maximum(flight, 1e-9) * moved)
+    return Q(np.clip(_gamma(token, spread, share), decode, np.maximum(full, token)), "s")
 
 
 # --------------------------------------------------------------------------------------- one replica, for the planner
@@ -985,7 +1192,7 @@ def replica(
     """Walls 1 to 5 and 14 for one replica of each layout, every slot busy.
 
     TPOT = stages x (t_decode(B / stages) / E + phi (B - 1)/output x prefill increment)
-    first token = fixed + steps waited for + own prefill;  residence = first token + output x TPOT
+    first token = fixed + steps waited for + own prefill;  residence = first token + (output - 1) x TPOT
 
     With a draft the step drafts k tokens and verifies k + 1, E of which count (`tokens_per_step`); E is 1 without.
 
@@ -1035,20 +1242,22 @@ def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: t
     needed = weights + np.maximum(cache * layouts.batch, with_draft(d, longest_cache)) + kept
     drafted = 0.0 if d.draft is None else d.draft.tokens
     expected = 1.0 if d.draft is None else tokens_per_step(d.draft.acceptance, d.draft.tokens)
-    step = step_time(d, in_flight, prompts_together(d, in_flight * expected), 1 + drafted)
+    prompts = prompts_together(d, in_flight * expected)
+    step = step_time(d, in_flight, prompts, 1 + drafted)
     decode_step = stages * step.decode + drafting_time(d, in_flight)
-    disturbed = c.interference_closed * np.maximum(in_flight - 1, 0.0) / w.output
-    tpot = decode_step / expected + stages * disturbed * (step.increment + c.prefill_launch)
+    disturbed = c.interference * np.maximum(in_flight - 1, 0.0) / w.output
+    tpot = decode_step / expected + stages * disturbed * (step.increment + c.prefill_launch / prompts)
     prefill_time = with_draft(d, prompt_alone)
     dispatch = c.first_token_fixed + stages * fixed_time(d)
     delay = dispatch + c.step_wait * decode_step
     first = delay + prefill_time
-    residence = first + w.output * tpot
+    decoded = np.maximum(np.asarray(w.output, float) - 1, 0.0)
+    residence = first + decoded * tpot
     return Replica(
         layouts, weights, cache, kept, needed, d.device.memory, largest_batch(d), step.decode_pass, decode_step,
         prefill_time, delay, first, tpot, residence, dispatch, with_draft(d, prompt_cache),
         prefill_time * slow_first, delay * slow_first, first * slow_first,
-        tpot * slow_token, first * slow_first + w.output * tpot * slow_token, inherited, expected,
+        tpot * slow_token, first * slow_first + decoded * tpot * slow_token, inherited, expected,
     )  # fmt: skip
 
 

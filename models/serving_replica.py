@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def evaluate_replica(
 
     Keys of `mapping`: model, chip, precision, tokens {input, output}, and one of concurrency (requests kept in flight),
     rate (requests per second, Poisson) or batch (all prompts at once); optional kv_precision (16 bits), engine (vLLM),
-    prefix_hit (0), and with rate arrivals {cv} (1: Poisson; above, bursts), which percentiles are of. Optional degrees, 1 where
+    prefix_hit (0), and with rate arrivals {cv} (1: Poisson; above, bursts). Optional degrees, 1 where
     left out: tp chips share every layer, ep chips share the experts of every layer, pp groups of them follow each other; the
     replica has max(tp, ep) x pp chips, and where ep exceeds tp, attention runs in ep / tp ranks that share the requests. Every
     prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
@@ -249,34 +249,6 @@ def number_of(value: Any, key: str) -> float:
         return math.nan
 
 
-def percentiles(d: serving.Deployment, rate: float, slots: int, variability: float) -> dict[str, dict[str, float | None]]:
-    """TTFT and TPOT [ms] at p50, p90 and p99 of one replica with `slots` at an arrival rate [1/s], as plans predict them.
-
-    None where the share cannot be served at all. The queue is that of `serving.pool_rate`, of one replica.
-    """
-    batches = np.arange(1.0, slots + 1)
-    one = np.ones(slots)
-    layouts = replace(d.layouts, **{f.name: getattr(d.layouts, f.name) * one for f in _per_layout(d.layouts)}, batch=batches)
-    each = serving.together(serving.replicas(replace(d, layouts=layouts), 1.0, 1.0), 1.0)
-    full = serving.take(each, np.array([slots - 1]))
-    arrivals = Q(np.array([rate]), "1/s")
-    tpot = np.broadcast_to(each.tpot.m_as("ms"), batches.shape)
-    found: dict[str, dict[str, float | None]] = {"ttft": {}, "tpot": {}}
-    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
-        first = serving.first_token_quantile(
-            arrivals, full.prefill_time, full.delay, full.servers, full.slots, full.residence, share, variability
-        )
-        value = float(first.m_as("ms")[0])
-        found["ttft"][name] = value if math.isfinite(value) else None
-        busy = serving.sequences_in_flight(batches, each.residence, arrivals[0], 1.0, share, variability)
-        found["tpot"][name] = float(np.interp(busy, batches, tpot))
-    return found
-
-
-def _per_layout(layouts: serving.Layouts) -> list[Field[Any]]:
-    return [field for field in fields(layouts) if field.name != "batch" and getattr(layouts, field.name) is not None]
-
-
 def _deployment(asked: _Asked, constants: Constants) -> serving.Deployment:
     chip, one = asked.chip, np.ones(1)
     device = serving.device_of(chip)
@@ -314,27 +286,33 @@ def _count(value: float) -> float | int:
     return int(value) if float(value).is_integer() else value
 
 
-def _report(asked: _Asked, d: serving.Deployment, known: Calibration, source: str) -> dict[str, Any]:
-    model, chip, engine, amount = asked.model, asked.chip, asked.engine, asked.amount
-    law, one, no = _LOADS[asked.load], np.ones(1), np.zeros(1, bool)
-    load_ = serving.Load(
-        concurrency=amount * one, rate=(amount if law == "open" else 0.0) * one, requests=np.inf * one, replicas=one,
-        sequences_limit=np.nan * one, prefill_workers=one, static=~no if law == "static" else no, disaggregated=no, median=no,
+def _load(asked: _Asked, slots: float) -> serving.Load:
+    """The load of one replica that schedules so many sequences on each attention rank."""
+    one, no, law = np.ones(1), np.zeros(1, bool), _LOADS[asked.load]
+    return serving.Load(
+        concurrency=asked.amount * one, rate=(asked.amount if law == "open" else 0.0) * one, requests=np.inf * one, replicas=one,
+        sequences_limit=slots * one, prefill_workers=one, static=~no if law == "static" else no, disaggregated=no, median=no,
         natural=no, fixed_lengths=no, known_batch=no,
     )  # fmt: skip
+
+
+def _report(asked: _Asked, d: serving.Deployment, known: Calibration, source: str) -> dict[str, Any]:
+    model, chip, engine, amount = asked.model, asked.chip, asked.engine, asked.amount
+    law, output, notes = _LOADS[asked.load], float(d.work.output), [*known.inherited(model.name, chip, engine)]
     weights, share = serving.weights_per_chip(d), serving.cache_share(d)
-    fits = float(serving.largest_batch(d)[0])
-    latency = serving.open_loop(d, load_) if law == "open" else serving.closed_loop(d, load_)
-    output = float(d.work.output)
+    fits, ranks = float(serving.largest_batch(d)[0]), float(d.layouts.attention_parallel[0])
+    slots = max(math.floor(min(fits, float(np.max(d.constants.batch_limit)) * ranks)), 1.0)
+    load_ = _load(asked, slots / ranks)
+    capacity = float(serving.capacity(d, np.array([slots])).m_as("1/s")[0])
+    overloaded = law == "open" and amount >= capacity
+    latency = serving.open_loop(d, load_, asked.variability) if law == "open" else serving.closed_loop(d, load_)
     tpot, ttft, batch = float(latency.tpot.m_as("s")[0]), float(latency.ttft.m_as("s")[0]), float(latency.batch[0])
-    limit = min(fits, float(np.max(d.constants.largest_batch)) * float(d.layouts.attention_parallel[0]))
-    overloaded = law == "open" and amount * (ttft + output * tpot) > max(limit, 1.0)
     if law == "open":
-        rate = min(amount * output, max(limit, 1.0) / tpot)
+        rate = min(amount, capacity) * output
     elif law == "static":
         rate = float(serving.static_throughput(d, load_).m_as("token/s")[0])
     else:
-        rate = amount * output / (ttft + output * tpot)
+        rate = amount * output / (ttft + (output - 1) * tpot)
     tpot_regime, ttft_regime = ("open_tpot", "open_ttft") if law == "open" else ("closed_tpot", "closed_ttft")
     rate_regime = "static_throughput" if law == "static" else tpot_regime
 
@@ -343,32 +321,43 @@ def _report(asked: _Asked, d: serving.Deployment, known: Calibration, source: st
         factor = math.exp(own if d.measured is None else max(own, silicon.half_width(regime)))
         return {"value": value, "low": value / factor, "high": value * factor}
 
-    sequences = min(batch, max(fits, 1.0))
-    cache = d.work.cache_live * share * sequences
+    cache = d.work.cache_live * share * min(batch, max(fits, 1.0))
     needed = weights + np.maximum(cache, d.work.cache_longest * share) + serving.reserve(d)
-    notes = [*known.inherited(model.name, chip, engine)]
-    if fits < 1:
+    runs, steps = fits >= 1, output > 1
+    waits = runs and not overloaded
+    if not runs:
         notes.append("does not fit: weights, one whole sequence and the reserve exceed the memory of a chip")
-    elif batch > fits:
-        notes.append(f"only {fits:g} sequences fit: the others wait for a slot")
+    elif law != "open" and amount > slots:
+        limit = f"only {fits:g} sequences fit" if fits <= slots else f"the engine schedules {slots:g} sequences at most"
+        notes.append(f"{limit}: the others wait for a slot")
     if overloaded:
-        notes.append("overloaded: requests arrive faster than they are served, and TTFT grows for ever")
+        notes.append(f"overloaded: at most {capacity:.4g} requests a second are served, and TTFT grows for ever")
+    length = d.work.input + d.work.output
+    if model.max_context is not None and length > model.max_context:
+        notes.append(f"{length:g} tokens exceed the context of {model.name}, {model.max_context:g}: engines refuse such requests")
+    if not steps:
+        notes.append("an answer of one token has no time per output token: it comes with the prompt")
+    if waits and law == "open":
+        notes.append(
+            "a plan promises later percentiles than these: its queue takes prompts of exponential length and every slot as busy"
+        )
     return {
         "model": model.name,
         "chip": chip.name,
         "chips": int(d.layouts.chips[0]),
         "engine": engine,
         asked.load: _count(amount),
-        "fits": fits >= 1,
+        "fits": runs,
         "batch": _count(batch),
         "largest_batch": _count(fits),
+        "largest_rate_per_s": capacity if runs else None,
         "overloaded": overloaded,
-        "ttft_ms": None if overloaded or fits < 1 else interval(ttft * 1e3, ttft_regime),
-        "tpot_ms": None if fits < 1 else interval(tpot * 1e3, tpot_regime),
-        "percentiles_ms": None
-        if overloaded or fits < 1 or law != "open"
-        else percentiles(d, amount, max(int(limit), 1), asked.variability),
-        "output_tokens_per_s": None if fits < 1 else interval(rate, rate_regime),
+        "ttft_ms": interval(ttft * 1e3, ttft_regime) if waits else None,
+        "tpot_ms": interval(tpot * 1e3, tpot_regime) if runs and steps else None,
+        "percentiles_ms": _percentiles(d, load_, latency, asked.variability) if waits and law == "open" else None,
+        "ttft_parts_ms": _milliseconds(latency.waits) if waits else None,
+        "tpot_parts_ms": _milliseconds(serving.token_parts(d, latency)) if runs and steps else None,
+        "output_tokens_per_s": interval(rate, rate_regime) if runs else None,
         "memory_gib": {
             "weights": float(weights.m_as("GiB")[0]),
             "cache": float(cache.m_as("GiB")[0]),
@@ -381,3 +370,22 @@ def _report(asked: _Asked, d: serving.Deployment, known: Calibration, source: st
         "kernels": source,
         "notes": notes,
     }
+
+
+def _milliseconds(parts: Mapping[str, Any]) -> dict[str, float]:
+    """The parts of one value [ms], those that take no time left out."""
+    found = {name: float(np.broadcast_to(part.m_as("ms"), 1)[0]) for name, part in parts.items()}
+    return {name: value for name, value in found.items() if value > 1e-6}
+
+
+def _percentiles(
+    d: serving.Deployment, load_: serving.Load, latency: serving.Latency, variability: float
+) -> dict[str, dict[str, float]]:
+    """TTFT and TPOT [ms] of the requests of an open loop at p50, p90 and p99, by the law of their means."""
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+    found = {"ttft": {name: serving.first_token_percentile(latency, share) for name, share in shares.items()}}
+    if float(d.work.output) > 1:
+        found["tpot"] = {
+            name: serving.token_percentile(d, load_, latency, share, variability) for name, share in shares.items()
+        }  # fmt: skip
+    return {what: {name: float(value.m_as("ms")[0]) for name, value in row.items()} for what, row in found.items()}

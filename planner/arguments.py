@@ -203,7 +203,8 @@ def _serving(pool: _Pool) -> Iterator[Argument]:
     source = f"{_MODEL}, constants of {pool.fitted}"
     expected = _one(p.tokens_per_step)
     passed = serving.pass_time(d, np.array([n * pool.queries]), False)
-    step = serving.step_time(d, np.array([n]), serving.prompts_together(d, np.array([n * expected])), pool.queries)
+    prompts = serving.prompts_together(d, np.array([n * expected]))
+    step = serving.step_time(d, np.array([n]), prompts, pool.queries)
     host = n / _one(d.layouts.attention_parallel) * c.sequence
     attention = serving.decode_attention_time(d, np.array([n]), pool.queries)
     yield argument("n", "sequences that a stage decodes at once", n, "plan: batch / pp")
@@ -227,10 +228,12 @@ def _serving(pool: _Pool) -> Iterator[Argument]:
         yield argument("x", f"width of the interval, {pool.query.rank} end", slow[0], "models/data/serving_intervals.csv")
         yield argument("TPOT", f"x (pp t_step{drafted}){each}", running.station.tpot.to("ms"), _HERE)
     else:
-        yield argument("phi", "share of prefills that meet a decode step", c.interference_closed, pool.fitted)
+        yield argument("phi", "what a prefill adds to a decode step, over what it takes alone", c.interference, pool.fitted)
         yield argument("O", "tokens decoded of a request", d.work.output, _asked(pool, "workload.tokens.output"))
         yield argument("t_+", "what a prompt read in a step adds to it", step.increment.to("ms"), source)
-        yield argument("t_l", "launch of a prefill", c.prefill_launch.to("ms"), pool.fitted)
+        yield argument(
+            "t_l", "launch of a prefill, shared by the prompts of a step", (c.prefill_launch / prompts).to("ms"), pool.fitted
+        )
         yield argument("x", f"width of the interval, {pool.query.rank} end", (r.tpot / p.tpot).to(""),
                        "models/data/serving_intervals.csv")  # fmt: skip
         disturbed = "pp phi (n - 1)/O (t_+ + t_l)"

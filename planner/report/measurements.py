@@ -88,19 +88,31 @@ def replica_tables(result: Mapping[str, Any]) -> list[Table]:
         Table("Replica", ("", ""), tuple((key, _cell(value)) for key, value in facts.items())),
         Table("Predictions", ("what", "value", "low", "high"), rows, frozenset({"value", "low", "high"})),
         *_percentile_tables(result),
+        *_part_tables(result),
         Table("Memory of one accelerator", ("", "GiB"), memory, frozenset({"GiB"})),
         Table("Notes", ("",), tuple((str(note),) for note in result["notes"])),
     ]
 
 
 def _percentile_tables(result: Mapping[str, Any]) -> list[Table]:
-    """What the queue of a replica at an arrival rate makes of TTFT and TPOT; nothing for other loads."""
+    """TTFT and TPOT of a replica at an arrival rate, by requests; nothing for other loads."""
     found = result["percentiles_ms"]
     if found is None:
         return []
     heads = ("p50", "p90", "p99")
     rows = tuple((f"{what}_ms", *(number(values[head]) for head in heads)) for what, values in found.items())
-    return [Table("Percentiles, from the queue", ("what", *heads), rows, frozenset(heads))]
+    return [Table("Percentiles", ("what", *heads), rows, frozenset(heads))]
+
+
+def _part_tables(result: Mapping[str, Any]) -> list[Table]:
+    """What the first token waits for, and what a step is spent on."""
+    tables = []
+    for title, key in (("What the first token waits for", "ttft_parts_ms"), ("What a token takes", "tpot_parts_ms")):
+        if result[key] is not None:
+            tables.append(
+                Table(title, ("", "ms"), tuple((name, number(v)) for name, v in result[key].items()), frozenset({"ms"}))
+            )
+    return tables
 
 
 def replica_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ def test_stored_constants_meet_their_bars_in_sample(report) -> None:  # type: ig
         "open_tpot": 0.07,
         "open_ttft": 0.19,
         "static_throughput": 0.11,
-        "max_throughput": 0.12,
+        "max_throughput": 0.125,
     }
     assert set(report["regimes"]) == set(REGIMES)
     for regime, bar in bars.items():
@@ -278,7 +278,7 @@ def test_a_calibration_helps_where_it_was_made_and_harms_nowhere_else() -> None:
         return float(np.mean([abs(p["predicted"] / p["measured"] - 1) for p in found]))
 
     assert error(slow[::2], calibration) < 0.7 * error(slow[::2])
-    assert error(slow[1::2], calibration) < 0.8 * error(slow[1::2])
+    assert error(slow[1::2], calibration) < 0.85 * error(slow[1::2])
     assert error(others, calibration) < 1.05 * error(others)
 
 

@@ -1,0 +1,192 @@
+"""One law for means, percentiles and largest rate of a replica, in a closed loop and in an open one.
+
+Against Little's law, numbers to check with a pencil, and continuous batching simulated event by event.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from simulation import simulate
+
+from models import serving
+from models.calibration import serving_constants
+from models.serving_replica import evaluate_replica
+from zoo.catalog import load
+from zoo.units import Q
+
+CATALOG = load()
+H100 = CATALOG.find("chips", "h100-sxm")
+LLAMA = CATALOG.find("models", "llama-3.1-70b")
+ASKED = {"model": "llama-3.1-70b", "chip": "h100-sxm", "tp": 4, "precision": "fp8", "tokens": {"input": 1000, "output": 250}}
+
+
+def deployment(prompt: float = 1000.0, output: float = 250.0, **changes) -> serving.Deployment:  # type: ignore[no-untyped-def]
+    c = replace(serving_constants(H100), **changes)
+    one = np.ones(1)
+    layouts = serving.Layouts(
+        1.0 * one * Q(1.0, "byte"), 2.0 * one * Q(1.0, "byte"), H100.peak["fp8"] * one, c.compute_efficiency["fp8"] * one,
+        4 * one, one, one, one,
+    )  # fmt: skip
+    links = serving.Links(H100.link_bandwidth, Q(0.0, "s"), Q(50.0, "GB/s"), Q(0.0, "s"))
+    traffic = serving.Traffic(Q(prompt, "token"), Q(output, "token"))
+    work = serving.work_of(LLAMA, traffic, layouts.kv_bytes)
+    return serving.Deployment(work, layouts, serving.device_of(H100), links, c)
+
+
+def driven(slots: float, concurrency: float = 1.0, rate: float = 0.0) -> serving.Load:
+    one, no = np.ones(1), np.zeros(1, bool)
+    return serving.Load(
+        concurrency * one, rate * one, np.inf * one, one, slots * one, one, no, no, no, no, no, no
+    )  # fmt: skip
+
+
+def seconds(quantity) -> float:  # type: ignore[no-untyped-def]
+    return float(quantity.m_as("s")[0])
+
+
+# ---------------------------------------------------------------------------------------------------- the closed loop
+
+
+@pytest.mark.parametrize("output", [1, 2, 16, 250])
+@pytest.mark.parametrize("population", [1, 7.5, 64, 200, 2000])
+def test_littles_law_holds_and_no_slot_serves_two(population: float, output: int) -> None:
+    """N = X (TTFT + (O - 1) TPOT), and X is at most slots over the time that a slot is held."""
+    answer = evaluate_replica({**ASKED, "tokens": {"input": 1000, "output": output}, "concurrency": population})
+    tpot = answer["tpot_ms"]["value"] if output > 1 else 0.0
+    rate = answer["output_tokens_per_s"]["value"] / output
+    assert rate * (answer["ttft_ms"]["value"] + (output - 1) * tpot) / 1e3 == pytest.approx(population, rel=1e-9)
+    assert rate <= answer["largest_rate_per_s"] * (1 + 1e-9)
+    assert 1 <= answer["batch"] <= max(answer["largest_batch"], 1)
+    assert (answer["tpot_ms"] is None) == (answer["tpot_parts_ms"] is None) == (output == 1)
+
+
+def test_beyond_the_slots_only_the_wait_grows() -> None:
+    """64 slots, 500 and 1,000 requests: the rate is that of 64 slots over the time that one is held, and 500 more wait 500/X."""
+    d = deployment()
+    held = seconds(serving.slot_time(d, 64.0, serving.full_step(d, 64.0)))
+    few, many = (serving.closed_loop(d, driven(64.0, population)) for population in (500.0, 1000.0))
+    assert seconds(few.tpot) == pytest.approx(seconds(many.tpot), rel=2e-2)  # one of N requests is not in its own way
+    for population, latency in ((500, few), (1000, many)):
+        assert population / (seconds(latency.ttft) + 249 * seconds(latency.tpot)) == pytest.approx(64 / held)
+    assert seconds(many.ttft - few.ttft) == pytest.approx(500 * held / 64, rel=1e-2)
+    assert seconds(many.waits["slot"]) > 0.9 * seconds(many.ttft)
+
+
+def test_a_slot_is_held_for_as_many_steps_as_there_are_tokens() -> None:
+    """Four slots, answers of two tokens: a step reads two prompts, and 1 + 3 x 1/2 = 2.5 sequences decode, as one of them sees.
+
+    Two steps of 2.5 sequences, and the four prompts that are read in them, which delay by phi.
+    """
+    d = deployment(output=2.0, interference=1.1)
+    step = serving.busy_step(d, 2.5, 2.0)
+    by_hand = 2 * seconds(step.decode) + 1.1 * 4 * seconds(step.prompt)
+    assert seconds(serving.slot_time(d, 4.0, serving.full_step(d, 4.0))) == pytest.approx(by_hand)
+    assert float(serving.capacity(d, 4.0).m_as("1/s")[0]) == pytest.approx(4 / by_hand)
+
+
+def test_answers_of_one_token_only_queue_for_their_prompts() -> None:
+    """Each of ten requests waits for the nine others and itself, and for no step that decodes; alone it waits for itself."""
+    d = deployment(output=1.0, interference=1.0, first_token_fixed=Q(0.0, "s"))
+    own = seconds(serving.prompt_time(d, 1.0)) + float(d.constants.prefill_launch.m_as("s"))
+    launches = seconds(serving.fixed_time(d))
+    ten, alone = (serving.closed_loop(d, driven(100.0, population)) for population in (10.0, 1.0))
+    assert seconds(alone.ttft) == pytest.approx(own + launches, rel=1e-2)
+    assert seconds(ten.ttft) == pytest.approx(10 * own + launches, rel=0.05)
+    assert seconds(ten.waits["steps in progress"]) == 0
+
+
+def test_one_request_alone_decodes_alone() -> None:
+    """TPOT is the plain step of one sequence, and its first token waits for nothing but itself."""
+    d = deployment()
+    latency = serving.closed_loop(d, driven(64.0, 1.0))
+    assert seconds(latency.tpot) == pytest.approx(seconds(serving.busy_step(d, 1.0, 1.0).decode))
+    assert {name for name, part in latency.waits.items() if seconds(part) > 1e-9} == {
+        "client and scheduler", "launches", "own prompt"
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ the open loop
+
+
+def test_overloaded_exactly_where_there_is_no_steady_state() -> None:
+    largest = evaluate_replica({**ASKED, "rate": 1.0})["largest_rate_per_s"]
+    below, above = (evaluate_replica({**ASKED, "rate": share * largest}) for share in (0.999, 1.0))
+    assert not below["overloaded"] and above["overloaded"]
+    assert all(np.isfinite(v) for row in below["percentiles_ms"].values() for v in row.values())
+    assert above["ttft_ms"] is None and above["percentiles_ms"] is None and "overloaded" in " ".join(above["notes"])
+    assert above["output_tokens_per_s"]["value"] == pytest.approx(250 * largest)
+
+
+def test_both_loops_have_the_same_largest_rate() -> None:
+    """A closed loop far above its slots serves what an open one can bear, a full one hardly less."""
+    largest = evaluate_replica({**ASKED, "rate": 1.0})["largest_rate_per_s"]
+    slots = evaluate_replica({**ASKED, "rate": 1.0})["largest_batch"]
+    full, over = (evaluate_replica({**ASKED, "concurrency": n})["output_tokens_per_s"]["value"] / 250 for n in (slots, 3 * slots))
+    assert over == pytest.approx(largest)
+    assert 0.9 * largest < full <= largest
+
+
+@pytest.mark.parametrize("output", [2, 250])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
+def test_the_mean_lies_among_the_percentiles_and_bursts_move_all_of_them(share: float, output: int) -> None:
+    asked = {**ASKED, "tokens": {"input": 1000, "output": output}}
+    rate = share * evaluate_replica({**asked, "rate": 1.0})["largest_rate_per_s"]
+    plain, bursty = (evaluate_replica({**asked, "rate": rate, "arrivals": {"cv": cv}}) for cv in (1.0, 2.0))
+    for what in ("ttft", "tpot"):
+        p50, p90, p99 = plain["percentiles_ms"][what].values()
+        mean = plain[f"{what}_ms"]["value"]
+        assert p50 <= mean * (1 + 1e-6) and mean < p99 and p50 < p90 < p99 * (1 + 1e-9)
+        assert bursty[f"{what}_ms"]["value"] > mean and bursty[f"{what}_ms"]["high"] > plain[f"{what}_ms"]["high"]
+        assert bursty["percentiles_ms"][what]["p99"] >= p99
+
+
+@pytest.mark.parametrize("load_", [{"concurrency": 64}, {"concurrency": 2000}, {"rate": 8}, {"rate": 12}, {"batch": 32}])
+def test_the_parts_sum_to_the_value(load_: dict) -> None:
+    answer = evaluate_replica({**ASKED, **load_})
+    for what in ("ttft", "tpot"):
+        assert sum(answer[f"{what}_parts_ms"].values()) == pytest.approx(answer[f"{what}_ms"]["value"], rel=1e-6)
+
+
+def test_sequences_in_flight_obey_littles_law() -> None:
+    """A sequence that decodes sees rate x (O - 1) TPOT others on average, and itself."""
+    answer = evaluate_replica({**ASKED, "rate": 6})
+    assert answer["batch"] == pytest.approx(1 + 6 * 249 * answer["tpot_ms"]["value"] / 1e3, rel=1e-3)
+
+
+def test_a_request_longer_than_the_models_context_is_said() -> None:
+    answer = evaluate_replica({**ASKED, "tokens": {"input": 131000, "output": 250}, "concurrency": 1})
+    assert any("131250 tokens exceed the context of llama-3.1-70b, 131072" in note for note in answer["notes"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "share", "variability"),
+    [(1000, 250, 0.3, 1.0), (1000, 250, 0.7, 1.0), (4000, 500, 0.6, 1.0), (1000, 16, 0.6, 1.0), (1000, 250, 0.6, 4.0)],
+)
+def test_one_replica_against_simulation(prompt: int, output: int, share: float, variability: float) -> None:
+    """Means and percentiles of the open loop against continuous batching simulated event by event, with the wait for steps that
+    the simulation has (1.5: half of the one in progress, and its own).
+
+    Found: means of TPOT within 10 %, of TTFT within 25 %, percentiles from 35 % below to 50 % above; bursts (cv^2 = 4) are met
+    less well, TTFT down to 55 % below (p50) and TPOT to 30 % below.
+    """
+    d = deployment(float(prompt), float(output), step_wait=1.5, queue_factor=1.0)
+    slots = 256.0
+    rate = share * float(serving.capacity(d, slots).m_as("1/s")[0])
+    load_ = driven(slots, rate=rate)
+    latency = serving.open_loop(d, load_, variability)
+    batches = np.arange(1.0, slots + 1)
+    decode = np.array([seconds(serving.busy_step(d, b, 1.0).decode) for b in batches[::16]])
+    prompts = float(np.clip(rate * seconds(latency.tpot), 1, 8))
+    cost = float(d.constants.interference) * seconds(serving.busy_step(d, latency.batch, prompts).prompt)
+    delay = seconds(latency.waits["client and scheduler"] + latency.waits["launches"])
+    seen = simulate(
+        rate, 1, int(slots), prompt, output, lambda k: float(np.interp(k, batches[::16], decode)), cost, delay, 1500, variability
+    )  # fmt: skip
+    low, high = (0.4, 1.6) if variability > 1 else (0.6, 1.5)
+    assert low < seconds(latency.ttft) / seen.ttft.mean() < high
+    assert 0.85 < seconds(latency.tpot) / seen.tpot.mean() < 1.15
+    for at in (0.5, 0.9, 0.99):
+        assert low < seconds(serving.first_token_percentile(latency, at)) / np.quantile(seen.ttft, at) < high
+        tpot = seconds(serving.token_percentile(d, load_, latency, at, variability))
+        assert low < tpot / np.quantile(seen.tpot, at) < high
