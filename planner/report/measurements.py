@@ -82,7 +82,8 @@ def replica_tables(result: Mapping[str, Any]) -> list[Table]:
     """One replica under one load: predictions with their intervals, memory, and what they stand on."""
     rows = tuple((row["what"], *(number(row[key]) for key in ("value", "low", "high"))) for row in replica_rows(result))
     memory = tuple((key, number(value)) for key, value in result["memory_gib"].items())
-    facts = {k: v for k, v in result.items() if not isinstance(v, (dict, list))}
+    tables = ("percentiles_ms", "ttft_parts_ms", "tpot_parts_ms")
+    facts = {k: v for k, v in result.items() if not isinstance(v, (dict, list)) and k not in tables}
     facts["calibration"] = "; ".join(f"{key} {value}" for key, value in result["calibration"].items())
     return [
         Table("Replica", ("", ""), tuple((key, _cell(value)) for key, value in facts.items())),
