@@ -377,6 +377,9 @@ def evaluate(
         headline = f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})"
         if format == "md":
             typer.echo(f"{headline}\n{render.markdown(parts)}", nl=False)
+        elif format == "html":  # what goes to stderr otherwise belongs into a file to pass on
+            broken = tables.Table("Broken", ("what",), tuple((violation,) for violation in result.violations))
+            _show_tables(format, [broken, *parts], headline)
         else:
             _show_tables(format, parts, headline)
     told = list(result.violations)
@@ -464,6 +467,9 @@ def _evaluate_training(path: Path, overrides: list[str] | None, format: str) -> 
         headline = f"{saved.name}: {objective:,.2f} {unit}, {verdict} ({before})"
         if format == "md":
             typer.echo(f"{headline}\n{render.markdown(parts)}", nl=False)
+        elif format == "html":  # what goes to stderr otherwise belongs into a file to pass on
+            broken = tables.Table("Broken", ("what",), tuple((violation,) for violation in result.violations))
+            _show_tables(format, [broken, *parts], headline)
         else:
             _show_tables(format, parts, headline)
     told = list(result.violations)
@@ -898,7 +904,7 @@ def compare(
     except PlanError as error:
         raise _fail(str(error)) from None
     records = [difference.model_dump(mode="json") for difference in found]
-    _show(format, [pages.comparison_table(found)], records, rows(found), f"{old} and {new}")
+    _show(format, [pages.comparison_table(found)], records, rows(found), f"{old} and {new}{'' if found else ': no difference'}")
 
 
 def _wall_number(text: str) -> int:

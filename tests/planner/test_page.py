@@ -92,5 +92,7 @@ def test_answers_and_explanations_are_files(tmp_path: Path) -> None:
         assert not read.faults and read.cells
         assert ("<svg" in result.stdout) == (verb[-1] == "--tornado" and picture.can_draw())
         assert ("Certificate" in result.stdout) == (verb[-1] == "--tornado")
+    late = run(app, ["evaluate", str(path), "--set", "sla.ttft.p99=1 ms", "-f", "html"])
+    assert late.exit_code == 4 and all(line in Read(late.stdout).cells for line in late.stderr.splitlines())
     same = run(app, ["compare", str(path), str(path), "-f", "html"])
-    assert same.exit_code == 0 and not Read(same.stdout).faults
+    assert same.exit_code == 0 and not Read(same.stdout).faults and "no difference" in same.stdout
