@@ -35,7 +35,7 @@ def differences(
     walls_before, walls_after = ({(w.number, w.what): w for w in plan.walls} for plan in (old, new))
     for wall in sorted({*walls_before, *walls_after}):
         first, second = walls_before.get(wall), walls_after.get(wall)
-        add("binding", f"{wall[0]} {wall[1]}", first.binding if first else None, second.binding if second else None)
+        add("tight", f"{wall[0]} {wall[1]}", first.tight if first else None, second.tight if second else None)
     for path, (one, two) in _differences(old.query, new.query):
         add("question", path, one, two)
     for kind in dict.fromkeys((*old.data, *new.data)):

@@ -23,7 +23,7 @@ from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
 from .space import Machine, Shape, apart_of, draft_of, format_of, links_of, measured_kernels, ranked, tpot_limit, traffic
 
-# A latency wall binds when its limit times this would be broken.
+# A latency wall is tight when its limit times this would be broken.
 _STEP = 0.99
 
 
@@ -395,17 +395,17 @@ def _limit(bound: Quantity | int, resource: str) -> int:
 
 
 def _row(
-    number: int, name: str, what: str, demand: float, limit: float | None, unit: str, binding: bool, origin: str, where: str
+    number: int, name: str, what: str, demand: float, limit: float | None, unit: str, tight: bool, origin: str, where: str
 ) -> WallRow:
     headroom = None if limit is None or limit == 0 else (limit - demand) / limit
     return WallRow(
         number=number, name=name, what=what, demand=demand, limit=limit, unit=unit, headroom=headroom,
-        binding=binding, origin=origin, where=where,  # type: ignore[arg-type]
+        tight=tight, origin=origin, where=where,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 def pool_walls(query: ServeQuery, c: Checked) -> list[WallRow]:
-    """The walls of one pool. A wall binds when a small step against it breaks it: a latency limit 1 % tighter, one sequence
+    """The walls of one pool. A wall is tight when a small step against it breaks it: a latency limit 1 % tighter, one sequence
     more, one unit fewer."""
     where, replica = c.pool.offer, c.running.replica
     used = float((c.used / c.peak).m_as("dimensionless"))
@@ -461,8 +461,8 @@ def _walls(query: ServeQuery, checked: list[Checked]) -> list[WallRow]:
         for row in pool_walls(query, c):
             key = (row.number, row.what)
             old = tightest.get(key)
-            if old is None or (row.binding, -(row.headroom if row.headroom is not None else 1.0), row.demand) > (
-                old.binding, -(old.headroom if old.headroom is not None else 1.0), old.demand,
+            if old is None or (row.tight, -(row.headroom if row.headroom is not None else 1.0), row.demand) > (
+                old.tight, -(old.headroom if old.headroom is not None else 1.0), old.demand,
             ):  # fmt: skip
                 tightest[key] = row
     rows = [*tightest.values(), *fleet_walls(query, checked)]
@@ -475,7 +475,7 @@ def _taken(checked: Sequence[Checked]) -> dict[str, int]:
 
 
 def fleet_walls(query: ServeQuery, checked: Sequence[Checked]) -> list[WallRow]:
-    """The walls of all pools together: capital and sustainability. A limit binds when it leaves no room for one machine more."""
+    """The walls of all pools together: capital and sustainability. A limit is tight without room for one machine more."""
     totals, rows = _taken(checked), []
     cheapest = {r: min((c.amounts[r] // max(c.pool.instances, 1) for c in checked), default=0) for r in totals}
     for number, name, resource, unit in (
@@ -485,10 +485,10 @@ def fleet_walls(query: ServeQuery, checked: Sequence[Checked]) -> list[WallRow]:
         (18, "sustainability", "water", "liter/hour"),
     ):
         bound = getattr(query.limits, resource)
-        binds = bound is not None and totals[resource] + cheapest[resource] > _limit(bound, resource)
+        tight = bound is not None and totals[resource] + cheapest[resource] > _limit(bound, resource)
         rows.append(
             _row(number, name, resource, float(dequantise(totals[resource], resource).m_as(unit)),
-                 None if bound is None else float(bound.m_as(unit)), unit.replace("liter", "L").replace("/hour", "/h"), binds,
+                 None if bound is None else float(bound.m_as(unit)), unit.replace("liter", "L").replace("/hour", "/h"), tight,
                  "query" if bound is not None else "none", "fleet")
         )  # fmt: skip
     return rows

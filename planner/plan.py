@@ -110,7 +110,8 @@ class Pool(Record):
 
 
 class WallRow(Record):
-    """What one wall asks and allows. `headroom` is (limit - demand) / limit; None where nothing limits it."""
+    """What one wall asks and allows. `headroom` is (limit - demand) / limit; None where nothing limits it. `tight`: next to
+    nothing is left of it (of a step: it is the largest part). Whether it binds, only a re-solve can say: see `Marginal`."""
 
     number: int
     name: str
@@ -119,7 +120,7 @@ class WallRow(Record):
     limit: float | None
     unit: str
     headroom: float | None
-    binding: bool
+    tight: bool
     origin: Literal["physics", "query", "none"]
     where: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -122,7 +123,7 @@ def why_not(
     if best.objective > plan.objective + 1e-9:
         if ratio is not None and _PRICED & set(forces) and plan.minimize in ("cost", "carbon"):
             what_of = "its prices" if plan.minimize == "cost" else "the carbon intensity of its grid"
-            wins.append(f"{what_of} at {1 / ratio:.1%} of today's")
+            wins.append(f"{what_of} below {1 / ratio:.1%} of today's")
         wins += _limits_that_leave(plan, query, best, memory, progress)
         wins += _moves_that_let_win(query, narrowed, memory, progress) if switches else []
         if not wins:
@@ -162,12 +163,18 @@ def _limits_that_leave(plan: Plan, query: ServeQuery, best: Plan, memory: Memory
         if resource != "water" and query.minimize in SCALES:
             least = optimum(_better(query, best.objective, resource), {}, memory)
             if least is not None and least > used:
-                found.append(f"limits.{resource} below {least:,.8g} {unit or 'chips'}")
+                found.append(f"limits.{resource} from {rounded_up(used)} to below {least:,.8g} {unit or 'chips'}")
             continue
         then = optimum(query.set(f"limits.{resource}", _bound(used, unit)), {}, memory)
         if then is not None and then >= best.objective - 1e-9:
-            found.append(f"limits.{resource} of {used:,.6g} {unit or 'chips'}")
+            found.append(f"limits.{resource} at {rounded_up(used)} {unit or 'chips'} (tried there only)")
     return found
+
+
+def rounded_up(amount: float) -> str:
+    """A limit with eight digits that is not below `amount`."""
+    digit = 10.0 ** (math.floor(math.log10(amount)) - 7) if amount > 0 else 1.0
+    return f"{math.ceil(amount / digit * (1 - 1e-12)) * digit:,.8g}"
 
 
 def _bound(amount: float, unit: str) -> object:
@@ -200,7 +207,9 @@ def _moves_that_let_win(query: ServeQuery, narrowed: ServeQuery, memory: Memory,
             of_all = optimum(*moved(query, knob, factor), memory)
             return of_all is not None and with_it <= of_all + 1e-9
 
-        return [f"{knob.name} of {value}" for value in turning_points(knob, wins) if value is not None]
+        up, down = turning_points(knob, wins) if knob.looser > 1 else reversed(turning_points(knob, wins))
+        found = [f"{knob.name} from {up} up"] if up is not None else []
+        return found + ([f"{knob.name} down from {down}"] if down is not None else [])
 
     ends = in_parallel.each(turns, [knob for knob in knobs(query) if knob.path is not None])
     return [end for each in ends for end in each]

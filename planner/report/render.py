@@ -10,15 +10,27 @@ from typing import Literal, TextIO
 
 from .tables import Table
 
+# A name such as aws/us-east-1/p5.48xlarge/on-demand may be broken to so many letters before words are.
+_NAME = 12
+
+
+def _least_length(word: str) -> int:
+    return min(len(word), _NAME) if set(word) & set("/-_") else len(word)
+
 
 def _widths(table: Table, screen: int) -> list[int]:
-    """Column widths that fit the screen: lines wrap between words first, and only then is the longest word broken."""
+    """Column widths that fit the screen: lines wrap between words first, then names with slashes or dashes are broken, and only
+    then the longest word."""
     lines = [[row[place] for row in (table.heads, *table.rows)] for place in range(len(table.heads))]
     widths = [max(map(len, column)) for column in lines]
     words = [max(len(word) for line in column for word in line.split() or [""]) for column in lines]
-    room = screen - 3 * len(widths) - 2  # what box and padding take
+    plain = [max(map(_least_length, " ".join(column).split()), default=0) for column in lines]
+    room = screen - 3 * len(widths) - 1  # what box and padding take
     while sum(widths) > room and max(widths) > 1:
-        wrapping = [i for i in range(len(widths)) if widths[i] > words[i]] or list(range(len(widths)))
+        wrapping = next(
+            (left for least in (words, plain) if (left := [i for i in range(len(widths)) if widths[i] > least[i]])),
+            list(range(len(widths))),
+        )
         widths[max(wrapping, key=lambda i: widths[i])] -= 1
     return widths
 

@@ -164,11 +164,12 @@ def totals_table(plan: Plan) -> Table:
     return Table("Totals", ("total", "value"), rows, frozenset({"value"}))
 
 
-# What "binds" says, and why a wall has no row, by kind of question.
-_BINDS = {
-    "serve": "binds: with a latency limit 1 % tighter, one sequence more, one machine fewer, or a limit one machine lower, it "
-    "breaks",
-    "train": "binds: the largest share of the step, data that come too late, or a limit or memory of which less than 1 % is left",
+# What "tight" says, and why a wall has no row, by kind of question.
+_TIGHT = {
+    "serve": "tight: with a latency limit 1 % tighter, one sequence more, one machine fewer, or a limit one machine lower, this "
+    "plan breaks; which walls bind, `wallplan explain` says",
+    "train": "tight: less than 1 % is left of a limit or of memory, or data come too late; largest: of the step's parts; which "
+    "walls bind, `wallplan explain` says",
 }
 _APART = {
     "serve": "have no part in a serve question; see `wallplan evaluate` of a scenario",
@@ -187,13 +188,13 @@ def walls_table(plan: Plan) -> Table:
             number(wall.demand),
             number(wall.limit),
             "-" if wall.headroom is None else f"{wall.headroom:.1%}",
-            "binds" if wall.binding else "",
+            "" if not wall.tight else "largest" if wall.unit == "of step" else "tight",
         )
         for wall in plan.walls
     ]
     heads = ("#", "wall", "what", "demand", "limit", "headroom", "")
     others = ", ".join(str(n) for n in range(1, 23) if n not in {wall.number for wall in plan.walls})
-    notes = (_BINDS[plan.kind], f"walls {others} {_APART[plan.kind]}")
+    notes = (_TIGHT[plan.kind], f"walls {others} {_APART[plan.kind]}")
     return Table("Walls", heads, tuple(rows), frozenset({"#", "demand", "limit", "headroom"}), notes)
 
 

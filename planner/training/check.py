@@ -364,23 +364,23 @@ def job_totals(job: Job) -> dict[str, float]:
 
 def _row(
     number: int, name: str, what: str, demand: float, limit: float | None, unit: str, origin: str, where: str,
-    binding: bool = False,
+    tight: bool = False,
 ) -> WallRow:  # fmt: skip
     headroom = None if not limit else (limit - demand) / limit
     return WallRow(
-        number=number, name=name, what=what, demand=demand, limit=limit, unit=unit, headroom=headroom, binding=binding,
+        number=number, name=name, what=what, demand=demand, limit=limit, unit=unit, headroom=headroom, tight=tight,
         origin=origin if limit is not None else "none", where=where,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-# A limit binds where less than this is left of it: one more instance, or one less, would break it.
+# A limit is tight where less than this is left of it.
 _TIGHT = 0.01
 
 
 def _walls(
     question: Question, family: Family, job: Job, accelerator: Accelerator, service: Service
 ) -> list[WallRow]:  # fmt: skip
-    """Every wall of a job: what it asks, what there is. The largest term of the step binds it."""
+    """Every wall of a job: what it asks, what there is. The largest term of the step counts as tight."""
     query, where = question.query, job.offer
     by_wall: dict[str, float] = {}
     for name, seconds in job.step_parts_s.items():
@@ -405,7 +405,7 @@ def _walls(
              job.fed < 1),
         _row(10, "locality", "bandwidth each accelerator keeps across the network",
              *_network(family, accelerator), "of its port", "physics", where),
-        _row(11, "complexity", f"tokens per parameter (compute-optimal: {OPTIMAL_RATIO:g})", ratio, None, "tokens", "none",
+        _row(11, "complexity", f"tokens per parameter (optimum: {OPTIMAL_RATIO:g})", ratio, None, "tokens", "none",
              where),
         _row(11, "complexity", "time to train", job.days, longest(question) / 24 if question.deadline is not None else None,
              "days", "query", where, question.deadline is not None and job.days > (1 - _TIGHT) * longest(question) / 24),
@@ -416,7 +416,7 @@ def _walls(
         _row(14, "communication", "wait for the slowest accelerator", shares.get("stragglers", 0.0), None, "of step", "none",
              where, largest == "stragglers"),
         _row(15, "fragility", "time lost to failures and checkpoints", 1 - job.goodput, None, "of time", "none", where),
-        _row(15, "fragility", "interruptions", job.failures, None, "in all", "none", where),
+        _row(15, "fragility", "times interrupted", job.failures, None, "in all", "none", where),
         _row(19, "checkpoint", "time to write one", job.checkpoint_write_s, job.checkpoint_interval_s, "s", "physics", where),
     ]  # fmt: skip
     if service.transform is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..query import CannotBe, QueryError, TrainQuery
-from ..whynot import parse
+from ..whynot import parse, rounded_up
 from .asking import Asker
 from .check import job_of
 from .infeasible import why_infeasible
@@ -155,7 +155,7 @@ def _wins(
     found = []
     if _PRICED & set(forces) and query.minimize in ("cost", "carbon"):
         what = "its prices" if query.minimize == "cost" else "the carbon intensity of its grid"
-        found.append(f"{what} at {1 / ratio:.1%} of today's")
+        found.append(f"{what} below {1 / ratio:.1%} of today's")
     if query.minimize in CLAUSES and plan.job is not None:
         job, question = plan.job, asker.question(query)
         own = {"time": job.days, "cost": job.cost_usd, "carbon": job.carbon_tco2e, "power": job.power_kw, "water": job.water_m3}
@@ -167,8 +167,8 @@ def _wins(
             needs = limit_for(question, resource, best.totals[resource])
             then = asker.best(bounded(query, resource, needs))
             if then is not None and then.objective >= best.objective:
-                size = float((needs * UNITS[resource]).m_as(_SHOWN[resource]))
-                found.append(f"{path} of {size:,.8g} {_SHOWN[resource]}".rstrip())
+                size = rounded_up(float((needs * UNITS[resource]).m_as(_SHOWN[resource])))
+                found.append(" ".join(word for word in (path, "at", size, _SHOWN[resource], "(tried there only)") if word))
     return " or ".join(found) or None
 
 

@@ -107,7 +107,7 @@ def check_price(
     """At the price that is named, X costs what the best plan costs today: below it, X has won."""
     if wins_at is None or " of today's" not in wins_at:
         return
-    share = float(wins_at.split(" at ")[1].split("%")[0]) / 100
+    share = float(wins_at.split(" below ")[1].split("%")[0]) / 100
     cheaper = only(catalog, wanted)
     for factor, wins in ((share - 0.002, True), (share + 0.002, False)):
         offers = [replace(offer, price=offer.price * factor) for offer in cheaper.offers.values()]
@@ -179,6 +179,9 @@ def test_the_limit_at_which_it_wins_is_true_on_both_sides(put: Callable[[Catalog
     assert answer.wins_at is not None and answer.objective is not None
     named = [part for part in answer.wins_at.split(" or ") if part.startswith("limits.power")]
     power = Q(named[0].split(" below ")[1])
+    least = named[0].removeprefix("limits.power from ").split(" to ")[0]
+    just = solve(query.set("limits.power", f"{least} kW"))
+    assert just.objective == answer.objective and {pool.chip for pool in just.fleet} == {"blue"}
     below, above = (solve(query.set("limits.power", f"{power.m_as('kW') * factor:.6f} kW")) for factor in (0.9999, 1.0001))
     assert below.objective == answer.objective and {pool.chip for pool in below.fleet} == {"blue"}
     assert above.objective is not None and above.objective < answer.objective
@@ -190,8 +193,8 @@ def test_switches_name_the_latency_at_which_it_wins(put: Callable[[Catalog], Non
     query = tiny.question(sla={"tpot": {"p99": "2.4 ms"}})
     answer = why_not(solve(query), query, {"chip": "blue"}, switches=True)
     assert answer.wins_at is not None
-    named = [part for part in answer.wins_at.split(" or ") if part.startswith("TPOT p99 of ")]
-    tpot = Q(named[0].removeprefix("TPOT p99 of "))
+    named = [part for part in answer.wins_at.split(" or ") if part.startswith("TPOT p99 down from ")]
+    tpot = Q(named[0].removeprefix("TPOT p99 down from "))
     at, above = (solve(query.set("sla.tpot.p99", f"{tpot.m_as('ms') * factor:.6f} ms")) for factor in (1, 1.002))
     assert {pool.chip for pool in at.fleet} == {"blue"} and at.objective == solve(at_blue(query, tpot)).objective
     assert "red" in {pool.chip for pool in above.fleet}

@@ -307,8 +307,8 @@ def test_why_not_is_a_forced_re_solve_and_its_prices_and_limits_make_it_win(seed
             put(catalog.with_offers(offers))
             assert solve(query_of(), today=TODAY).job.chip == chip  # type: ignore[union-attr]
             put(catalog)
-        if answer.wins_at and "deadline of" in answer.wins_at:
-            days = float(answer.wins_at.split("deadline of ")[1].split()[0].replace(",", ""))
+        if answer.wins_at and "deadline at" in answer.wins_at:
+            days = float(answer.wins_at.split("deadline at ")[1].split()[0].replace(",", ""))
             assert table.best({"deadline": f"{days * (1 + 1e-6)} day"}) == pytest.approx(forced, abs=0.011)
 
 
