@@ -5,7 +5,7 @@ Every figure is what the forward models were given or gave; results carry the eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,14 @@ from zoo.units import Q
 from ..arguments import argument, page
 from ..columns import Site, figure, means_of, site_of
 from ..plan import Argument, WallPage
-from .check import evaluate, family_of, utilisation
-from .job import checkpoint_of, service_of
+from .check import evaluate, family_of, operations_of_step, utilisation
+from .job import Service, checkpoint_of, service_of
 from .plan import Job, TrainPlan
 from .question import Question
 from .solve import reload
 
 _MODEL = "models/training.py"
+_HERE = "this equation"
 _CATALOG = "zoo/data/economics.csv"
 
 
@@ -51,8 +52,15 @@ def page_of(plan: TrainPlan, number: int) -> WallPage:
     catalog, offer = question.catalog, question.catalog.find("offers", checked.job.offer)
     site = site_of(catalog.regions[offer.region], question.query, means_of(catalog))
     assert not isinstance(site, str)  # the exact check has looked
-    figures = tuple(_WALLS[number](_Plan(question, checked.job, offer, catalog.chips[checked.job.chip], site)))
-    return page(number, "", "" if figures else _UNKNOWN[number], figures, [w for w in checked.walls if w.number == number])
+    form, figures_of = _WALLS[number]
+    figures = tuple(figures_of(_Plan(question, checked.job, offer, catalog.chips[checked.job.chip], site)))
+    return page(number, form, "" if figures else _UNKNOWN[number], figures, [w for w in checked.walls if w.number == number])
+
+
+def _service(plan: _Plan) -> Service:
+    """What failures, checkpoints and feeding do with the job's time."""
+    family = family_of(plan.question, plan.offer)
+    return service_of(plan.question, family.machine, np.array([float(plan.job.accelerators)]), family.spot, family.vcpus)
 
 
 def _part(plan: _Plan, *walls: str) -> Iterator[Argument]:
@@ -65,28 +73,35 @@ def _part(plan: _Plan, *walls: str) -> Iterator[Argument]:
 def _compute(plan: _Plan) -> Iterator[Argument]:
     job, question = plan.job, plan.question
     peak = plan.chip.peak[RECIPES[job.layout.precision][1]].to("TFLOP/s")
-    mfu = utilisation(question, plan.chip, job.layout.precision, job.accelerators, job.step_s)
-    operations = (mfu * job.accelerators * peak * Q(job.step_s, "s")).to("PFLOP")
-    yield argument("OPs", "what the model needs in a step, nothing twice", operations, "6 P D and the attention matrix, wall 11")
+    operations = operations_of_step(question)
+    tokens = float(question.query.workload.sequences * question.query.workload.length)
+    yield argument("D_s", "tokens of a step", Q(tokens, "token"), "query: workload")
+    yield argument("P", f"active parameters of {question.model.name}", float(question.model.active_parameters),
+                   question.model.source)  # fmt: skip
+    yield argument("OPs", "6 P D_s and the attention matrix, nothing twice", operations.to("PFLOP"), "models/node.py")
     yield argument("Peak", f"{job.chip} in {job.layout.precision}, each", peak, plan.chip.source)
     yield argument("N", "accelerators", job.accelerators, "plan")
-    yield argument("eta", "of the peak over the whole step (MFU)", mfu, f"{_MODEL}, constants fitted to measured runs")
-    yield argument("T", "OPs / (N Peak eta), a step", Q(job.step_s, "s"), "this equation")
+    yield argument("T_0", "OPs / (N Peak), at the full peak", (operations / (job.accelerators * peak)).to("s"), _HERE)
     yield from _part(plan, "compute")
+    yield argument("T", "a whole step, typical: the sum of all its parts (`step by term`)", Q(job.step_s, "s"), _MODEL)
+    mfu = utilisation(question, plan.chip, job.layout.precision, job.accelerators, job.step_s)
+    yield argument("eta", "T_0 / T, of the peak over the whole step (MFU)", mfu, _HERE)
 
 
 def _memory(plan: _Plan) -> Iterator[Argument]:
     for name, amount in sorted(plan.job.memory_gib.items(), key=lambda item: -item[1]):
         yield argument("M", name.replace("_", " "), Q(amount, "GiB"), "models/training_memory.py")
     yield argument("sum M", "on the fullest accelerator", Q(plan.job.memory_peak_gib, "GiB"), "this sum")
-    yield argument("C", f"what {plan.job.chip} leaves to the job", Q(plan.job.memory_there_gib, "GiB"), plan.chip.source)
+    yield argument("C", f"nominal memory of {plan.job.chip}; what is kept free counts as demand (reserve)",
+                   Q(plan.job.memory_there_gib, "GiB"), plan.chip.source)  # fmt: skip
     yield argument("BW_HBM", "memory bandwidth", plan.chip.memory_bandwidth, plan.chip.source)
+    yield from _part(plan, "memory_bound")
 
 
 def _software(plan: _Plan) -> Iterator[Argument]:
     job = plan.job
     compute = sum(s for name, s in job.step_parts_s.items() if training.WALLS.get(name) == "compute")
-    yield argument("MFU", "of the peak over the whole step", job.mfu, f"{_MODEL}, constants fitted to measured runs")
+    yield argument("MFU", "of the peak over the whole step, typical", job.mfu, f"{_MODEL}, constants fitted to measured runs")
     yield argument("s", "share of the step in matrix products and attention", compute / job.step_s, "step by term")
     yield argument("eta", "MFU / s, of the peak while computing", job.mfu * job.step_s / compute, "this equation")
     if job.mfu_best_measured is not None:
@@ -101,8 +116,7 @@ def _kernels(plan: _Plan) -> Iterator[Argument]:
 def _ingestion(plan: _Plan) -> Iterator[Argument]:
     job, question = plan.job, plan.question
     workload = question.query.workload
-    family = family_of(question, plan.offer)
-    service = service_of(question, family.machine, np.array([float(job.accelerators)]), family.spot, family.vcpus)
+    service = _service(plan)
     rate = Q(workload.sequences * workload.length / job.ranked_step_s, "token/s")
     store = question.catalog.find("storage", question.store.name)
     demand = (service.read * service.supply / Q(job.ranked_step_s, "s")).to("GB/s")
@@ -115,8 +129,7 @@ def _ingestion(plan: _Plan) -> Iterator[Argument]:
 
 def _transformation(plan: _Plan) -> Iterator[Argument]:
     family = family_of(plan.question, plan.offer)
-    count = np.array([float(plan.job.accelerators)])
-    service = service_of(plan.question, family.machine, count, family.spot, family.vcpus)
+    service = _service(plan)
     if service.transform is None or family.vcpus is None:
         return
     yield argument("cores", "processors of an instance, two threads each", family.vcpus / 2, plan.offer.source)
@@ -143,7 +156,12 @@ def _complexity(plan: _Plan) -> Iterator[Argument]:
     yield argument("D", "tokens", Q(job.tokens, "token"), "query")
     yield argument("C", "6 P D", Q(6 * model.active_parameters * job.tokens, "flop").to("EFLOP"), "this equation")
     yield argument("D / P", "tokens per parameter; compute-optimal: 20", job.tokens / model.active_parameters, "this quotient")
-    yield argument("T", "steps x step / (goodput x fed)", Q(job.days, "day"), f"{job.steps} steps of {job.ranked_step_s:.4g} s")
+    yield argument("n", "steps: D / tokens of a step, rounded up", job.steps, "plan")
+    yield argument("t", f"a step, {plan.question.query.rank} (typical: {job.step_s:.6g} s)", Q(job.ranked_step_s, "s"), _MODEL)
+    yield argument("g", "goodput, wall 15", job.goodput, "models/fleet.py, goodput")
+    yield argument("fed", "share of the time with data, walls 8 and 9", job.fed, "models/data.py, fed_fraction")
+    waits = " + wait for the machines, wall 16" if job.wait_days else ""
+    yield argument("T", f"n t / (g fed){waits}", Q(job.days, "day"), _HERE)
 
 
 def _communication(plan: _Plan) -> Iterator[Argument]:
@@ -167,9 +185,17 @@ def _fragility(plan: _Plan) -> Iterator[Argument]:
     yield argument("N", "accelerators", job.accelerators, "plan")
     yield argument("MTBF_cluster", "MTBF_node / N" + (", and what takes spot instances back" if job.option == "spot" else ""),
               Q(job.job_mtbf_h, "hour"), "this equation")  # fmt: skip
+    good, beside = _service(plan).goodput, question.query.reliability.checkpoint == "asynchronous"
     yield argument("restart", "after an interruption, without reading", question.restart.to("min"), "query, or training_job.csv")
-    yield argument("tau", "between checkpoints", Q(job.checkpoint_interval_s, "s"), "Daly (2006)")
-    yield argument("goodput", "of the time that becomes lasting work", job.goodput, "models/fleet.py, goodput")
+    yield argument("R", "restart, and reading the checkpoint back", good.restart.to("s"), "wall 19")
+    yield argument("T_write", "to write a checkpoint, wall 19", Q(job.checkpoint_write_s, "s"), "wall 19")
+    yield argument("delta", "how long training stands still for one" + ("" if beside else ": T_write"), good.stall.to("s"),
+                   "models/operations.py, asynchronous_stall" if beside else _HERE)  # fmt: skip
+    daly = "sqrt(2 delta M) (1 + sqrt(x)/3 + x/9) - delta with x = delta / (2 M), M = MTBF_cluster"
+    yield argument("tau", "between checkpoints: Daly's, of a copy to the host, and no shorter than writing" if beside else daly,
+                   Q(job.checkpoint_interval_s, "s"), "Daly (2006), equation 37")  # fmt: skip
+    yield argument("goodput", "tau / (M e^(R/M) (e^((tau + delta)/M) - 1)), lasting work, typical", job.goodput,
+                   "Daly (2006), equation 20")  # fmt: skip
 
 
 def _waiting(plan: _Plan) -> Iterator[Argument]:
@@ -194,15 +220,18 @@ def _sustainability(plan: _Plan) -> Iterator[Argument]:
     place, method = site.region.source, plan.question.query.carbon.method
     it = Q(job.energy_mwh / site.pue, "MWh")
     draw = figure(plan.question.catalog, "average draw as fraction of TDP, training")
+    yield argument("n", "accelerators of all rented instances", job.instances * plan.offer.accelerators, "plan")
+    yield argument("T", "hours of the job, without waiting", Q((job.days - job.wait_days) * 24, "hour"), "wall 11")
     yield argument("TDP", job.chip, plan.chip.tdp, plan.chip.source)
     yield argument("u", "average draw as a fraction of TDP, training", draw, _CATALOG)
-    yield argument("E", "energy of the machines", it, "n T (TDP u and the host)")
+    yield argument("s", "part of a server's nameplate that its host draws", plan.chip.host_power_share or 0.0, plan.chip.source)
+    yield argument("E", "n T TDP (u + s/(1 - s)), of the machines", it.to("MWh"), _HERE)
     yield argument("PUE", site.region.name, site.pue, place if site.region.pue is not None else _CATALOG)
     yield argument("CI", f"{method} intensity of the grid", site.intensity.to("gCO2e/kWh"), place)
     yield argument("CO2", "E PUE CI", Q(job.carbon_tco2e, "tCO2e"), "this product")
     yield argument("WUE", site.region.name, site.wue, place if site.region.wue is not None else _CATALOG)
     yield argument("W", "water", Q(job.water_m3, "kiloliter"), "E WUE")
-    yield argument("P", "power at full load, at the meter", Q(job.power_kw, "kW"), "n nameplate PUE")
+    yield argument("P", "power at full load, at the meter", Q(job.power_kw, "kW"), "n TDP (1 + s/(1 - s)) PUE")
 
 
 def _checkpoint(plan: _Plan) -> Iterator[Argument]:
@@ -228,10 +257,24 @@ def _safety(plan: _Plan) -> Iterator[Argument]:
         yield argument("", "slowdown of a step", plan.question.task.slowdown, f"method {privacy.method}")
 
 
-_WALLS = {
-    1: _compute, 2: _memory, 3: _software, 6: _kernels, 8: _ingestion, 9: _transformation, 10: _locality, 11: _complexity,
-    14: _communication, 15: _fragility, 16: _waiting, 17: _capital, 18: _sustainability, 19: _checkpoint, 20: _safety,
-}  # fmt: skip
+# Wall -> (its equation as a job's figures enter it, the figures)
+_WALLS: dict[int, tuple[str, Callable[[_Plan], Iterator[Argument]]]] = {
+    1: ("eta = OPs / (N Peak T); T is the sum of a step's parts, those of wall 1 shown", _compute),
+    2: ("sum of M on the fullest accelerator <= C; parts of a step that memory bounds take t", _memory),
+    3: ("eta = MFU / s", _software),
+    6: ("parts of a step that memory bounds take t", _kernels),
+    8: ("rho = r b / BW_supply", _ingestion),
+    9: ("T = tokens b / (cores C_tput), of a step", _transformation),
+    10: ("BW_eff = BW_link beta / osub", _locality),
+    11: ("C = 6 P D; T = n t / (g fed)", _complexity),
+    14: ("each t is what a step shows of it: collectives, pipeline bubble, wait for the slowest", _communication),
+    15: ("goodput = tau / (M e^(R/M) (e^((tau + delta)/M) - 1)), M = MTBF_cluster = MTBF_node / N", _fragility),
+    16: ("T_wait by Pollaczek and Khinchine, from lambda and 1 / mu", _waiting),
+    17: ("OpEx = n p T", _capital),
+    18: ("CO2 = E PUE CI with E = n T TDP (u + s/(1 - s)); power at full load", _sustainability),
+    19: ("penalty = T_write / T_interval, T_write = S / BW", _checkpoint),
+    20: ("sigma for (epsilon, delta) over all steps", _safety),
+}
 # What a wall with a part in training questions lacks where it has no figures.
 _UNKNOWN = {
     6: "no kernel of a step is bound by memory alone",

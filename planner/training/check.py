@@ -137,13 +137,20 @@ def strategies_from(question: Question, layouts: Sequence[TrainLayout]) -> Strat
     return Strategies(arrays, each("offload"), each("activation_offload"), np.arange(len(layouts)))
 
 
-def utilisation(question: Question, chip: Accelerator, precision: str, accelerators: int, step: float) -> float:
-    """MFU at the chip's peak for this precision: 6 P D and the whole attention matrix, forward and backward."""
+def operations_of_step(question: Question) -> Quantity:
+    """What the model needs in a step [flop], nothing twice: 6 P D and the whole attention matrix, forward and backward."""
     workload, model = question.query.workload, question.model
     tokens = float(workload.sequences * workload.length)
     attention = 2 * node.attention_operations(model, Q(float(workload.length), "token"), Q(0.0, "token"))
-    operations = Q(6.0 * model.active_parameters * tokens, "flop") + 3 * workload.sequences * attention
-    return float(model_utilisation(operations, float(accelerators), chip.peak[RECIPES[precision][1]], Q(step, "s")))
+    operations: Quantity = Q(6.0 * model.active_parameters * tokens, "flop") + 3 * workload.sequences * attention
+    return operations
+
+
+def utilisation(question: Question, chip: Accelerator, precision: str, accelerators: int, step: float) -> float:
+    """MFU at the chip's peak for this precision."""
+    return float(
+        model_utilisation(operations_of_step(question), float(accelerators), chip.peak[RECIPES[precision][1]], Q(step, "s"))
+    )
 
 
 def ranked_of(question: Question, family: Family, accelerators: int, found: tuple[Found, ...]) -> tuple[Ranked, ...]:

@@ -29,6 +29,7 @@ from planner.plan import Plan
 from planner.query import Query, QueryError, TrainQuery
 from planner.training import asking, figures, question
 from planner.training.alternatives import alternatives
+from planner.training.arguments import page_of
 from planner.training.asking import Asker
 from planner.training.check import Decision, evaluate, layout_of
 from planner.training.job import accelerator_of
@@ -502,6 +503,19 @@ def test_explain_on_the_command_line(saved: Path) -> None:
     figures = {row["symbol"]: row["amount"] for row in page["arguments"]}
     each, count, all_of_them = (figures[symbol] for symbol in ("MTBF_node", "N", "MTBF_cluster"))
     assert all_of_them == pytest.approx(each / count, rel=1e-4)  # by hand
+    # each page has all that its equation needs
+    m, delta, back, tau = all_of_them * 3600, figures["delta"], figures["R"], figures["tau"]
+    x = delta / (2 * m)
+    assert tau == pytest.approx(math.sqrt(2 * delta * m) * (1 + math.sqrt(x) / 3 + x / 9) - delta, rel=1e-9)
+    lasting = tau / (m * math.exp(back / m) * math.expm1((tau + delta) / m))
+    assert figures["goodput"] == pytest.approx(lasting, rel=1e-9)
+    of = {n: {a.symbol: a.amount for a in page_of(plan, n).arguments} for n in (1, 11, 18)}
+    assert of[1]["T_0"] == pytest.approx(of[1]["OPs"] * 1e3 / (of[1]["N"] * of[1]["Peak"]), rel=1e-9)
+    assert of[1]["eta"] == pytest.approx(of[1]["T_0"] / of[1]["T"], rel=1e-9)
+    assert of[11]["T"] == pytest.approx(of[11]["n"] * of[11]["t"] / (of[11]["g"] * of[11]["fed"]) / 86400, rel=1e-9)
+    e, host = of[18], of[18]["s"] / (1 - of[18]["s"])
+    assert e["E"] == pytest.approx(e["n"] * e["T"] * e["TDP"] * (e["u"] + host) / 1e6, rel=1e-6)
+    assert e["P"] == pytest.approx(e["n"] * e["TDP"] * (1 + host) * e["PUE"] / 1e3, rel=1e-6)
     assert run("explain", saved, "--wall", "fragilty").exit_code == 2
 
 
