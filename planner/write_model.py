@@ -39,7 +39,7 @@ def write(program: Program, path: Path, unit: str) -> None:
     m.write(str(temporary), io_options={"labeler": _labels(named)})
     written = temporary.read_text(encoding="utf-8")
     if path.suffix == ".mps":  # Pyomo writes "no bound" as a huge one, at which readers warn
-        written = re.sub(r"^ UI (BOUND +\S+) +1e\+?20$", r" PL \1", written, flags=re.MULTILINE)
+        written = re.sub(r"^ UI (BOUND +\S+) +10E20$", r" PL \1", written, flags=re.MULTILINE)
     comments = "".join(f"{_COMMENTS[path.suffix]}{line}\n" for line in about)
     temporary.write_text(comments + written, encoding="utf-8")
     temporary.replace(path)
