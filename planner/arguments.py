@@ -194,6 +194,10 @@ def _software(pool: _Pool) -> Iterator[Argument]:
     yield argument("n", "tokens of a decode step, of one stage", n, "plan: batch / pp")
     yield argument("n_half", "tokens at which half is reached", d.constants.half_efficiency_rows, pool.fitted)
     yield argument("eta", "eta_0 s n / (n + n_half), of dense layers in a decode step", _one(work.compute_fraction[0]), _HERE)
+    yield argument("eta", "of the output head in a decode step, a constant", _one(work.compute_fraction[1]), pool.fitted)
+    if d.work.routed:
+        yield argument("eta", "of routed experts in a decode step: smaller products, fewer tokens each",
+                       _one(work.compute_fraction[2]), f"{_MODEL}, products")  # fmt: skip
     yield argument("u", "utilisation at the load", (c.used / c.peak).to(""), "wall 1")
 
 
@@ -209,10 +213,16 @@ def _serving(pool: _Pool) -> Iterator[Argument]:
     attention = serving.decode_attention_time(d, np.array([n]), pool.queries)
     yield argument("n", "sequences that a stage decodes at once", n, "plan: batch / pp")
     yield argument("t_fixed", "scheduler, sampler and launches of a step", serving.fixed_time(d).to("ms"), source)
-    yield argument("t_matrix", "matrix products, walls 1 and 2 by the soft roofline", passed.matrix.to("ms"), source)
+    yield argument("p", "soft roofline of matrix products: 1 no overlap, infinity the larger alone", c.roofline_exponent,
+                   pool.fitted)  # fmt: skip
+    yield argument("t_matrix", "sum over products of (T_1^p + T_2^p)^(1/p), T of wall 1 and of wall 2", passed.matrix.to("ms"),
+                   source)  # fmt: skip
     yield argument("t_comm", "collectives, wall 14", passed.communication.to("ms"), source)
-    yield argument("t_att", "attention over the cache", attention.to("ms"), source)
-    yield argument("t_host", "host work for each sequence", host.to("ms"), source)
+    yield argument("t_att", "attention over the cache: its reading and its arithmetic by a soft roofline", attention.to("ms"),
+                   f"{_MODEL}, decode_attention_time")  # fmt: skip
+    yield argument("h", "host work for one sequence", c.sequence.to("us"), pool.fitted)
+    yield argument("a", "attention ranks", _one(d.layouts.attention_parallel), "plan")
+    yield argument("t_host", "n h / a, host work for the sequences of a rank", host.to("ms"), _HERE)
     if d.measured is not None:
         yield argument("k", "measured kernels over the modelled ones", _one(d.measured.decode),
                        f"query: calibration.source, {pool.query.calibration.source}")  # fmt: skip
@@ -230,7 +240,8 @@ def _serving(pool: _Pool) -> Iterator[Argument]:
     else:
         yield argument("phi", "what a prefill adds to a decode step, over what it takes alone", c.interference, pool.fitted)
         yield argument("O", "tokens decoded of a request", d.work.output, _asked(pool, "workload.tokens.output"))
-        yield argument("t_+", "what a prompt read in a step adds to it", step.increment.to("ms"), source)
+        yield argument("t_+", "what a prompt read in a step adds to it: its tokens' products and its attention",
+                       step.increment.to("ms"), f"{_MODEL}, step_time")  # fmt: skip
         yield argument(
             "t_l", "launch of a prefill, shared by the prompts of a step", (c.prefill_launch / prompts).to("ms"), pool.fitted
         )
@@ -281,7 +292,14 @@ def _tail(pool: _Pool) -> Iterator[Argument]:
     ranked = f"{_MODEL}, {pool.query.rank} end of the interval"
     yield argument("lambda", "load of the pool", Q(row.load_per_s, "1/s"), "plan")
     yield argument("c", "prompts that are read at the same time", _one(servers), "plan: replicas x pp")
-    yield argument("S", "prefill of a prompt, mean", station.prefill_time.to("ms"), ranked)
+    typical, apart = c.running.predicted, c.running.reader is not None
+    if not apart:
+        yield argument("x", f"width of the interval of first tokens, {pool.query.rank} end",
+                       (station.prefill_time / typical.prefill_time).to(""), "models/data/serving_intervals.csv")  # fmt: skip
+        yield argument("S_0", "prefill of a prompt, typical: products, collectives and attention", typical.prefill_time.to("ms"),
+                       f"{_MODEL}, prompt_alone")  # fmt: skip
+    yield argument("S", "prefill of a prompt, mean" if apart else "x S_0, prefill of a prompt, mean",
+                   station.prefill_time.to("ms"), ranked if apart else _HERE)  # fmt: skip
     offered = (rate * station.prefill_time).to("")
     yield argument("a", "lambda S", offered, _HERE)
     yield argument("C", "Erlang-C(c, a): share of requests that wait", _one(node.erlang_c(servers, offered.magnitude)),
@@ -290,10 +308,18 @@ def _tail(pool: _Pool) -> Iterator[Argument]:
     yield argument("theta", "(c/S - lambda) / ((v + 1)/2)", ((servers / station.prefill_time - rate) / ((variability + 1) / 2))
                    .to("1/s"), _HERE)  # fmt: skip
     yield argument("m", "slots: sequences that are decoded at the same time", _one(slots), "plan: replicas x batch")
-    yield argument("R", "how long a request holds a slot", station.residence.to("s"), ranked)
+    if not apart:
+        yield argument("t_0", "network stack and the fixed costs of a step", typical.dispatch.to("ms"), f"{_MODEL}, fixed_time")
+        yield argument("k", "decode steps that a prompt waits for", pool.deployment.constants.step_wait, pool.fitted)
+        yield argument("t_decode", "a decode step, typical, wall 4", typical.decode_step.to("ms"), _MODEL)
+        yield argument("O", "tokens decoded of a request", pool.deployment.work.output, _asked(pool, "workload.tokens.output"))
+        yield argument("TPOT", f"wall 4, {pool.query.rank} end, every slot busy", station.tpot.to("ms"), _MODEL)
+    yield argument("R", "how long a request holds a slot" + ("" if apart else ": D + S + (O - 1) TPOT"),
+                   station.residence.to("s"), ranked if apart else _HERE)  # fmt: skip
     blocked = serving.blocked_share(rate, slots, station.residence, variability)
     yield argument("P_b", "Erlang-C(m, lambda R): share that finds no slot", _one(blocked), "models/node.py")
-    yield argument("D", "before prefill: network stack, steps in progress", station.delay.to("ms"), ranked)
+    yield argument("D", "before prefill: network stack, steps in progress" + ("" if apart else ": x (t_0 + k t_decode)"),
+                   station.delay.to("ms"), ranked if apart else _HERE)  # fmt: skip
     yield argument("N", "round trip of the farthest who are served", c.network.to("ms"), "zoo/data/region_rtt.csv")
     queue = (station.prefill_time, station.delay, servers, slots, station.residence)
     bounds = [bound for bound in pool.query.sla.bounds() if bound.metric == "ttft"]

@@ -87,6 +87,10 @@ def test_serving(plan: Plan) -> None:
     f = figures(page)
     step = sum(f[name] for name in ("t_fixed", "t_matrix", "t_comm", "t_att", "t_host"))
     assert f["t_step"] == pytest.approx(step, rel=1e-9)
+    compute, memory = ([a.amount or 0.0 for a in page_of(plan, n).arguments if a.symbol == "T"] for n in (1, 2))
+    products = sum((one ** f["p"] + two ** f["p"]) ** (1 / f["p"]) for one, two in zip(compute, memory, strict=True))
+    assert f["t_matrix"] == pytest.approx(products, rel=1e-9)
+    assert f["t_host"] == pytest.approx(f["n"] * f["h"] / f["a"] / 1e3, rel=1e-9)
     disturbed = f["pp"] * f["phi"] * (f["n"] - 1) / f["O"] * (f["t_+"] + f["t_l"])
     assert f["TPOT"] == pytest.approx(f["x"] * (f["pp"] * step + disturbed), rel=1e-9)
     assert page.readings[0].demand == pytest.approx(f["TPOT"]) and f["SLA"] == page.readings[0].limit == 50
@@ -113,6 +117,9 @@ def test_tail_latency(plan: Plan) -> None:
     assert f["theta"] == pytest.approx(f["c"] / service - 10, rel=1e-9)
     assert f["P_b"] == pytest.approx(erlang_c(int(f["m"]), 10 * hold), rel=1e-6)
     assert f["N"] > 10  # the east coast is far
+    assert f["S"] == pytest.approx(f["x"] * f["S_0"], rel=1e-9)
+    assert f["D"] == pytest.approx(f["x"] * (f["t_0"] + f["k"] * f["t_decode"]), rel=1e-9)
+    assert 1e3 * f["R"] == pytest.approx(f["D"] + f["S"] + (f["O"] - 1) * f["TPOT"], rel=1e-9)
 
     def late(milliseconds: float) -> float:
         t = (milliseconds - f["N"] - f["D"]) / 1e3
