@@ -307,6 +307,7 @@ def evaluate(
     ],
     overrides: Overrides = None,
     format: Format = "table",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr; what is broken is still said there.")] = False,
 ) -> None:
     """Judge a saved plan, or a scenario of your own, with the forward equations alone: no solver.
 
@@ -336,7 +337,7 @@ def evaluate(
     if (document := _yaml(plan)) is not None:
         _evaluate_file(document, format)
     if _kind_of(plan) == "train":
-        _evaluate_training(plan, overrides, format)
+        _evaluate_training(plan, overrides, format, quiet)
     try:
         saved = Plan.load(plan)
         if not saved.fleet:
@@ -387,9 +388,13 @@ def evaluate(
         told += _edited(saved, result, objective)
     for violation in told:
         typer.echo(violation, err=True)
-    for kind in changed:
-        typer.echo(f"note: {kind} have changed since the plan was made", err=True)
+    _tell_of_changes(changed, quiet)
     raise typer.Exit(OK if not told else FAILED)
+
+
+def _tell_of_changes(changed: Sequence[str], quiet: bool) -> None:
+    for kind in changed if not quiet else ():
+        typer.echo(f"note: {kind} have changed since the plan was made", err=True)
 
 
 def _edited(saved: Plan, result: Any, objective: float | None) -> list[str]:
@@ -422,7 +427,7 @@ def _kind_of(path: Path) -> str:
     return str(data.get("kind", "")) if isinstance(data, dict) else ""
 
 
-def _evaluate_training(path: Path, overrides: list[str] | None, format: str) -> None:
+def _evaluate_training(path: Path, overrides: list[str] | None, format: str, quiet: bool) -> None:
     """A saved training plan through the forward models alone, under its own question or a changed one."""
     from .calibrated import data_changed
     from .plan import PlanError, rows
@@ -480,8 +485,7 @@ def _evaluate_training(path: Path, overrides: list[str] | None, format: str) -> 
             told += _changed_figure(f"job.{key}", old[key], new[key])
     for violation in told:
         typer.echo(violation, err=True)
-    for kind in changed:
-        typer.echo(f"note: {kind} have changed since the plan was made", err=True)
+    _tell_of_changes(changed, quiet)
     raise typer.Exit(OK if not told else FAILED)
 
 

@@ -28,7 +28,7 @@ def plan_tables(plan: TrainPlan) -> list[Table]:
         return [table for table in (*infeasible_tables(plan), *proof, removed_table(plan), assumption_table(plan)) if table.rows]
     job, *others = job_tables(plan.job)
     tables = [
-        replace(job, notes=deadline_notes(plan)),
+        replace(job, notes=(*job.notes, *deadline_notes(plan))),
         *others,
         layouts_table(plan.layouts),
         walls_table(plan),
@@ -51,13 +51,14 @@ def deadline_notes(plan: TrainPlan) -> tuple[str, ...]:
 
 
 def infeasible_tables(plan: TrainPlan) -> list[Table]:
-    """The clash, the repairs, the best job that is possible anyway, who is not to blame, and what data is missing."""
-    tables = [*conflict_tables(plan), missing_table(plan)]
+    """The clashes, the repairs, the best job that is possible anyway, who is not to blame, and what data is missing."""
+    tables = conflict_tables(plan)
     if plan.nearest is not None:
         near = plan.nearest
         title = f"Best possible anyway: {near.change} ({number(near.objective)} {near.unit})"
-        tables.insert(2, Table(title, ("what", "value"), job_table(near.job).rows))
-    return tables
+        job = job_table(near.job)
+        tables.insert(len(tables) - bool(plan.innocent), Table(title, job.heads, job.rows, job.numeric, job.notes))
+    return [*tables, missing_table(plan)]
 
 
 def job_tables(job: Job) -> list[Table]:
@@ -112,7 +113,17 @@ def job_table(job: Job) -> Table:
                  + (f" after {number(job.wait_days)} days in the queue" if job.wait_days else "")),
         ("from, to", f"{job.start} to {job.finish}"),
     )  # fmt: skip
-    return Table("Job", ("what", "value"), rows)
+    return Table("Job", ("what", "value"), rows, frozenset(), (_ends(job),))
+
+
+def _ends(job: Job) -> str:
+    """Which figures of a job follow the typical step and which the one that counts."""
+    if job.ranked_step_s == job.step_s:
+        return "typical: every figure that stands alone; in brackets the ends of its range"
+    return (
+        "pessimistic, by the step that counts: time, cost, energy, carbon, water, bytes read each second; typical: MFU, tokens "
+        "each second, parts of the step, goodput, time between interruptions; power: full load whatever the step"
+    )
 
 
 def takes_table(job: Job) -> Table:

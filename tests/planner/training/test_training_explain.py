@@ -522,7 +522,11 @@ def test_explain_on_the_command_line(saved: Path) -> None:
 def test_an_answer_is_shown_as_a_job(saved: Path) -> None:
     from planner.cli import _show_plan
 
-    for format, words in (("table", "Job"), ("md", "## Job"), ("csv", "rank,precision,tensor_parallel")):
+    for format, words in (
+        ("table", "pessimistic, by the step that counts"),
+        ("md", "## Job"),
+        ("csv", "rank,precision,tensor_parallel"),
+    ):
         with redirect_stdout(StringIO()) as shown:
             _show_plan(TrainPlan.load(saved), format)
         assert words in shown.getvalue()
@@ -569,7 +573,7 @@ def test_compare_and_evaluate_on_the_command_line(saved: Path, tmp_path: Path) -
     assert run("solve", example, "-q", "-o", other, "--set", "parallelism.tensor=8", "-f", "json").exit_code == 0
     rows = {row["name"]: row for row in json.loads(run("compare", saved, other, "-f", "json").stdout)}
     assert rows["tensor parallel"]["new"] == "8" and rows["objective [days]"]["change"] > 0
-    moved = run("evaluate", saved, "-f", "json", "--set", "prices.scale=1.1")
+    moved = run("evaluate", saved, "-q", "-f", "json", "--set", "prices.scale=1.1")
     plan = TrainPlan.load(saved)
     assert moved.exit_code == 0 and plan.job is not None
     assert json.loads(moved.stdout)["totals"]["cost_usd"] == pytest.approx(plan.job.cost_usd * 1.1, rel=1e-9)
