@@ -174,6 +174,11 @@ def _communication(plan: _Plan) -> Iterator[Argument]:
     layout = plan.job.layout
     degrees = (layout.tensor_parallel, layout.pipeline_parallel, layout.context_parallel, layout.expert_parallel)
     yield argument("N", "ranks: tensor, pipeline, context, expert, data", f"{degrees} and {layout.data_parallel}", "plan")
+    if layout.tensor_parallel > 1:
+        tokens = layout.microbatch * plan.question.query.workload.length / layout.context_parallel
+        yield argument("M", "activations of a microbatch, 16 bits: what a tensor-parallel all-reduce carries",
+                       Q(2.0 * tokens * plan.question.model.hidden, "byte").to("MB"), _HERE)  # fmt: skip
+    yield argument("m, v", "microbatches, virtual stages", f"{layout.microbatches}, {layout.virtual_stages}", "plan")
     yield from _part(plan, "communication", "bubble", "stragglers")
 
 
@@ -267,7 +272,10 @@ _WALLS: dict[int, tuple[str, Callable[[_Plan], Iterator[Argument]]]] = {
     9: ("T = tokens b / (cores C_tput), of a step", _transformation),
     10: ("BW_eff = BW_link beta / osub", _locality),
     11: ("C = 6 P D; T = n t / (g fed)", _complexity),
-    14: ("each t is what a step shows of it: collectives, pipeline bubble, wait for the slowest", _communication),
+    14: (
+        "each t is what a step shows of it; what calls, overlap and the network add to M/beta is in models/data/training_fit.md",
+        _communication,
+    ),
     15: ("goodput = tau / (M e^(R/M) (e^((tau + delta)/M) - 1)), M = MTBF_cluster = MTBF_node / N", _fragility),
     16: ("T_wait by Pollaczek and Khinchine, from lambda and 1 / mu", _waiting),
     17: ("OpEx = n p T", _capital),
