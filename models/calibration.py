@@ -8,6 +8,7 @@ wider interval. `models.serving_fit` writes the data; `calibration_from` reads a
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.catalog import load
 from zoo.specs import Accelerator
 from zoo.units import Q, Quantity
 
@@ -29,6 +31,7 @@ Array = NDArray[np.float64]
 
 DEFAULT_ENGINE = "vllm"  # the engine that plans assume: vLLM 0.15 and later
 REGIMES = ("closed_tpot", "closed_ttft", "open_tpot", "open_ttft", "static_throughput", "max_throughput")
+_SCHEMA, _MAKE_ONE = "wallplan/calibration/v1", "make one with `wallplan calibrate`"
 PRECISION_BITS = {"fp64": 64, "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4}
 
 
@@ -106,9 +109,10 @@ class Calibration:
         if model is not None and model not in self.covered.get("model", {}):
             said.append(f"no measurement of {model}: its shape alone is known, intervals are wider")
         if chip is not None and chip.name not in self.covered.get("chip", {}):
-            family = family_of(chip.name, chip.vendor)
-            near = sorted(c for c in self.covered.get("chip", {}) if family_of(c, chip.vendor) == family)
-            relative = ", ".join(near[:3]) if near else f"the {_families()[family]['relative'] or 'prior'} family"
+            family, chips = family_of(chip.name, chip.vendor), load().chips
+            measured = (chips[name] for name in sorted(self.covered.get("chip", {})) if name in chips)
+            near = [other.name for other in measured if family_of(other.name, other.vendor) == family]
+            relative = ", ".join(near) if near else f"the {_families()[family]['relative'] or 'prior'} family"
             said.append(f"no measurement on {chip.name}: constants of {relative} are taken, intervals are wider")
         if engine is not None and engine not in self.covered.get("engine", {}):
             relative = _relative("engines", engine) or DEFAULT_ENGINE
@@ -461,14 +465,19 @@ def write_tables(calibration: Calibration, folder: Path) -> None:
 
 def calibration_to(calibration: Calibration) -> dict[str, Any]:
     """A calibration as a document for a YAML or JSON file that `calibration_from` reads back."""
-    return {"schema": "wallplan/calibration/v1", "date": calibration.date, "source": calibration.source, **as_rows(calibration)}
+    return {"schema": _SCHEMA, "date": calibration.date, "source": calibration.source, **as_rows(calibration)}
 
 
 def calibration_from(document: Mapping[str, Any]) -> Calibration:
-    """A user's own calibration, from the document that `calibration_to` made. Raises CalibrationError."""
+    """A user's own calibration, from the document that `calibration_to` made. Raises CalibrationError.
+
+    It has every constant of this version, and all are above zero: one that is missing would silently become 1.
+    """
     missing = [key for key in ("constants", "intervals", "coverage", "date", "source") if key not in document]
     if missing:
-        raise CalibrationError(f"a calibration needs the keys {', '.join(missing)}: make one with `wallplan calibrate`")
+        raise CalibrationError(f"a calibration needs the keys {', '.join(missing)}: {_MAKE_ONE}")
+    if document.get("schema", _SCHEMA) != _SCHEMA:
+        raise CalibrationError(f"schema is {document['schema']!r}, expected {_SCHEMA!r}: {_MAKE_ONE}")
     try:
         covered: dict[str, dict[str, int]] = {}
         for row in document["coverage"]:
@@ -477,6 +486,16 @@ def calibration_from(document: Mapping[str, Any]) -> Calibration:
         records = tuple(_record(row) for row in document["constants"])
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(f"not a calibration: {error!r}") from None
+    stored, given = stored_calibration(), {record.name for record in records}
+    for what, names in (
+        ("the constants lack", [name for name in stored.index if name not in given]),
+        ("the intervals lack", [regime for regime in REGIMES if regime not in intervals]),
+        ("no constant of this version is", [name for name in given if name not in stored.index]),
+        ("not a number above zero is", [record.name for record in records if not 0 < record.value < math.inf]),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CalibrationError(f"{what} {names[0]}{more}: {_MAKE_ONE}")
     return Calibration(records, intervals, covered, str(document["date"]), str(document["source"]))
 
 

@@ -323,6 +323,8 @@ def _engine_generation(row: Row) -> str | None:
         return "deepspeed"
     if "vllm" in text:
         version = _version(text, r".*?vllm[^\d,;(]*")
+        if re.search(r"vllm[^\d,;(]*\d[\w.]*\+", text):  # a local version label marks a build changed downstream (PEP 440)
+            return "vllm_build"
         if "2023" in text:
             return "vllm23"
         if "2024" in text or (version and version < (0, 6)):

@@ -3,12 +3,20 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from models import serving_fit, serving_rows
-from models.calibration import REGIMES, calibration_from, calibration_to, serving_measurements, stored_calibration
+from models.calibration import (
+    REGIMES,
+    CalibrationError,
+    calibration_from,
+    calibration_to,
+    serving_measurements,
+    stored_calibration,
+)
 from models.serving_replica import ReplicaError, evaluate_replica
 from zoo.catalog import load
 
@@ -298,6 +306,31 @@ def test_own_measurements_move_the_constants_that_they_touch(tmp_path: Path) -> 
     again = calibration_from(calibration_to(mine))
     assert again.date == "2026-01-01"
     np.testing.assert_allclose(again.values, mine.values, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda d: d["constants"].pop(0), "the constants lack"),
+        (lambda d: d["constants"][3].update(value=-1.0), "not a number above zero is"),
+        (lambda d: d["constants"][3].update(group="zzz"), "the constants lack"),
+        (lambda d: d["intervals"].pop(), "the intervals lack max_throughput"),
+        (lambda d: d.update(schema="wallplan/calibration/v0"), "schema is 'wallplan/calibration/v0'"),
+    ],
+)
+def test_a_calibration_that_is_not_whole_is_refused(broken: Any, said: str) -> None:
+    document = calibration_to(stored_calibration())
+    broken(document)
+    with pytest.raises(CalibrationError, match=said) as caught:
+        calibration_from(document)
+    assert "wallplan calibrate" in str(caught.value)
+
+
+def test_an_unmeasured_chip_names_its_own_relatives() -> None:
+    (said,) = stored_calibration().inherited(None, load().find("chips", "mi355x"), None)
+    assert "mi300x" in said
+    assert "b200" not in said
+    assert "a100" not in said
 
 
 def test_leaving_out_matches_rows_and_hides_them() -> None:
