@@ -403,7 +403,7 @@ def test_an_unknown_model_has_the_size_that_its_name_states() -> None:
 @pytest.mark.parametrize(
     ("words", "generation"),
     [
-        ("vLLM 0.9.1 (ROCm 6.4.1)", "vllm_old"), ("vLLM ROCm 6.3", "vllm"), ("vllm 0.4.3+rocm614", "vllm24"),
+        ("vLLM 0.9.1 (ROCm 6.4.1)", "vllm_old"), ("vLLM ROCm 6.3", "vllm"), ("vllm 0.4.3+rocm614", "vllm_build"),
         ("SGLang v0.5.6", "sglang"),
         ("TensorRT-LLM 0.17 (C++ runtime)", "trt_cpp"), ("TensorRT-LLM 1.2.0rc1", "trt_py"), ("trtllm", "trt_py"),
     ],
