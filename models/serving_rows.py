@@ -26,7 +26,7 @@ from zoo.units import Q, Quantity
 
 from . import node, serving
 from .calibration import REGIMES, CalibrationError, Constants, Selection, family_of, tflops_per_watt
-from .cells import Cells, Unpredictable, as_number, misread, one_line, positive, unread
+from .cells import Cells, Unpredictable, as_number, did_you_mean, misread, one_line, positive, unread
 from .constants import table
 
 Array = NDArray[np.float64]
@@ -124,8 +124,14 @@ def read_benchmark(path: str | Path, **columns: str) -> dict[str, str]:
     if not isinstance(document, Mapping):
         raise MeasurementError(f"{file}: a benchmark result is one JSON object")
     if "mean_ttft_ms" in document or "mean_tpot_ms" in document:
+        _refuse(file, [(key, document.get(key), "") for key in _VLLM_NUMBERS])
+        if document.get("completed") == 0:
+            raise MeasurementError(f"{file}: completed is 0: no request of this run was served")
         row = _vllm_row(document)
     elif "time_to_first_token" in document:
+        given = [(key, document[key]) for key in _AIPERF_METRICS if document.get(key) is not None]
+        means = [(key, m.get("avg"), str(m.get("unit", ""))) if isinstance(m, Mapping) else (key, [m], "") for key, m in given]
+        _refuse(file, means)
         row = _aiperf_row(document)
     else:
         raise MeasurementError(f"{file}: neither a vLLM benchmark result (mean_ttft_ms) nor AIPerf's (time_to_first_token)")
@@ -140,6 +146,24 @@ def read_benchmark(path: str | Path, **columns: str) -> dict[str, str]:
         example = " ".join(f"--with {name}={facts[name]}" for name in missing)
         raise MeasurementError(f"{file}: does not say {', '.join(missing)}: add them, for example {example}")
     return row
+
+
+_VLLM_NUMBERS = (
+    "completed", "request_rate", "max_concurrency", "total_input_tokens", "total_output_tokens", "mean_ttft_ms", "mean_tpot_ms",
+    "output_throughput",
+)  # fmt: skip
+_AIPERF_METRICS = ("time_to_first_token", "inter_token_latency", "output_token_throughput", "request_count")
+_SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+
+def _refuse(file: Path, figures: Sequence[tuple[str, Any, str]]) -> None:
+    """Raises MeasurementError at the first (key, value, unit) that is no number, or a time of unknown unit. None is unknown."""
+    for key, value, unit in figures:
+        if value is not None and (isinstance(value, bool) or not number(value) >= 0):
+            raise MeasurementError(f"{file}: {key} is {value!r}, expected a number that is not negative")
+        if unit and ("time" in key or "latency" in key) and unit not in _SECONDS:
+            known = f"{', '.join(_SECONDS)}{did_you_mean(unit, _SECONDS)}"
+            raise MeasurementError(f"{file}: {key} has the unit {unit!r}, expected one of {known}")
 
 
 def _vllm_row(document: Row) -> dict[str, str]:
@@ -166,7 +190,7 @@ def _aiperf_row(document: Row) -> dict[str, str]:
         value = document.get(key)
         if not isinstance(value, Mapping):
             return math.nan
-        scale = {"s": 1e3, "sec": 1e3, "us": 1e-3, "ns": 1e-6}.get(str(value.get("unit", "")), 1.0)
+        scale = 1e3 * _SECONDS.get(str(value.get("unit", "")), 1e-3)
         return number(value.get("avg")) * (scale if "time" in key or "latency" in key else 1.0)
 
     flat = list(_flatten(document.get("input_config") or {}))

@@ -239,6 +239,30 @@ def test_a_vllm_result(tmp_path: Path) -> None:
     assert serving_fit.validate_serving([row])["regimes"]["closed_tpot"]["n"] == 1
 
 
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"completed": 0}, "completed is 0: no request"),
+        ({"mean_ttft_ms": "abc"}, "mean_ttft_ms is 'abc', expected a number"),
+        ({"mean_tpot_ms": [1]}, r"mean_tpot_ms is \[1\], expected a number"),
+        ({"request_rate": "fast"}, "request_rate is 'fast', expected a number"),
+        ({"output_throughput": float("nan")}, "output_throughput is nan, expected a number"),
+    ],
+)
+def test_a_vllm_result_with_a_figure_that_is_none_is_refused(document: dict, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        serving_rows.read_benchmark(written(tmp_path, {**VLLM, **document}), hardware="H100", tp="1", weight_precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [({"unit": "sek", "avg": 1}, "unit 'sek', expected one of s, .*did you mean 'sec'"), (5, r"is \[5\], expected")],
+)
+def test_an_aiperf_result_with_a_figure_that_is_none_is_refused(metric: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        serving_rows.read_benchmark(written(tmp_path, {**AIPERF, "time_to_first_token": metric}), hardware="H100")
+
+
 def test_a_vllm_result_of_an_open_loop(tmp_path: Path) -> None:
     """A rate, or every request at once, is an open loop; SGLang's benchmark writes the same keys and its own name."""
     facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16"}
