@@ -339,12 +339,20 @@ def _report(asked: _Asked, d: serving.Deployment, known: Calibration, source: st
         notes.append("an answer of one token has no time per output token: it comes with the prompt")
     if waits and law == "open":
         notes.append(
-            "a plan promises later percentiles than these: its queue takes prompts of exponential length and every slot as busy"
+            "these percentiles are expected values; a plan promises later ones: it takes the pessimistic end of each time, "
+            "prompts of varying length and a full batch"
         )
     return {
         "model": model.name,
         "chip": chip.name,
         "chips": int(d.layouts.chips[0]),
+        "tp": asked.tensor,
+        "pp": asked.stages,
+        "ep": asked.expert,
+        "precision": asked.precision,
+        "kv_precision": asked.cache,
+        "input_tokens": _count(float(d.work.input)),
+        "output_tokens": _count(output),
         "engine": engine,
         asked.load: _count(amount),
         "fits": runs,

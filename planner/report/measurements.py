@@ -80,7 +80,8 @@ def _cell(value: Any) -> str:
 
 def replica_tables(result: Mapping[str, Any]) -> list[Table]:
     """One replica under one load: predictions with their intervals, memory, and what they stand on."""
-    rows = tuple((row["what"], *(number(row[key]) for key in ("value", "low", "high"))) for row in replica_rows(result))
+    found = {key: value for key, value in result.items() if isinstance(value, Mapping) and "low" in value}
+    rows = tuple((key, *(number(value[end]) for end in ("value", "low", "high"))) for key, value in found.items())
     memory = tuple((key, number(value)) for key, value in result["memory_gib"].items())
     tables = ("percentiles_ms", "ttft_parts_ms", "tpot_parts_ms")
     facts = {k: v for k, v in result.items() if not isinstance(v, (dict, list)) and k not in tables}
@@ -117,5 +118,17 @@ def _part_tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def replica_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The predictions of one replica, one a row."""
-    return [{"what": key, **value} for key, value in result.items() if isinstance(value, Mapping) and "low" in value]
+    """All that is known of one replica, one value a row: `part` is the key of the JSON, `what` the key inside it."""
+    rows: list[dict[str, Any]] = []
+    for part, value in result.items():
+        if isinstance(value, Mapping) and "low" in value:
+            rows.append({"part": part, "what": "", **value})
+        elif part == "percentiles_ms" and value is not None:
+            rows += [{"part": part, "what": f"{of} {at}", "value": v} for of, found in value.items() for at, v in found.items()]
+        elif isinstance(value, Mapping):
+            rows += [{"part": part, "what": what, "value": v} for what, v in value.items()]
+        elif isinstance(value, list):
+            rows += [{"part": part, "what": "", "value": v} for v in value]
+        else:
+            rows.append({"part": part, "what": "", "value": value})
+    return rows

@@ -1,5 +1,7 @@
 """`wallplan evaluate` of a replica file: what is wrong with it, every fault with its own line, and counts as counts."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -61,4 +63,15 @@ def test_counts_are_whole_in_json(tmp_path: Path) -> None:
     file = tmp_path / "replica.yaml"
     file.write_text(TEXT, encoding="utf-8")
     answer = json.loads(CliRunner().invoke(app, ["evaluate", str(file), "--format", "json"]).stdout)
-    assert all(isinstance(answer[key], int) for key in ("chips", "concurrency", "batch", "largest_batch"))
+    assert all(isinstance(answer[key], int) for key in ("chips", "tp", "concurrency", "largest_batch"))
+    assert answer["batch"] <= answer["concurrency"], "sequences that decode, on average: the others wait for their first token"
+
+
+def test_csv_has_every_value(tmp_path: Path) -> None:
+    file = tmp_path / "replica.yaml"
+    file.write_text(TEXT, encoding="utf-8")
+    answer = json.loads(CliRunner().invoke(app, ["evaluate", str(file), "--format", "json"]).stdout)
+    rows = list(csv.DictReader(io.StringIO(CliRunner().invoke(app, ["evaluate", str(file), "--format", "csv"]).stdout)))
+    assert {row["part"] for row in rows} | ({"notes"} if not answer["notes"] else set()) == set(answer)
+    parts = [float(row["value"]) for row in rows if row["part"] == "tpot_parts_ms"]
+    assert sum(parts) == pytest.approx(answer["tpot_ms"]["value"])
