@@ -473,10 +473,10 @@ def calibration_from(document: Mapping[str, Any]) -> Calibration:
 
     It has every constant of this version, and all are above zero: one that is missing would silently become 1.
     """
-    missing = [key for key in ("constants", "intervals", "coverage", "date", "source") if key not in document]
+    missing = [key for key in ("schema", "constants", "intervals", "coverage", "date", "source") if key not in document]
     if missing:
         raise CalibrationError(f"a calibration needs the keys {', '.join(missing)}: {_MAKE_ONE}")
-    if document.get("schema", _SCHEMA) != _SCHEMA:
+    if document["schema"] != _SCHEMA:
         raise CalibrationError(f"schema is {document['schema']!r}, expected {_SCHEMA!r}: {_MAKE_ONE}")
     try:
         covered: dict[str, dict[str, int]] = {}

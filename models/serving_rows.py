@@ -167,7 +167,7 @@ def _refuse(file: Path, figures: Sequence[tuple[str, Any, str]]) -> None:
 
 
 def _vllm_row(document: Row) -> dict[str, str]:
-    completed = number(document.get("completed"), 1.0) or 1.0
+    completed = number(document.get("completed"))  # unknown: then the lengths are too, and have to be given
     rate, together = number(document.get("request_rate")), number(document.get("max_concurrency"))
     unlimited = math.isinf(rate) and math.isnan(together)  # every request is sent at once
     backend = str(document.get("backend") or document.get("endpoint_type") or "")
@@ -180,7 +180,7 @@ def _vllm_row(document: Row) -> dict[str, str]:
         "ttft_ms": _text(number(document.get("mean_ttft_ms"))),
         "tpot_ms": _text(number(document.get("mean_tpot_ms"))),
         "output_tokens_per_s_total": _text(number(document.get("output_throughput"))),
-        "note": f"{completed:g} requests",
+        "note": f"{completed:g} requests" if completed > 0 else "",
         "engine": backend if _engine_generation({"engine": backend}) else "vllm",
     }
 

@@ -239,7 +239,7 @@ def _serving(pool: _Pool) -> Iterator[Argument]:
         yield argument("TPOT", f"x (pp t_step{drafted}){each}", running.station.tpot.to("ms"), _HERE)
     else:
         yield argument("phi", "what a prefill adds to a decode step, over what it takes alone", c.interference, pool.fitted)
-        yield argument("O", "tokens decoded of a request", d.work.output, _asked(pool, "workload.tokens.output"))
+        yield argument("O", "output tokens of a request, the first too", d.work.output, _asked(pool, "workload.tokens.output"))
         yield argument("t_+", "what a prompt read in a step adds to it: its tokens' products and its attention",
                        step.increment.to("ms"), f"{_MODEL}, step_time")  # fmt: skip
         yield argument(
@@ -312,7 +312,9 @@ def _tail(pool: _Pool) -> Iterator[Argument]:
         yield argument("t_0", "network stack and the fixed costs of a step", typical.dispatch.to("ms"), f"{_MODEL}, fixed_time")
         yield argument("k", "decode steps that a prompt waits for", pool.deployment.constants.step_wait, pool.fitted)
         yield argument("t_decode", "a decode step, typical, wall 4", typical.decode_step.to("ms"), _MODEL)
-        yield argument("O", "tokens decoded of a request", pool.deployment.work.output, _asked(pool, "workload.tokens.output"))
+        yield argument(
+            "O", "output tokens of a request, the first too", pool.deployment.work.output, _asked(pool, "workload.tokens.output")
+        )
         yield argument("TPOT", f"wall 4, {pool.query.rank} end, every slot busy", station.tpot.to("ms"), _MODEL)
     yield argument("R", "how long a request holds a slot" + ("" if apart else ": D + S + (O - 1) TPOT"),
                    station.residence.to("s"), ranked if apart else _HERE)  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
+from zoo.units import Q
 
 from . import columns, space
 from .columns import Memory, Site
@@ -212,7 +213,7 @@ def _laid_out(
 
 def _load(runs: Runs) -> float:
     """The most that a unit carries, in integer load units, rounded up."""
-    return float(math.ceil(1000 * float(runs.saturation.max()) * (1 + 1e-9)))
+    return float(quantise(Q(float(runs.saturation.max()) * (1 + 1e-9), "1/s"), "load", "up"))
 
 
 def _ceilings(keys: Sequence[tuple[object, ...]], query: ServeQuery, memory: Memory) -> dict[int, dict[int, float]]:

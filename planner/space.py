@@ -9,6 +9,7 @@ import functools
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
+from typing import Self
 
 import numpy as np
 
@@ -105,7 +106,21 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Stations:
+class _Arrays:
+    """A record whose fields are arrays of one length."""
+
+    def at(self, positions: np.ndarray) -> Self:
+        """The same for some of them."""
+        return type(self)(*(getattr(self, field.name)[positions] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All of them, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Stations(_Arrays):
     """What the queues of a pool see of one unit, and what it is made of: arrays over units; seconds."""
 
     shape: np.ndarray  # position of the layout that decodes among the shapes of its machine
@@ -120,18 +135,9 @@ class Stations:
     tpot_s: np.ndarray
     residence_s: np.ndarray
 
-    def at(self, positions: np.ndarray) -> Stations:
-        """The same for some of them."""
-        return Stations(*(getattr(self, field.name)[positions] for field in fields(self)))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Stations]) -> Stations:
-        """All of them, one after the other."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
-
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class Times(_Arrays):
     """What the forward model says of replicas, once: arrays over (layout, batch), seconds. The last four are the prediction
     itself, the others are at the end of the interval that the question ranks by."""
 
@@ -147,15 +153,6 @@ class Times:
     prompt_s: np.ndarray
     dispatch_s: np.ndarray
     prompt_bytes: np.ndarray
-
-    def at(self, positions: np.ndarray) -> Times:
-        """The same for some of them."""
-        return Times(*(getattr(self, field.name)[positions] for field in fields(self)))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Times]) -> Times:
-        """All of them, one after the other."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def and_also(self, more: Times) -> Times:
         """These and more of the same machine, ordered by layout and batch."""

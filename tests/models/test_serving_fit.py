@@ -263,6 +263,12 @@ def test_an_aiperf_result_with_a_figure_that_is_none_is_refused(metric: Any, sai
         serving_rows.read_benchmark(written(tmp_path, {**AIPERF, "time_to_first_token": metric}), hardware="H100")
 
 
+def test_lengths_of_a_vllm_result_are_not_guessed_from_an_unknown_number_of_requests(tmp_path: Path) -> None:
+    unknown = {key: value for key, value in VLLM.items() if key != "completed"}
+    with pytest.raises(ValueError, match="does not say isl, osl"):
+        serving_rows.read_benchmark(written(tmp_path, unknown), hardware="H100", tp="1", weight_precision="bf16")
+
+
 def test_a_vllm_result_of_an_open_loop(tmp_path: Path) -> None:
     """A rate, or every request at once, is an open loop; SGLang's benchmark writes the same keys and its own name."""
     facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16"}
@@ -339,6 +345,7 @@ def test_own_measurements_move_the_constants_that_they_touch(tmp_path: Path) -> 
         (lambda d: d["constants"][3].update(value=-1.0), "not a number above zero is"),
         (lambda d: d["constants"][3].update(group="zzz"), "the constants lack"),
         (lambda d: d["intervals"].pop(), "the intervals lack max_throughput"),
+        (lambda d: d.pop("schema"), "needs the keys schema"),
         (lambda d: d.update(schema="wallplan/calibration/v0"), "schema is 'wallplan/calibration/v0'"),
     ],
 )
