@@ -6,11 +6,12 @@ with the column, the value, what was expected and the nearest of it.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
+
+from zoo.names import nearest
 
 T = TypeVar("T")
 
@@ -91,16 +92,15 @@ def misread(column: str, text: str, known: Iterable[str]) -> NoReturn:
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with the known word that resembles a text, "" where none does."""
-    words = {word.lower(): word for word in known}
-    near = difflib.get_close_matches(text.lower(), list(words), n=1)
-    return f"; did you mean {words[near[0]]!r}?" if near else ""
+    near = nearest(text, known)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def unread(columns: Iterable[str | None], known: Iterable[str]) -> dict[str, str | None]:
     """Columns that are none of the known ones, and the nearest of those; None where none is near."""
     names = list(known)
     others = [column for column in columns if column and column.strip() not in names]
-    return {column: next(iter(difflib.get_close_matches(column.lower(), names, n=1)), None) for column in others}
+    return {column: nearest(column, names) or None for column in others}
 
 
 def one_line(error: BaseException) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from zoo.names import nearest
 
 from .dimensions import UnknownValue
 
@@ -28,8 +29,8 @@ def row(name: str, key: str) -> dict[str, str]:
         if record[first] == key:
             return record
     keys = [record[first] for record in rows]
-    near = difflib.get_close_matches(key, keys, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(dict.fromkeys(keys))}"
+    near = nearest(key, keys)
+    hint = f"did you mean {near!r}?" if near else f"known: {', '.join(dict.fromkeys(keys))}"
     raise UnknownValue(f"{name} of {key!r} is unknown ({hint})")
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .plan import Plan, PlanError
-    from .query import Query, QueryError, ServeQuery, load
+    from .query import Query, ServeQuery, load
+    from .records import QueryError
 
 __all__ = ["Plan", "PlanError", "Query", "QueryError", "ServeQuery", "load"]
 

@@ -14,7 +14,8 @@ from zoo.catalog import Catalog
 
 from . import measurements
 from .plan import Assumption
-from .query import AnyQuery, QueryError, ServeQuery
+from .query import AnyQuery, ServeQuery
+from .records import QueryError
 
 
 def constants_of(query: AnyQuery) -> Any:

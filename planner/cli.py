@@ -101,7 +101,8 @@ def _fail(message: str, code: int = USAGE) -> typer.Exit:
 
 
 def _query(path: Path, overrides: list[str] | None) -> AnyQuery:
-    from .query import QueryError, load
+    from .query import load
+    from .records import QueryError
 
     try:
         query = load(path)
@@ -115,7 +116,7 @@ def _query(path: Path, overrides: list[str] | None) -> AnyQuery:
 
 def _changes(overrides: list[str] | None) -> dict[str, object]:
     """What `--set` asks for, by path. Raises QueryError."""
-    from .query import QueryError
+    from .records import QueryError
 
     changes: dict[str, object] = {}
     for override in overrides or []:
@@ -127,11 +128,11 @@ def _changes(overrides: list[str] | None) -> dict[str, object]:
 
 
 def _check_format(format: str, *known: str) -> None:
-    import difflib
+    from zoo.names import nearest
 
     if format not in known:
-        near = difflib.get_close_matches(format, known, n=1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
+        near = nearest(format, known)
+        hint = f'; did you mean "{near}"?' if near else ""
         raise _fail(f"--format {format}: unknown format; expected {', '.join(known)}{hint}")
 
 
@@ -223,7 +224,7 @@ def solve(
 
     Example:  wallplan solve examples/serve-llama70b.yaml -o plan.json
     """
-    from .query import QueryError
+    from .records import QueryError
 
     _check_format(format, *FORMATS)
     if output is not None and not output.resolve().parent.is_dir():
@@ -264,7 +265,7 @@ def check(
     Example:  wallplan check examples/serve-llama70b.yaml
     """
     from .prepare import model_of, open_catalog
-    from .query import QueryError
+    from .records import QueryError
     from .report import render, tables
     from .space import machines_of, offers_of
 
@@ -327,7 +328,7 @@ def evaluate(
     from .evaluate import evaluate as forward
     from .plan import Plan, PlanError, rows
     from .prepare import in_objective_units, objective_units
-    from .query import QueryError
+    from .records import QueryError
     from .report import render, tables
     from .solve import reload
 
@@ -431,7 +432,7 @@ def _evaluate_training(path: Path, overrides: list[str] | None, format: str, qui
     """A saved training plan through the forward models alone, under its own question or a changed one."""
     from .calibrated import data_changed
     from .plan import PlanError, rows
-    from .query import QueryError
+    from .records import QueryError
     from .report import render, tables, training
     from .training.check import evaluate as forward
     from .training.plan import TrainPlan
@@ -523,7 +524,7 @@ def _evaluate_scenario(document: Document, format: str) -> None:
     from models import ImpossibleValue, UnknownValue
     from zoo.units import UnitError
 
-    from .query import QueryError
+    from .records import QueryError
     from .report import render, tables
     from .report import walls as pages
     from .scenario import from_document
@@ -577,7 +578,8 @@ def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQue
     from datetime import date
 
     from .plan import PlanError
-    from .query import QueryError, TrainQuery
+    from .query import TrainQuery
+    from .records import QueryError
     from .training.asking import Asker
     from .training.plan import TrainPlan
 
@@ -594,7 +596,7 @@ def _explain_training(
     budget: str | None, format: str, quiet: bool,
 ) -> None:  # fmt: skip
     """`explain` of a training plan. Ends the command."""
-    from .query import QueryError
+    from .records import QueryError
     from .report import explain as pages
     from .report import tables
     from .report import training as training_pages
@@ -647,7 +649,8 @@ def _explain_training(
 def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
     """A saved plan with its question. Fails with one line when the file is no plan of a serve question."""
     from .plan import Plan, PlanError
-    from .query import Query, QueryError, ServeQuery
+    from .query import Query, ServeQuery
+    from .records import QueryError
 
     try:
         plan = Plan.load(path)
@@ -688,7 +691,7 @@ def explain(
     from .columns import Memory
     from .marginal import marginals
     from .plan import PlanError, needs_objective, rows
-    from .query import QueryError
+    from .records import QueryError
     from .report import explain as pages
     from .report import tables
     from .whynot import parse
@@ -759,7 +762,7 @@ def _whole(format: str, plan: Plan, shown: list[Table], records: list[Any]) -> t
 def _explain_wall(path: Path, number: int, format: str) -> None:
     """`explain --wall` of a plan of either kind. Ends the command."""
     from .plan import Plan, PlanError
-    from .query import QueryError
+    from .records import QueryError
     from .report import explain as pages
     from .training.plan import TrainPlan
 
@@ -820,7 +823,7 @@ def alternatives(
     from .alternatives import alternatives as find
     from .plan import PlanError, needs_objective, rows
     from .prepare import prepare
-    from .query import QueryError
+    from .records import QueryError
     from .report import explain as pages
     from .uncertainty import guarded_query
 
@@ -857,7 +860,7 @@ def alternatives(
 
 def _training_alternatives(path: Path, within: str, tolerance: float, format: str, quiet: bool) -> None:
     """`alternatives` of a training plan. Ends the command."""
-    from .query import QueryError
+    from .records import QueryError
     from .report import training_explain as pages
     from .training.alternatives import alternatives as find
 
@@ -970,14 +973,14 @@ def validate(
 
     Example:  wallplan validate serving --measurements my_bench.csv --format json
     """
-    import difflib
+    from zoo.names import nearest
 
     from . import measurements as measured
     from .report import measurements as pages
 
     if kind not in measured.KINDS:
-        near = difflib.get_close_matches(kind, measured.KINDS, n=1)
-        raise _fail(f"{kind}: unknown kind; expected training or serving" + (f'; did you mean "{near[0]}"?' if near else ""))
+        near = nearest(kind, measured.KINDS)
+        raise _fail(f"{kind}: unknown kind; expected training or serving" + (f'; did you mean "{near}"?' if near else ""))
     _check_format(format, "table", "json", "md", "csv")
     excluded = _columns_given("--leave-out", leave_out, "model=Llama-3.1-70B")
     try:
@@ -1135,11 +1138,11 @@ def zoo_show(
 
 
 def _kind(kind: str) -> str:
-    import difflib
+    from zoo.names import nearest
 
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.4)
-        raise _fail(f"{kind}: unknown kind; expected {', '.join(KINDS)}" + (f'; did you mean "{near[0]}"?' if near else ""))
+        near = nearest(kind, KINDS, cutoff=0.4)
+        raise _fail(f"{kind}: unknown kind; expected {', '.join(KINDS)}" + (f'; did you mean "{near}"?' if near else ""))
     return kind
 
 

@@ -28,7 +28,9 @@ from .lean import Least, giving_way, lean, serves_everybody
 from .market import Column, Market
 from .prepare import Prepared, Progress, in_objective_units, objective_units, prove
 from .program import dequantise
-from .query import Clause, Keys, QueryError, ServeQuery, parse_path
+from .query import Clause, ServeQuery
+from .records import QueryError, parse_path
+from .scalars import Keys
 
 # What a clause becomes when it is taken out of the question; None removes the key.
 _EVERYTHING: dict[str, object] = {

@@ -24,7 +24,8 @@ from .lean import lay_out, lean
 from .plan import Marginal, Plan
 from .prepare import UNITS, Prepared, Progress, in_objective_units, objective_units, open_catalog, prepare, prove
 from .program import quantise
-from .query import ServeQuery, text_of
+from .query import ServeQuery
+from .scalars import text_of
 from .space import format_of
 from .uncertainty import at_other_rates, guarded_query
 

@@ -112,14 +112,13 @@ def calibrate(
 
 def _columns(facts: Mapping[str, str]) -> Mapping[str, str]:
     """`facts` where all of them are columns of serving measurements. Raises MeasurementsError with the nearest name."""
-    import difflib
-
     from models.serving_rows import COLUMNS
+    from zoo.names import nearest
 
     for name in facts:
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
+            near = nearest(name, COLUMNS)
+            hint = f'; did you mean "{near}"?' if near else ""
             raise MeasurementsError(f"--with {name}: expected a column of serving measurements, such as hardware or tp{hint}")
     return facts
 

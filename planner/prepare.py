@@ -17,7 +17,8 @@ from .certify import Certificate, certify
 from .columns import Memory
 from .market import Column, Market
 from .program import SCALES, dequantise
-from .query import AnyQuery, QueryError, ServeQuery
+from .query import AnyQuery, ServeQuery
+from .records import QueryError
 
 Progress = Callable[[str], None]
 

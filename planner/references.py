@@ -13,7 +13,9 @@ from zoo.errors import ZooError
 from zoo.names import Index
 
 from . import calibrated
-from .query import AnyQuery, Keys, QueryError, ServeQuery, text_of
+from .query import AnyQuery, ServeQuery
+from .records import QueryError
+from .scalars import Keys, text_of
 from .space import find, in_region
 
 # Loads and objectives beyond these leave the integers that solvers hold exactly.

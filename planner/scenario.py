@@ -28,176 +28,169 @@ from zoo.specs import Accelerator, Fabric, Fleet, Node
 from zoo.units import Q, Quantity
 from zoo.yaml_source import Document, ZooError, read
 
-from .query import (
-    SCHEMA,
+from .query import SCHEMA
+from .records import EditorSchema, Origin, Part, QueryError, entry, faults_of, plain_data, sentences
+from .scalars import (
+    CarbonPrice,
+    Fault,
     Flag,
     Keys,
     Latency,
-    Part,
+    Mass,
+    Money,
+    MoneyRate,
     Power,
     Precision,
-    QueryError,
     Rate,
     Text,
     Time,
+    TokenCount,
     ZooFile,
-    _EditorSchema,
-    _Fault,
-    _faults,
-    _fraction,
-    _key,
-    _line_of,
-    _measure,
-    _Origin,
-    _plain,
-    _sentences,
-    _whole,
-    _word,
+    fraction,
+    line_of,
+    measure,
+    whole,
+    word,
 )
 
-Money = Annotated[Quantity, _measure("money")]
-MoneyRate = Annotated[Quantity, _measure("money rate")]
-Carbon = Annotated[Quantity, _measure("carbon")]
-CarbonPrice = Annotated[Quantity, _measure("carbon price")]
-Bytes = Annotated[Quantity, _measure("bytes")]
-Bandwidth = Annotated[Quantity, _measure("bandwidth")]
-Tokens = Annotated[Quantity, _measure("tokens")]
-Count = Annotated[int, _whole(1, 8)]
-Share = Annotated[float, _fraction(0, 1, example="5 %")]
-Number = Annotated[float, _fraction(0, 1e6, example=3.0)]
+Bytes = Annotated[Quantity, measure("bytes")]
+Bandwidth = Annotated[Quantity, measure("bandwidth")]
+Count = Annotated[int, whole(1, 8)]
+Share = Annotated[float, fraction(0, 1, example="5 %")]
+Number = Annotated[float, fraction(0, 1e6, example=3.0)]
 Percentile = Annotated[Latency, Field(max_length=1)]
 
 
 class FleetPart(Part):
     """Equal servers on one network."""
 
-    chip: Text = _key("A chip of the zoo, or of a file under `zoo`.", "h100-sxm")
-    per_node: Count = _key("Accelerators in one server.", 8, default=8)
-    nodes: Count = _key("Servers.", 2)
-    scale_up: Text | None = _key(
+    chip: Text = entry("A chip of the zoo, or of a file under `zoo`.", "h100-sxm")
+    per_node: Count = entry("Accelerators in one server.", 8, default=8)
+    nodes: Count = entry("Servers.", 2)
+    scale_up: Text | None = entry(
         "Fabric between the accelerators of a server. Left out: the chip's own link.", "nvlink4", default=None
     )
-    fabric: Text | None = _key("Fabric between servers; needed for more than one.", "infiniband-ndr", default=None)
-    oversubscription: Annotated[float, _fraction(1, 100, example=2.0)] | None = _key(
+    fabric: Text | None = entry("Fabric between servers; needed for more than one.", "infiniband-ndr", default=None)
+    oversubscription: Annotated[float, fraction(1, 100, example=2.0)] | None = entry(
         "Bandwidth into a switch over bandwidth out of it. Left out: the worst that is usual for the fabric.", 1.0, default=None
     )
-    price: Money | None = _key("Price of one accelerator. Left out: the zoo's.", "30000 USD", default=None)
-    tdp: Power | None = _key("Power of one accelerator. Left out: the zoo's.", "700 W", default=None)
+    price: Money | None = entry("Price of one accelerator. Left out: the zoo's.", "30000 USD", default=None)
+    tdp: Power | None = entry("Power of one accelerator. Left out: the zoo's.", "700 W", default=None)
 
 
 class TokensPart(Part):
     """Tokens of a request."""
 
-    input: Count = _key("Prompt tokens.", 1000)
-    output: Count = _key("Answer tokens.", 250)
-    thought: Count | None = _key("Tokens generated before the answer.", 2000, default=None)
+    input: Count = entry("Prompt tokens.", 1000)
+    output: Count = entry("Answer tokens.", 250)
+    thought: Count | None = entry("Tokens generated before the answer.", 2000, default=None)
 
 
 class ServePart(Part):
     """Requests that arrive at random, answered token by token."""
 
-    precision: Precision = _key("Number format of the weights.", "bf16")
-    kv_precision: Precision = _key("Number format of the key-value cache.", "bf16", default="bf16")
-    tensor_parallel: Count = _key("Accelerators that share every layer.", 2)
-    pipeline_parallel: Count = _key("Stages.", 1, default=1)
-    expert_parallel: Count = _key("Accelerators that share the experts.", 8, default=1)
-    batch: Count = _key("Sequences that one replica decodes together.", 64)
-    rate: Rate = _key("Requests per time, for the whole fleet.", "20/s")
-    tokens: TokensPart = _key("Tokens of a request.", {"input": 1000, "output": 250})
-    ttft: Percentile | None = _key("Limit of the time to first token, at one percentile.", {"p99": "500 ms"}, default=None)
-    tpot: Time | None = _key("Limit of the time per output token.", "40 ms", default=None)
+    precision: Precision = entry("Number format of the weights.", "bf16")
+    kv_precision: Precision = entry("Number format of the key-value cache.", "bf16", default="bf16")
+    tensor_parallel: Count = entry("Accelerators that share every layer.", 2)
+    pipeline_parallel: Count = entry("Stages.", 1, default=1)
+    expert_parallel: Count = entry("Accelerators that share the experts.", 8, default=1)
+    batch: Count = entry("Sequences that one replica decodes together.", 64)
+    rate: Rate = entry("Requests per time, for the whole fleet.", "20/s")
+    tokens: TokensPart = entry("Tokens of a request.", {"input": 1000, "output": 250})
+    ttft: Percentile | None = entry("Limit of the time to first token, at one percentile.", {"p99": "500 ms"}, default=None)
+    tpot: Time | None = entry("Limit of the time per output token.", "40 ms", default=None)
 
 
 class TrainPart(Part):
     """A training run over the whole fleet."""
 
-    precision: Precision = _key("Number format that is multiplied in.", "bf16")
-    optimizer: Text = _key("Optimiser: adamw, sgd, ...", "adamw", default="adamw")
-    tokens: Tokens = _key("Tokens to train on.", "1e12 token")
-    batch: Tokens = _key("Tokens of one step, over all accelerators.", "4194304 token")
-    sequence: Tokens = _key("Tokens of one sequence.", "4096 token")
-    tensor_parallel: Count = _key("Accelerators that share every layer.", 8, default=1)
-    pipeline_parallel: Count = _key("Stages.", 4, default=1)
-    expert_parallel: Count = _key("Data-parallel ranks that share the experts.", 8, default=1)
-    microbatches: Count = _key("Parts that a rank's batch is cut into.", 8)
-    virtual_stages: Count = _key("Model chunks per stage.", 2, default=1)
-    zero: Annotated[int, _whole(0, 1)] = _key("ZeRO stage: what data-parallel ranks share (0 to 3).", 1, default=1)
-    recompute: Flag = _key("Whether the backward pass repeats the forward pass.", False, default=False)
-    efficiency: Annotated[float, _fraction(0, 1, above=True, example="55 %")] = _key(
+    precision: Precision = entry("Number format that is multiplied in.", "bf16")
+    optimizer: Text = entry("Optimiser: adamw, sgd, ...", "adamw", default="adamw")
+    tokens: TokenCount = entry("Tokens to train on.", "1e12 token")
+    batch: TokenCount = entry("Tokens of one step, over all accelerators.", "4194304 token")
+    sequence: TokenCount = entry("Tokens of one sequence.", "4096 token")
+    tensor_parallel: Count = entry("Accelerators that share every layer.", 8, default=1)
+    pipeline_parallel: Count = entry("Stages.", 4, default=1)
+    expert_parallel: Count = entry("Data-parallel ranks that share the experts.", 8, default=1)
+    microbatches: Count = entry("Parts that a rank's batch is cut into.", 8)
+    virtual_stages: Count = entry("Model chunks per stage.", 2, default=1)
+    zero: Annotated[int, whole(0, 1)] = entry("ZeRO stage: what data-parallel ranks share (0 to 3).", 1, default=1)
+    recompute: Flag = entry("Whether the backward pass repeats the forward pass.", False, default=False)
+    efficiency: Annotated[float, fraction(0, 1, above=True, example="55 %")] = entry(
         "Share of the peak that the kernels reach (wall 3).", "55 %"
     )
-    token_size: Bytes = _key("Bytes of one token in storage.", "4 B", default="4 B", validate_default=True)
-    storage: Bandwidth = _key("Bandwidth of the store of data and checkpoints.", "100 GB/s")
-    node_storage: Bandwidth = _key("Bandwidth of one server to that store.", "5 GB/s")
-    cores: Count = _key("Cores of a server that prepare data.", 64)
-    core_throughput: Bandwidth = _key("What one core prepares.", "10 MB/s")
+    token_size: Bytes = entry("Bytes of one token in storage.", "4 B", default="4 B", validate_default=True)
+    storage: Bandwidth = entry("Bandwidth of the store of data and checkpoints.", "100 GB/s")
+    node_storage: Bandwidth = entry("Bandwidth of one server to that store.", "5 GB/s")
+    cores: Count = entry("Cores of a server that prepare data.", 64)
+    core_throughput: Bandwidth = entry("What one core prepares.", "10 MB/s")
 
     @model_validator(mode="after")
     def _stages(self) -> Self:
         if self.zero > 3:
-            raise _Fault(f"{self.zero} is no stage of ZeRO: 0, 1, 2 or 3", "zero")
+            raise Fault(f"{self.zero} is no stage of ZeRO: 0, 1, 2 or 3", "zero")
         return self
 
 
 class ProcessPart(Part):
     """Units of any workload (images, samples, steps), in batches on every accelerator."""
 
-    precision: Precision = _key("Number format of the weights.", "fp16")
-    batch: Count = _key("Units processed together on one accelerator.", 32)
-    rate: Rate = _key("Units per time, for the whole fleet.", "10000/s")
-    latency: Percentile | None = _key("Limit of the time of a batch, at one percentile.", {"p99": "100 ms"}, default=None)
-    unit_size: Bytes | None = _key("Bytes of one unit in storage.", "100 kB", default=None)
-    storage: Bandwidth | None = _key("Bandwidth of the store.", "20 GB/s", default=None)
-    node_storage: Bandwidth | None = _key("Bandwidth of one server to the store.", "5 GB/s", default=None)
-    cores: Count | None = _key("Cores of a server that prepare units.", 64, default=None)
-    core_throughput: Bandwidth | None = _key("What one core prepares.", "20 MB/s", default=None)
+    precision: Precision = entry("Number format of the weights.", "fp16")
+    batch: Count = entry("Units processed together on one accelerator.", 32)
+    rate: Rate = entry("Units per time, for the whole fleet.", "10000/s")
+    latency: Percentile | None = entry("Limit of the time of a batch, at one percentile.", {"p99": "100 ms"}, default=None)
+    unit_size: Bytes | None = entry("Bytes of one unit in storage.", "100 kB", default=None)
+    storage: Bandwidth | None = entry("Bandwidth of the store.", "20 GB/s", default=None)
+    node_storage: Bandwidth | None = entry("Bandwidth of one server to the store.", "5 GB/s", default=None)
+    cores: Count | None = entry("Cores of a server that prepare units.", 64, default=None)
+    core_throughput: Bandwidth | None = entry("What one core prepares.", "20 MB/s", default=None)
 
 
 class OwnershipPart(Part):
     """What owning or renting takes. Left out: the zoo's typical figures, listed as assumptions."""
 
-    life: Time | None = _key("Time over which the hardware is written off.", "4 year", default=None)
-    residual: Share | None = _key("Share of the price that is left at its end.", "12 %", default=None)
-    maintenance: Share | None = _key("Share of the price that upkeep costs each year.", "5 %", default=None)
-    utilisation: Share | None = _key("Share of time and units at work, for the power draw.", "80 %", default=None)
-    idle: Share | None = _key("Draw at rest, as a share of the rated power.", "15 %", default=None)
-    surroundings: Money | None = _key("Price of host, network and building, per accelerator.", "12000 USD", default=None)
-    rent: MoneyRate | None = _key(
+    life: Time | None = entry("Time over which the hardware is written off.", "4 year", default=None)
+    residual: Share | None = entry("Share of the price that is left at its end.", "12 %", default=None)
+    maintenance: Share | None = entry("Share of the price that upkeep costs each year.", "5 %", default=None)
+    utilisation: Share | None = entry("Share of time and units at work, for the power draw.", "80 %", default=None)
+    idle: Share | None = entry("Draw at rest, as a share of the rated power.", "15 %", default=None)
+    surroundings: Money | None = entry("Price of host, network and building, per accelerator.", "12000 USD", default=None)
+    rent: MoneyRate | None = entry(
         "Rent of one accelerator; takes the place of price, electricity and upkeep.", "2.5 USD/h", default=None
     )
-    carbon: Annotated[Literal["average", "marginal", "market"], _word("carbon method", "average", "marginal", "market")] = _key(
+    carbon: Annotated[Literal["average", "marginal", "market"], word("carbon method", "average", "marginal", "market")] = entry(
         "Which intensity of the grid counts.", "average", default="average"
     )
-    carbon_price: CarbonPrice | None = _key("What emissions cost; added to the cost.", "100 USD/tCO2e", default=None)
+    carbon_price: CarbonPrice | None = entry("What emissions cost; added to the cost.", "100 USD/tCO2e", default=None)
 
 
 class FailuresPart(Part):
     """How often hardware fails."""
 
-    mtbf: Time = _key("Mean time between interruptions of one accelerator, whatever their cause.", "50000 h")
-    restart: Time = _key("Time from a failure until work goes on.", "10 min")
+    mtbf: Time = entry("Mean time between interruptions of one accelerator, whatever their cause.", "50000 h")
+    restart: Time = entry("Time from a failure until work goes on.", "10 min")
 
 
 class LimitsPart(Part):
     """The most that is allowed."""
 
-    cost: Money | None = _key("Money, over the horizon or the run.", "1000000 USD", default=None)
-    carbon: Carbon | None = _key("Emissions, over the horizon or the run.", "100 tCO2e", default=None)
-    quality: Share | None = _key("Relative loss of quality to the number format.", "1 %", default=None)
-    wait: Time | None = _key("Mean wait for a shared fleet.", "4 h", default=None)
-    lost: Share | None = _key("Share of time lost to failures.", "10 %", default=None)
-    checkpoint: Share | None = _key("Share of time spent writing checkpoints.", "5 %", default=None)
-    epsilon: Number | None = _key("Privacy loss.", 3.0, default=None)
-    loss: Number | None = _key("Loss after training, nats per token.", 2.1, default=None)
-    thought: Time | None = _key("Time of thought before an answer.", "30 s", default=None)
+    cost: Money | None = entry("Money, over the horizon or the run.", "1000000 USD", default=None)
+    carbon: Mass | None = entry("Emissions, over the horizon or the run.", "100 tCO2e", default=None)
+    quality: Share | None = entry("Relative loss of quality to the number format.", "1 %", default=None)
+    wait: Time | None = entry("Mean wait for a shared fleet.", "4 h", default=None)
+    lost: Share | None = entry("Share of time lost to failures.", "10 %", default=None)
+    checkpoint: Share | None = entry("Share of time spent writing checkpoints.", "5 %", default=None)
+    epsilon: Number | None = entry("Privacy loss.", 3.0, default=None)
+    loss: Number | None = entry("Loss after training, nats per token.", 2.1, default=None)
+    thought: Time | None = entry("Time of thought before an answer.", "30 s", default=None)
 
 
 class SharingPart(Part):
     """Jobs of other users, each of which takes the whole fleet."""
 
-    rate: Rate = _key("Jobs per time.", "0.1/h")
-    job_time: Time = _key("Mean time of a job.", "2 h")
-    cv: Annotated[float, _fraction(0, 100, example=1.0)] = _key(
+    rate: Rate = entry("Jobs per time.", "0.1/h")
+    job_time: Time = entry("Mean time of a job.", "2 h")
+    cv: Annotated[float, fraction(0, 100, example=1.0)] = entry(
         "Coefficient of variation of the job time; 0: all alike.", 0.0, default=0.0
     )
 
@@ -205,50 +198,50 @@ class SharingPart(Part):
 class PrivacyPart(Part):
     """Training with differential privacy."""
 
-    noise: Annotated[float, _fraction(0, 1e6, above=True, example=1.1)] = _key("Noise deviation over clipping norm.", 1.1)
-    delta: Annotated[float, _fraction(0, 1, above=True, below=True, example=1e-5)] = _key("Chance that the promise fails.", 1e-5)
-    sampling: Annotated[float, _fraction(0, 1, above=True, example="1 %")] = _key("Chance of a sample to be in a batch.", "1 %")
-    steps: Count = _key("Steps.", 10000)
+    noise: Annotated[float, fraction(0, 1e6, above=True, example=1.1)] = entry("Noise deviation over clipping norm.", 1.1)
+    delta: Annotated[float, fraction(0, 1, above=True, below=True, example=1e-5)] = entry("Chance that the promise fails.", 1e-5)
+    sampling: Annotated[float, fraction(0, 1, above=True, example="1 %")] = entry("Chance of a sample to be in a batch.", "1 %")
+    steps: Count = entry("Steps.", 10000)
 
 
 class ScenarioFile(Part):
     """A scenario as it is written."""
 
-    schema_: Annotated[Literal["wallplan/v1"], _word("schema of this version", SCHEMA)] = _key(
+    schema_: Annotated[Literal["wallplan/v1"], word("schema of this version", SCHEMA)] = entry(
         "Version of this format.", SCHEMA, alias="schema"
     )
-    kind: Annotated[Literal["scenario"], _word("kind of this file", "scenario")] = _key("Kind of file.", "scenario")
-    name: Text = _key("What reports call this scenario.", "chat-8b", default="unnamed")
-    workload: Text = _key("A model of the zoo, of a file under `zoo`, or the path of a config.json.", "llama-3.1-8b")
-    fleet: FleetPart = _key("The hardware.", {"chip": "h100-sxm", "per_node": 8, "nodes": 2, "fabric": "infiniband-ndr"})
-    region: Text = _key("Where it stands.", "aws/eu-north-1")
-    horizon: Time = _key("How long: cost and carbon of serving, and the time by which training must end.", "30 day")
-    serve: ServePart | None = _key(
+    kind: Annotated[Literal["scenario"], word("kind of this file", "scenario")] = entry("Kind of file.", "scenario")
+    name: Text = entry("What reports call this scenario.", "chat-8b", default="unnamed")
+    workload: Text = entry("A model of the zoo, of a file under `zoo`, or the path of a config.json.", "llama-3.1-8b")
+    fleet: FleetPart = entry("The hardware.", {"chip": "h100-sxm", "per_node": 8, "nodes": 2, "fabric": "infiniband-ndr"})
+    region: Text = entry("Where it stands.", "aws/eu-north-1")
+    horizon: Time = entry("How long: cost and carbon of serving, and the time by which training must end.", "30 day")
+    serve: ServePart | None = entry(
         "Serve a model.",
         {"precision": "bf16", "tensor_parallel": 2, "batch": 64, "rate": "20/s", "tokens": {"input": 1000, "output": 250}},
         default=None,
     )
-    train: TrainPart | None = _key("Train a model.", {"precision": "bf16", "tokens": "1e12 token"}, default=None)
-    process: ProcessPart | None = _key("Process units.", {"precision": "fp16", "batch": 32, "rate": "10000/s"}, default=None)
-    ownership: OwnershipPart = _key("Owning or renting.", {"life": "4 year"}, default=OwnershipPart())
-    failures: FailuresPart | None = _key("How often hardware fails.", {"mtbf": "50000 h", "restart": "10 min"}, default=None)
-    limits: LimitsPart = _key("The most that is allowed.", {"cost": "1000000 USD"}, default=LimitsPart())
-    sharing: SharingPart | None = _key("Jobs of other users.", {"rate": "0.1/h", "job_time": "2 h"}, default=None)
-    privacy: PrivacyPart | None = _key(
+    train: TrainPart | None = entry("Train a model.", {"precision": "bf16", "tokens": "1e12 token"}, default=None)
+    process: ProcessPart | None = entry("Process units.", {"precision": "fp16", "batch": 32, "rate": "10000/s"}, default=None)
+    ownership: OwnershipPart = entry("Owning or renting.", {"life": "4 year"}, default=OwnershipPart())
+    failures: FailuresPart | None = entry("How often hardware fails.", {"mtbf": "50000 h", "restart": "10 min"}, default=None)
+    limits: LimitsPart = entry("The most that is allowed.", {"cost": "1000000 USD"}, default=LimitsPart())
+    sharing: SharingPart | None = entry("Jobs of other users.", {"rate": "0.1/h", "job_time": "2 h"}, default=None)
+    privacy: PrivacyPart | None = entry(
         "Differential privacy.", {"noise": 1.1, "delta": 1e-5, "sampling": "1 %", "steps": 10000}, default=None
     )
-    law: Annotated[str, _word("scaling law", "epoch", "hoffmann")] = _key("Published fit of the loss.", "epoch", default="epoch")
-    zoo: tuple[ZooFile, ...] = _key("Files of the user's own chips, models and regions.", ["my_chips.yaml"], default=())
+    law: Annotated[str, word("scaling law", "epoch", "hoffmann")] = entry("Published fit of the loss.", "epoch", default="epoch")
+    zoo: tuple[ZooFile, ...] = entry("Files of the user's own chips, models and regions.", ["my_chips.yaml"], default=())
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         asked = [name for name in ("serve", "train", "process") if getattr(self, name) is not None]
         if len(asked) > 1:
-            raise _Fault(f"{' and '.join(asked)} are both given: keep one", asked[-1])
+            raise Fault(f"{' and '.join(asked)} are both given: keep one", asked[-1])
         if not asked:
-            raise _Fault("no question: give one of serve, train and process")
+            raise Fault("no question: give one of serve, train and process")
         if self.fleet.nodes > 1 and self.fleet.fabric is None:
-            raise _Fault("several nodes need a fabric between them, such as infiniband-ndr", "fleet", "fabric")
+            raise Fault("several nodes need a fabric between them, such as infiniband-ndr", "fleet", "fabric")
         return self
 
 
@@ -265,42 +258,42 @@ def load(path: str | Path) -> Loaded:
     try:
         document = read(path)
     except ZooError as error:
-        raise QueryError(_line_of(str(error))) from None
+        raise QueryError(line_of(str(error))) from None
     return from_document(document)
 
 
 def from_document(document: Document) -> Loaded:
     """The scenario in a file that has been read; see `load`."""
-    origin = _Origin(source=document.path, folder=Path(document.path).parent, document=document)
+    origin = Origin(source=document.path, folder=Path(document.path).parent, document=document)
     faults: list[tuple[Keys, str]] = []
-    plain = _plain(document.data, (), faults)
+    plain = plain_data(document.data, (), faults)
     if not faults:
         try:
             return _Reader(ScenarioFile.model_validate(plain), origin).loaded()
         except ValidationError as error:
-            faults += _faults(error, ScenarioFile)
-    raise QueryError(*_sentences(faults, origin, ()))
+            faults += faults_of(error, ScenarioFile)
+    raise QueryError(*sentences(faults, origin, ()))
 
 
 def scenario_schema() -> dict[str, Any]:
     """JSON Schema of a scenario file."""
     return {
-        "$schema": _EditorSchema.schema_dialect,
+        "$schema": EditorSchema.schema_dialect,
         "$id": "urn:wallplan:schema:scenario:v1",
-        **TypeAdapter(ScenarioFile).json_schema(by_alias=True, schema_generator=_EditorSchema),
+        **TypeAdapter(ScenarioFile).json_schema(by_alias=True, schema_generator=EditorSchema),
     }
 
 
 class _Reader:
     """Looks up names and figures, and notes what had to be assumed."""
 
-    def __init__(self, file: ScenarioFile, origin: _Origin) -> None:
+    def __init__(self, file: ScenarioFile, origin: Origin) -> None:
         self.file, self.origin = file, origin
         self.assumed: list[tuple[str, str]] = []
         try:
             self.catalog = zoo_catalog.load([origin.folder / name for name in file.zoo])
         except ZooError as error:
-            raise QueryError(_line_of(str(error))) from None
+            raise QueryError(line_of(str(error))) from None
 
     def loaded(self) -> Loaded:
         file = self.file
@@ -334,7 +327,7 @@ class _Reader:
     # ---- names
 
     def fault(self, keys: Keys | str, message: str) -> QueryError:
-        return QueryError(f"{self.origin.place((keys,) if isinstance(keys, str) else keys)}: {_line_of(message)}")
+        return QueryError(f"{self.origin.place((keys,) if isinstance(keys, str) else keys)}: {line_of(message)}")
 
     def find(self, keys: Keys | str, kind: str, name: str) -> Any:
         try:

@@ -19,7 +19,8 @@ from .missing import missing_data
 from .plan import Plan
 from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
 from .program import Program, quantise
-from .query import Clause, QueryError, ServeQuery
+from .query import Clause, ServeQuery
+from .records import QueryError
 from .space import Choice, Shape
 
 

@@ -22,7 +22,8 @@ from zoo.specs import Accelerator, Offer, Region, Transformer
 from zoo.units import Q, Quantity, ureg
 
 from . import calibrated
-from .query import AnyQuery, QueryError, ServeQuery
+from .query import AnyQuery, ServeQuery
+from .records import QueryError
 
 _FLOPS = ureg.Unit("flop/s")  # parsed once: it is slow
 

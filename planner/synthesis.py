@@ -19,7 +19,8 @@ from .columns import Memory
 from .marginal import solved, world
 from .plan import Need, Plan
 from .prepare import Progress, in_objective_units, prepare
-from .query import QueryError, ServeQuery
+from .query import ServeQuery
+from .records import QueryError
 from .uncertainty import guarded_query
 
 # Figures are moved in hundredths of today's, at most to ten times of it; prices down to one hundredth.

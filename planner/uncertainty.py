@@ -19,7 +19,8 @@ from zoo.units import Q
 from .columns import budgets
 from .evaluate import running_of
 from .plan import Plan, Robustness
-from .query import ServeQuery, Spread
+from .query import ServeQuery
+from .scalars import Spread
 
 SAMPLES = 4000
 SEED = 20260101

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from zoo.names import nearest
 from zoo.units import Q
 
 from . import in_parallel
@@ -16,7 +16,8 @@ from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
 from .prepare import UNITS, model_of
 from .program import SCALES, dequantise, quantise
-from .query import QueryError, ServeQuery
+from .query import ServeQuery
+from .records import QueryError
 from .solve import Progress, solve
 
 # What can be forced, and how the question is narrowed to it: the path that is set, and its value.
@@ -58,8 +59,8 @@ def parse(text: str, known: Collection[str] = tuple(_FORCED)) -> dict[str, str]:
         if not equals or not value:
             raise QueryError(f'--why-not {text}: expected KEY=VALUE, such as --why-not "chip=l40s" or "chip=l40s,tp=8"')
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
+            near = nearest(key, known)
+            hint = f'; did you mean "{near}"?' if near else ""
             raise QueryError(f"--why-not {text}: unknown key; expected one of {', '.join(known)}{hint}")
         if key in forces:
             raise QueryError(f"--why-not {text}: {key} stands twice; ask twice instead")

@@ -69,6 +69,13 @@ class Index:
         return tuple(names)[:count]
 
 
+def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known word that looks most like `word`, whatever the case of its letters, or ""."""
+    lowered = {name.lower(): name for name in reversed(list(known))}
+    match = difflib.get_close_matches(str(word)[:60].lower(), list(lowered), n=1, cutoff=cutoff)
+    return lowered[match[0]] if match else ""
+
+
 def listed(names: Iterable[str]) -> str:
     """'a', 'b' or 'c'."""
     quoted = [f"'{name}'" for name in names]

@@ -7,7 +7,6 @@ of their own, so that adding any two of them is an error.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pint
+
+from .names import nearest
 
 ureg: pint.UnitRegistry[Any] = pint.UnitRegistry(Path(__file__).with_name("units.txt"))
 ureg.formatter.default_format = "~"
@@ -113,8 +114,8 @@ def _parse(text: Any, dimension: str, example: str) -> Quantity:
 def _nearest(name: str) -> str:
     known = ["ms", "s", "min", "h", "day", "month", "year", "W", "kW", "MW", "kWh", "MWh", "USD", "gCO2e", "kgCO2e", "tCO2e",
              "GB", "GiB", "TB", "Gbps", "FLOP", "TFLOP", "token", "L", "km"]  # fmt: skip
-    match = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
-    return f" (did you mean {next(k for k in known if k.lower() == match[0])!r}?)" if match else ""
+    near = nearest(name, known)
+    return f" (did you mean {near!r}?)" if near else ""
 
 
 def _describe(value: Quantity) -> str:

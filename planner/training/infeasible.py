@@ -19,7 +19,8 @@ from zoo.units import Q, Quantity
 
 from .. import distance, plan
 from ..program import whole
-from ..query import Clause, QueryError, TrainQuery, parse_path
+from ..query import Clause, TrainQuery
+from ..records import QueryError, parse_path
 from .asking import Asker
 from .job import UNITS, bounds_of, limit_for
 from .least import CLAUSES, first_from, least_between, least_of

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..query import QueryError, TrainQuery
+from ..query import TrainQuery
+from ..records import QueryError
 from .asking import Asker
 from .job import UNITS, limit_for, queue_wait
 from .question import Question

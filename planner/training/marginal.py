@@ -18,7 +18,9 @@ from zoo.units import Q, Quantity
 from .. import in_parallel
 from ..marginal import UNIT_STEPS, short
 from ..plan import Marginal
-from ..query import QueryError, TrainQuery, text_of
+from ..query import TrainQuery
+from ..records import QueryError
+from ..scalars import text_of
 from .asking import Asker, Scales
 from .check import layout_of, strategy_of
 from .figures import FIELDS_OF_CHIPS, figures_of

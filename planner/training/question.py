@@ -20,7 +20,8 @@ from zoo.units import Q, Quantity
 
 from .. import calibrated, space
 from ..prepare import model_of, open_catalog
-from ..query import CannotBe, QueryError, TrainQuery
+from ..query import TrainQuery
+from ..records import CannotBe, QueryError
 from ..space import Dropped, Machine
 from ..uncertainty import quantile
 from .layouts import choices_of

@@ -16,7 +16,9 @@ from models.training_constants import RECIPES
 from .. import calibrated, cpsat, plan, pyomo_milp
 from ..missing import missing_data
 from ..program import Program, Solution
-from ..query import QueryError, TrainQuery, text_of
+from ..query import TrainQuery
+from ..records import QueryError
+from ..scalars import text_of
 from .asking import Asker
 from .check import Decision, Evaluated, evaluate, job_of, job_totals, layout_of, ranked_of
 from .infeasible import Explanation, why_infeasible

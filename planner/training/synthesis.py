@@ -10,7 +10,8 @@ from zoo.units import UnitError, quantity
 
 from .. import in_parallel
 from ..plan import Need
-from ..query import QueryError, TrainQuery
+from ..query import TrainQuery
+from ..records import QueryError
 from ..synthesis import Wanted, each_wanted, least_need, offered
 from .asking import Asker
 from .plan import TrainPlan

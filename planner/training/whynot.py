@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..query import CannotBe, QueryError, TrainQuery
+from ..query import TrainQuery
+from ..records import CannotBe, QueryError
 from ..whynot import parse, rounded_up
 from .asking import Asker
 from .check import job_of

@@ -15,7 +15,8 @@ from models.training_constants import training_constants
 from planner import Plan, load
 from planner.calibrated import assumption
 from planner.cli import app
-from planner.query import Query, QueryError, ServeQuery
+from planner.query import Query, ServeQuery
+from planner.records import QueryError
 
 QUESTION = """\
 schema: wallplan/v1

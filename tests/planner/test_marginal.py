@@ -13,7 +13,8 @@ from planner import prepare as preparing
 from planner import solve as solving
 from planner.marginal import knobs, marginals, moved, varied
 from planner.plan import Plan
-from planner.query import QueryError, ServeQuery
+from planner.query import ServeQuery
+from planner.records import QueryError
 from planner.solve import solve
 from zoo.catalog import Catalog
 from zoo.units import Q

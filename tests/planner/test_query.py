@@ -14,19 +14,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.query import (
-    Assumption,
-    Clause,
-    Population,
-    Query,
-    QueryError,
-    ServeQuery,
-    dotted,
-    load,
-    parse_path,
-    query_schema,
-    text_of,
-)
+from planner.query import Assumption, Clause, Population, Query, ServeQuery, load, query_schema
+from planner.records import QueryError, dotted, parse_path
+from planner.scalars import text_of
 from zoo.units import Q, quantity
 from zoo.yaml_source import parse
 

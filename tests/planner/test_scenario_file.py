@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from planner.cli import app
-from planner.query import QueryError
+from planner.records import QueryError
 from planner.scenario import load, scenario_schema
 from zoo.units import Q
 

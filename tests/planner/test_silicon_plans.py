@@ -17,7 +17,8 @@ from planner import Plan, load
 from planner.cli import app
 from planner.marginal import world
 from planner.prepare import Memory, prepare
-from planner.query import Query, QueryError, ServeQuery
+from planner.query import Query, ServeQuery
+from planner.records import QueryError
 from zoo.catalog import load as catalog
 from zoo.specs import Accelerator, Transformer
 

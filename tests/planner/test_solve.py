@@ -21,7 +21,8 @@ from planner import Plan, PlanError, certify, columns, pyomo_milp, space
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.program import Program, Solution
-from planner.query import QueryError, ServeQuery
+from planner.query import ServeQuery
+from planner.records import QueryError
 from planner.solve import solve
 from zoo.catalog import Catalog
 from zoo.units import Q

@@ -12,7 +12,8 @@ from planner import prepare as preparing
 from planner import solve as solving
 from planner.evaluate import evaluate
 from planner.plan import Plan
-from planner.query import ServeQuery, Spread
+from planner.query import ServeQuery
+from planner.scalars import Spread
 from planner.solve import solve
 from planner.uncertainty import at_other_rates, draw, quantile
 

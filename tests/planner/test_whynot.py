@@ -12,7 +12,8 @@ import tiny
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.plan import Plan
-from planner.query import QueryError, ServeQuery
+from planner.query import ServeQuery
+from planner.records import QueryError
 from planner.solve import solve
 from planner.whynot import parse, why_not
 from zoo.catalog import Catalog

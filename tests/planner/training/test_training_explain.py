@@ -26,7 +26,8 @@ from typer.testing import CliRunner
 from planner import load as ask
 from planner.cli import app
 from planner.plan import Plan
-from planner.query import Query, QueryError, TrainQuery
+from planner.query import Query, TrainQuery
+from planner.records import QueryError
 from planner.training import asking, figures, question
 from planner.training.alternatives import alternatives
 from planner.training.arguments import page_of

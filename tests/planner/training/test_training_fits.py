@@ -12,7 +12,8 @@ import pytest
 from models.training_constants import stack, stacks_on, training_constants
 from models.training_job import ways_of
 from models.training_rows import MEASUREMENTS, Case, read_cases, read_rows
-from planner.query import Query, QueryError, TrainParallelism, TrainQuery
+from planner.query import Query, TrainParallelism, TrainQuery
+from planner.records import QueryError
 from planner.training.layouts import Strategies, choices_of
 from planner.training.question import question_of
 from planner.training.search import Host, Task, fits

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from planner.cli import app
-from planner.query import Query, QueryError, TrainQuery, load
+from planner.query import Query, TrainQuery, load
+from planner.records import QueryError
 from planner.report.training import plan_tables
 from planner.training.asking import Asker
 from planner.training.check import evaluate
