@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from zoo.catalog import load
 
-from . import serving, serving_rows
+from . import serving, serving_files, serving_rows
 from .calibration import (
     REGIMES,
     Calibration,
@@ -49,6 +49,10 @@ _KINDS = {
     "open": ("open_ttft", "open_tpot"),
 }  # fmt: skip
 UNITS = {regime: "token/s" if regime.endswith("throughput") else "ms" for regime in REGIMES}
+MEANING = {
+    "mape": "mean of |predicted / measured - 1|", "median_ape": "median of |predicted / measured - 1|",
+    "bias": "median of ln(predicted / measured)", "interval_coverage": "share of measurements inside the stated interval",
+}  # fmt: skip
 LEAVE_OUT = ("model", "hardware", "source", "engine")
 
 
@@ -247,7 +251,7 @@ def fit(rows: Sequence[Row] | str | Path, prior: Calibration | None = None, date
     where no row can be used.
     """
     known = prior or stored_calibration()
-    runs, _, skipped = serving_rows.runs_of(serving_rows.rows_of(rows))
+    runs, _, skipped = serving_rows.runs_of(serving_files.rows_of(rows))
     if runs is None:
         reason = next(iter(skipped.values()), "there are no rows")
         raise serving_rows.MeasurementError(f"no measurement can be used: {reason}")
@@ -278,15 +282,15 @@ def _matches(row: Row, exclude: Mapping[str, str]) -> bool:
 def validate_serving(path_or_rows: str | Path | Sequence[Row], constants: Calibration | None = None) -> dict[str, Any]:
     """Predicted against measured, for every row of a file with the columns of `data/serving_measurements.csv`.
 
-    Keys: `rows`, `predicted` (rows with a prediction in some regime), `regimes` (n, mape, median_ape, bias: median log
-    error, interval_coverage), `groups` (the same by source, hardware, engine, model), `skipped` (id and reason), `dropped`
-    (id and reason of measurements that cannot be used, of predicted rows), `out_of_memory`, and `predictions` (id, regime,
-    predicted, measured, low, high, oom, inferred: what the row does not say, inherited: what was never measured and is taken
-    from the nearest relative). Fractions, not percent. `constants` is a calibration (the stored one by default).
+    Keys: `rows`, `predicted` (rows with a prediction in some regime), `regimes` (n, and what `meaning` says of mape,
+    median_ape, bias and interval_coverage), `groups` (the same by source, hardware, engine, model), `skipped` (id and reason),
+    `dropped` (id and reason of measurements that cannot be used, of predicted rows), `out_of_memory`, and `predictions` (id,
+    regime, predicted, measured, low, high, oom, inferred: what the row does not say, inherited: what was never measured and is
+    taken from the nearest relative). Fractions, not percent. `constants` is a calibration (the stored one by default).
     Raises MeasurementError (a ValueError) for an unusable file.
     """
     calibration = constants or stored_calibration()
-    rows = serving_rows.rows_of(path_or_rows)
+    rows = serving_files.rows_of(path_or_rows)
     catalog = load()
     runs, at, reasons = serving_rows.runs_of(rows, catalog)
     found: list[dict[str, Any]] = []
@@ -317,6 +321,7 @@ def validate_serving(path_or_rows: str | Path | Sequence[Row], constants: Calibr
     return {
         "rows": len(rows),
         "predicted": len(done),
+        "meaning": MEANING,
         "regimes": _regimes(found, all_regimes=True),
         "groups": groups,
         "skipped": [{"id": _id(rows, i), "reason": reason} for i, reason in sorted(reasons.items()) if i not in done],

@@ -8,10 +8,9 @@ loop had in flight (MLPerf server runs, by Little's law on their measured latenc
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +24,7 @@ from zoo.specs import Accelerator, Transformer
 from zoo.units import Q, Quantity
 
 from . import node, serving
-from .calibration import REGIMES, CalibrationError, Constants, Selection, family_of, tflops_per_watt
+from .calibration import REGIMES, Constants, Selection, family_of, tflops_per_watt
 from .cells import Cells, Unpredictable, as_number, did_you_mean, misread, one_line, positive, unread
 from .constants import table
 
@@ -80,8 +79,11 @@ class MeasurementError(ValueError):
     """A measurement file that cannot be used. The message is one clear line."""
 
 
-def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV with the columns of `serving_measurements.csv`. Raises MeasurementError, one line."""
+def read_rows(path: str | Path, given: Collection[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV with the columns of `serving_measurements.csv`. Raises MeasurementError, one line.
+
+    given: columns that the file need not have, because they are said elsewhere.
+    """
     file = Path(path)
     if not file.is_file():
         raise MeasurementError(f"{file}: no such file")
@@ -93,7 +95,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
                 raise MeasurementError(
                     f"{file}: empty, expected a CSV whose first line names columns such as {', '.join(_NEEDED)}"
                 )
-            missing = [name for name in _NEEDED if name not in names.values()]
+            missing = [name for name in _NEEDED if name not in (*names.values(), *given)]
             if not set(_MEASURED) & set(names.values()):
                 missing.append(" or ".join(_MEASURED))
             if missing:
@@ -105,134 +107,6 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
         raise MeasurementError(f"{file}: not a CSV in UTF-8: {error}") from None
     except OSError as error:
         raise MeasurementError(f"{file}: cannot read: {error.strerror}") from None
-
-
-def read_benchmark(path: str | Path, **columns: str) -> dict[str, str]:
-    """One row from a result file of vLLM's or SGLang's serving benchmark, or of AIPerf / GenAI-Perf (JSON).
-
-    These files seldom say on what they ran: `columns` gives `hardware`, `tp`, `weight_precision`, ... and wins over the file;
-    keys of the file that are columns (vLLM's --metadata) count too. Raises MeasurementError where a fact that the model needs
-    is in neither.
-    """
-    file = Path(path)
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MeasurementError(f"{file}: {'no such file' if not file.exists() else error.strerror}") from None
-    except ValueError as error:
-        raise MeasurementError(f"{file}: not one JSON object: {error}") from None
-    if not isinstance(document, Mapping):
-        raise MeasurementError(f"{file}: a benchmark result is one JSON object")
-    if "mean_ttft_ms" in document or "mean_tpot_ms" in document:
-        _refuse(file, [(key, document.get(key), "") for key in _VLLM_NUMBERS])
-        if document.get("completed") == 0:
-            raise MeasurementError(f"{file}: completed is 0: no request of this run was served")
-        row = _vllm_row(document)
-    elif "time_to_first_token" in document:
-        given = [(key, document[key]) for key in _AIPERF_METRICS if document.get(key) is not None]
-        means = [(key, m.get("avg"), str(m.get("unit", ""))) if isinstance(m, Mapping) else (key, [m], "") for key, m in given]
-        _refuse(file, means)
-        row = _aiperf_row(document)
-    else:
-        raise MeasurementError(f"{file}: neither a vLLM benchmark result (mean_ttft_ms) nor AIPerf's (time_to_first_token)")
-    row |= {key: str(value) for key, value in document.items() if key in COLUMNS and isinstance(value, (str, int, float))}
-    row = {"id": file.stem, "source": "user benchmark", "scenario": "online", **row, **columns}
-    if row.get("tp") and not row.get("n_accelerators"):
-        row["n_accelerators"] = row["tp"]
-    facts = {"model": "Llama-3.1-8B", "hardware": "H100", "engine": "vllm", "tp": "4", "isl": "1000", "osl": "250"}
-    facts |= {} if format_of(row.get("model")) else {"weight_precision": "fp8"}
-    missing = [name for name in facts if not row.get(name)]
-    if missing:
-        example = " ".join(f"--with {name}={facts[name]}" for name in missing)
-        raise MeasurementError(f"{file}: does not say {', '.join(missing)}: add them, for example {example}")
-    return row
-
-
-_VLLM_NUMBERS = (
-    "completed", "request_rate", "max_concurrency", "total_input_tokens", "total_output_tokens", "mean_ttft_ms", "mean_tpot_ms",
-    "output_throughput",
-)  # fmt: skip
-_AIPERF_METRICS = ("time_to_first_token", "inter_token_latency", "output_token_throughput", "request_count")
-_SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-
-
-def _refuse(file: Path, figures: Sequence[tuple[str, Any, str]]) -> None:
-    """Raises MeasurementError at the first (key, value, unit) that is no number, or a time of unknown unit. None is unknown."""
-    for key, value, unit in figures:
-        if value is not None and (isinstance(value, bool) or not number(value) >= 0):
-            raise MeasurementError(f"{file}: {key} is {value!r}, expected a number that is not negative")
-        if unit and ("time" in key or "latency" in key) and unit not in _SECONDS:
-            known = f"{', '.join(_SECONDS)}{did_you_mean(unit, _SECONDS)}"
-            raise MeasurementError(f"{file}: {key} has the unit {unit!r}, expected one of {known}")
-
-
-def _vllm_row(document: Row) -> dict[str, str]:
-    completed = number(document.get("completed"))  # unknown: then the lengths are too, and have to be given
-    rate, together = number(document.get("request_rate")), number(document.get("max_concurrency"))
-    unlimited = math.isinf(rate) and math.isnan(together)  # every request is sent at once
-    backend = str(document.get("backend") or document.get("endpoint_type") or "")
-    return {
-        "model": str(document.get("model_id") or document.get("model") or ""),
-        "isl": _text(number(document.get("total_input_tokens")) / completed),
-        "osl": _text(number(document.get("total_output_tokens")) / completed),
-        "concurrency_or_batch": _load(together, rate),
-        "request_rate_qps": "inf" if unlimited else _text(rate) if math.isfinite(rate) else "",
-        "ttft_ms": _text(number(document.get("mean_ttft_ms"))),
-        "tpot_ms": _text(number(document.get("mean_tpot_ms"))),
-        "output_tokens_per_s_total": _text(number(document.get("output_throughput"))),
-        "note": f"{completed:g} requests" if completed > 0 else "",
-        "engine": backend if _engine_generation({"engine": backend}) else "vllm",
-    }
-
-
-def _aiperf_row(document: Row) -> dict[str, str]:
-    def mean(key: str) -> float:
-        value = document.get(key)
-        if not isinstance(value, Mapping):
-            return math.nan
-        scale = 1e3 * _SECONDS.get(str(value.get("unit", "")), 1e-3)
-        return number(value.get("avg")) * (scale if "time" in key or "latency" in key else 1.0)
-
-    flat = list(_flatten(document.get("input_config") or {}))
-
-    def first(*names: str) -> Any:
-        return next((v for n in names for k, v in flat if k.split(".")[-1] == n and v not in (None, "")), None)
-
-    def length(key: str, total: str) -> float:
-        direct = mean(key)
-        return mean(total) / (mean("request_count") or math.nan) if math.isnan(direct) else direct
-
-    model = first("model_names", "formatted_model_name", "model")
-    chips = [value for key, value in _flatten(document.get("telemetry_data") or {}) if key.split(".")[-1] == "gpu_name"]
-    seen = {"hardware": str(chips[0])} if chips else {}
-    return seen | {
-        "model": str(model[0] if isinstance(model, list) and model else model or ""),
-        "isl": _text(length("input_sequence_length", "total_isl")),
-        "osl": _text(length("output_sequence_length", "total_osl")),
-        "concurrency_or_batch": _load(number(first("concurrency")), number(first("request_rate"))),
-        "request_rate_qps": _text(number(first("request_rate"))),
-        "ttft_ms": _text(mean("time_to_first_token")),
-        "tpot_ms": _text(mean("inter_token_latency")),
-        "output_tokens_per_s_total": _text(mean("output_token_throughput")),
-        "note": f"{mean('request_count'):g} requests" if mean("request_count") > 0 else "",
-    }
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}")
-    else:
-        yield prefix, value
-
-
-def _load(together: float, rate: float) -> str:
-    """The cell of a client's concurrency: beside a rate it is a limit, what exceeds it waits."""
-    return f"max_num_seqs={together:g}" if math.isfinite(rate) and math.isfinite(together) else _text(together)
-
-
-def _text(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:g}"
 
 
 def number(value: Any, default: float = math.nan) -> float:
@@ -327,10 +201,11 @@ def is_median(row: Row) -> bool:
 
 def engine_of(row: Row) -> str:
     """The engine generation (serving_engines.csv) of a row. An engine that is not known is taken for vLLM."""
-    return _engine_generation(row) or "vllm"
+    return engine_generation(row) or "vllm"
 
 
-def _engine_generation(row: Row) -> str | None:
+def engine_generation(row: Row) -> str | None:
+    """The engine generation that a row's engine names; None where it names none that is known."""
     text = Cells(row).text("engine").lower()
     if text in {r["engine"] for r in table("serving_engines")}:
         return text
@@ -412,6 +287,11 @@ def model_of(row: Row, catalog: Catalog) -> Transformer | None:
     own["head_dim"] = positive("head_dim", width) if width else None
     if found is not None and found is _named_model(cells.text("model"), catalog):
         _same_model(own, found)
+    elif own["params_b"] is not None and said > 0 and not 1 / _APART < own["params_b"] / said < _APART:
+        name = cells.text("model")[:40]
+        raise Unpredictable(
+            f"params_b is {own['params_b']:g}, but the name {name!r} says {said:g}: expected that or another name"
+        )
     total = own["params_b"] or (found.parameters / 1e9 if found else said)
     if math.isnan(total):
         return None
@@ -692,7 +572,7 @@ def run_of(row: Row, catalog: Catalog) -> Run:
     doubts *= 0.3 if "SUSPECT" in note else 1.0
     doubts *= 0.7 if not cells.said("isl") else 1.0
     return Run(
-        kind, chip, model.name, engine, _engine_generation(row) or cells.text("engine")[:60] or "unnamed", work, device, layouts,
+        kind, chip, model.name, engine, engine_generation(row) or cells.text("engine")[:60] or "unnamed", work, device, layouts,
         serving.Links(bandwidth, nothing, bandwidth, nothing), loaded, formats.bits, formats.expert_bits, tflops_per_watt(chip),
         doubts, 0.02 if "TTFT OUTLIER" in note else 1.0, tuple(inferred),
     )  # fmt: skip
@@ -892,12 +772,23 @@ def _stacked(records: Sequence[T]) -> T:
     return type(first)(**columns)
 
 
-def rows_of(path_or_rows: str | Path | Sequence[Row], **columns: str) -> list[Row]:
-    """Rows from a CSV, from a benchmark's JSON, or as they are given; `columns` fills what a file does not say."""
-    if isinstance(path_or_rows, (str, Path)):
-        if str(path_or_rows).lower().endswith(".json"):
-            return [read_benchmark(path_or_rows, **columns)]
-        return [row | {key: value for key, value in columns.items() if not row.get(key)} for row in read_rows(path_or_rows)]
-    if not all(isinstance(row, Mapping) for row in path_or_rows):
-        raise CalibrationError("measurements are a file or a list of rows")
-    return list(path_or_rows)
+def refuse_nonsense(row: Row, catalog: Catalog) -> None:
+    """Raises Unpredictable at the first cell that makes no sense by itself, whatever the others are: a mistyped name or count."""
+    cells = Cells(row)
+    for column in ("n_accelerators", "tp", "pp", "ep"):
+        cells.whole(column)
+    for column in ("params_b", "active_params_b", "layers", "hidden", "heads", "vocab", *_MEASURED):
+        cells.number(column)
+    for column in ("isl", "osl"):
+        cells.count(column)
+    for column in ("weight_precision", "kv_precision"):
+        _format_in(cells, column)
+    scenario_of(row), rate_of(row), is_median(row), _in_flight(cells)
+    if cells.said("hardware"):
+        _chip(cells, catalog)
+    if cells.said("model"):
+        _model(cells, row, catalog, [])
+    engine = cells.said("engine")
+    engines = [line["engine"] for line in table("serving_engines")]
+    if engine and engine_generation(row) is None and did_you_mean(engine, engines):
+        misread("engine", engine, engines)

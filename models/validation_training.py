@@ -20,6 +20,11 @@ from .training_rows import Case, Zoo, cases_of, chip_of, read_rows, stacked
 
 __all__ = ["validate_training"]
 
+MEANING = {
+    "mape": "mean of |predicted / measured - 1|", "median_ape": "median of |predicted / measured - 1|",
+    "bias": "mean of predicted / measured - 1", "interval_coverage": "share of measurements inside the stated interval",
+}  # fmt: skip
+
 
 def validate_training(
     path_or_rows: str | Path | Sequence[Mapping[str, Any]], constants: Constants | None = None, zoo: Zoo | None = None
@@ -28,8 +33,7 @@ def validate_training(
 
     path_or_rows: a CSV file with the columns of `data/training_measurements.csv`, or its rows as mappings. constants: None
     takes the fitted ones; zoo: None loads `zoo.catalog`. Keys of the result:
-    rows, predicted: counts; mape, median_ape: of the absolute relative error |predicted / measured - 1|; bias: mean of
-    predicted / measured - 1; interval_coverage: share of measured times inside the stated 80 % interval;
+    rows, predicted: counts; mape, median_ape, bias, interval_coverage (of the stated 80 % interval): what `meaning` says;
     false_infeasible: how many rows, which all ran, the memory model calls impossible (even their least memory exceeds the
     accelerator, as `solve` judges a layout that is given whole); memory: {count, mape, median_ape, bias} of the expected peak on
     rows that state theirs, and expected_above_limit, how many rows are expected not to fit; skipped: [{id, reason}] of every row
@@ -46,7 +50,7 @@ def validate_training(
     rows = read_rows(path_or_rows)
     cases, skipped = cases_of(rows, zoo, constants)
     predictions = _predictions([case for case in cases if case is not None], constants)
-    result: dict[str, Any] = {"rows": len(rows), "predicted": len(predictions)} | _errors(predictions)
+    result: dict[str, Any] = {"rows": len(rows), "predicted": len(predictions), "meaning": MEANING} | _errors(predictions)
     result["false_infeasible"] = sum(p["infeasible"] for p in predictions)
     result["memory"] = _memory_errors(predictions)
     result["groups"] = _groups(rows, cases, predictions, zoo)

@@ -943,8 +943,14 @@ def _show(
 
 
 _WITH = typer.Option(
-    "--with", metavar="COLUMN=VALUE", help="What serving measurements do not say (hardware=H100, tp=4 ...). Repeatable."
+    "--with",
+    metavar="COLUMN=VALUE",
+    help="What a file of serving measurements leaves empty (hardware=H100, tp=4 ...). Repeatable; what the file states stays.",
 )
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _columns_given(option: str, texts: list[str] | None, example: str) -> dict[str, str]:
@@ -960,7 +966,9 @@ def _columns_given(option: str, texts: list[str] | None, example: str) -> dict[s
 @app.command()
 def validate(
     kind: Annotated[str, typer.Argument(help="training or serving.")],
-    measurements: Annotated[Path, typer.Option("--measurements", "-m", help="CSV with the project's measurement columns.")],
+    measurements: Annotated[
+        Path, typer.Option("--measurements", "-m", help="CSV with the project's measurement columns, or vLLM / AIPerf JSON.")
+    ],
     calibration: Annotated[Path | None, typer.Option("--calibration", help="Constants written by `wallplan calibrate`.")] = None,
     leave_out: Annotated[
         list[str] | None,
@@ -970,6 +978,9 @@ def validate(
     format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
 ) -> None:
     """Compare predictions with measurements: per row, per group, and whether the stated intervals hold.
+
+    MAPE and median are of |predicted / measured - 1|; bias is the median of ln(predicted / measured) for serving, the mean of
+    predicted / measured - 1 for training; inside is the share of measurements inside the 80 % interval.
 
     Example:  wallplan validate serving --measurements my_bench.csv --format json
     """
@@ -984,7 +995,8 @@ def validate(
     _check_format(format, "table", "json", "md", "csv")
     excluded = _columns_given("--leave-out", leave_out, "model=Llama-3.1-70B")
     try:
-        report = measured.validate(kind, measurements, calibration, excluded, _columns_given("--with", facts, "hardware=H100"))
+        given = _columns_given("--with", facts, "hardware=H100")
+        report = measured.validate(kind, measurements, calibration, excluded, given, _tell)
     except measured.MeasurementsError as error:
         raise _fail(str(error)) from None
     for line in measured.unread(kind, measurements):
@@ -994,7 +1006,9 @@ def validate(
 
 @app.command()
 def calibrate(
-    source: Annotated[list[Path], typer.Option("--from", help="CSV of measurements, or vLLM / AIPerf JSON. Repeatable.")],
+    source: Annotated[
+        list[Path], typer.Option("--from", help="CSV of measurements, or vLLM / AIPerf JSON (runs line by line too). Repeatable.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the constants (YAML).")],
     facts: Annotated[list[str] | None, _WITH] = None,
 ) -> None:
@@ -1011,7 +1025,7 @@ def calibrate(
         if len(kinds) > 1:
             raise _fail("--from: training and serving measurements cannot be mixed in one calibration")
         kind = kinds.pop()
-        document, summary = measured.calibrate(kind, source, _columns_given("--with", facts, "hardware=H100"))
+        document, summary = measured.calibrate(kind, source, _columns_given("--with", facts, "hardware=H100"), _tell)
         measured.save(document, output)
     except measured.MeasurementsError as error:
         raise _fail(str(error)) from None

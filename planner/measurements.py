@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,31 @@ class MeasurementsError(ValueError):
 
 
 def validate(
-    kind: str, measurements: Path, calibration: Path | None, left_out: Mapping[str, str], facts: Mapping[str, str] | None = None
+    kind: str,
+    measurements: Path,
+    calibration: Path | None,
+    left_out: Mapping[str, str],
+    facts: Mapping[str, str] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Predicted against measured, row by row and by group: see `validate_training` and `validate_serving` for the keys.
 
     `calibration` replaces the stored constants; `left_out` (column -> value) refits the stored measurements without the rows
     that it names, to judge what was never seen; `facts` (column -> value) are what a file of serving measurements does not
-    say. Raises MeasurementsError, one line.
+    say, and `tell` takes a line about each that does not count. Raises MeasurementsError, one line.
     """
     try:
+        _check_facts(kind, facts)
         constants = _without(kind, left_out) if left_out else None if calibration is None else read(kind, calibration)
         if kind == "training":
             from models.validation_training import validate_training
 
             report = validate_training(measurements, constants)
         else:
+            from models.serving_files import rows_of
             from models.serving_fit import validate_serving
-            from models.serving_rows import rows_of
 
-            report = validate_serving(rows_of(measurements, **_columns(facts or {})), constants)
+            report = validate_serving(rows_of(measurements, facts, tell), constants)
         if not report["rows"]:
             raise MeasurementsError(f"{measurements}: no rows below the header, expected one a run")
         return report
@@ -47,9 +54,9 @@ def validate(
 
 def unread(kind: str, path: Path) -> list[str]:
     """One line for each column of a CSV of measurements that nothing reads, with the nearest that is read."""
-    from models import cells, serving_rows, training_rows
+    from models import cells, serving_files, serving_rows, training_rows
 
-    if path.suffix.lower() == ".json":
+    if serving_files.is_benchmark(path):
         return []
     with path.open(encoding="utf-8-sig", newline="") as file:
         columns = next(csv.reader(file), [])
@@ -63,7 +70,9 @@ def unread(kind: str, path: Path) -> list[str]:
 
 def kind_of(path: Path) -> str:
     """Whether measurements are of training or of serving: by their columns; benchmark JSON is of serving."""
-    if path.suffix.lower() == ".json":
+    from models.serving_files import is_benchmark
+
+    if is_benchmark(path):
         return "serving"
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -80,15 +89,16 @@ def kind_of(path: Path) -> str:
 
 
 def calibrate(
-    kind: str, sources: Sequence[Path], facts: Mapping[str, str] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    kind: str, sources: Sequence[Path], facts: Mapping[str, str] | None = None, tell: Callable[[str], None] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(constants as plain data, summary) of the stored constants refined by a user's measurements.
 
     CSV files have the columns of the project's measurements; JSON files are results of vLLM's or AIPerf's benchmark. `facts`
-    (column -> value) are what the files of serving measurements do not say.
-    Raises MeasurementsError, one line.
+    (column -> value) are what the files of serving measurements do not say, and `tell` takes a line about each that does not
+    count. Raises MeasurementsError, one line.
     """
     try:
+        _check_facts(kind, facts)
         if kind == "training":
             from models.training_fit import fit as fit_training
             from models.training_rows import read_rows
@@ -97,11 +107,11 @@ def calibrate(
             constants = fit_training(rows, load())
             return {"kind": kind, **constants.to_dict()}, {"rows": len(rows), "skipped": []}
         from models.calibration import calibration_to
+        from models.serving_files import rows_of
         from models.serving_fit import fit as fit_serving
-        from models.serving_rows import rows_of, runs_of
+        from models.serving_rows import runs_of
 
-        columns = _columns(facts or {})
-        found = [row for path in sources for row in rows_of(path, **columns)]
+        found = [row for path in sources for row in rows_of(path, facts, tell)]
         document = {"kind": kind, **calibration_to(fit_serving(found))}
         _, used, reasons = runs_of(found)
         skipped = [f"{found[at].get('id') or f'row {at + 1}'}: {reason}" for at, reason in reasons.items()]
@@ -110,17 +120,14 @@ def calibrate(
         raise MeasurementsError(_line(error)) from None
 
 
-def _columns(facts: Mapping[str, str]) -> Mapping[str, str]:
-    """`facts` where all of them are columns of serving measurements. Raises MeasurementsError with the nearest name."""
-    from models.serving_rows import COLUMNS
-    from zoo.names import nearest
+def _check_facts(kind: str, facts: Mapping[str, str] | None) -> None:
+    """Raises where a fact that the user gives beside a file makes no sense: what he typed he can repair."""
+    if kind == "training" and facts:
+        raise MeasurementsError(f"--with {next(iter(facts))}: only files of serving measurements are filled, not training's")
+    if kind == "serving":
+        from models.serving_files import check_given
 
-    for name in facts:
-        if name not in COLUMNS:
-            near = nearest(name, COLUMNS)
-            hint = f'; did you mean "{near}"?' if near else ""
-            raise MeasurementsError(f"--with {name}: expected a column of serving measurements, such as hardware or tp{hint}")
-    return facts
+        check_given(facts or {})
 
 
 def save(document: Mapping[str, Any], path: Path) -> None:
@@ -187,11 +194,17 @@ def _nothing(left_out: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> 
         if column not in rows[0]:
             hint = did_you_mean(column, rows[0])
             return f"--leave-out {said}: the stored measurements have no column {column!r}{hint}"
-        values = {str(row.get(column, "")).lower(): str(row.get(column, "")) for row in rows}
-        if value.lower() not in values:
-            near = did_you_mean(value, values.values())
+        values = Counter(str(row.get(column, "")) for row in rows if row.get(column))
+        if value.lower() not in {known.lower() for known in values}:
+            near = did_you_mean(value, values) or f"; some have {_most_frequent(values)}"
             return f"--leave-out {said}: no stored measurement has {column} {value!r}{near}"
     return f"--leave-out {said}: no stored measurement has all of this"
+
+
+def _most_frequent(values: Counter[str], shown: int = 10) -> str:
+    """The most frequent of some values, and how many there are where that is not all."""
+    names = ", ".join(value if len(value) <= 40 else f"{value[:37]}..." for value, _ in values.most_common(shown))
+    return names if len(values) <= shown else f"{names} (the most frequent of {len(values)})"
 
 
 def _line(error: BaseException) -> str:

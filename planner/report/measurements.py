@@ -18,11 +18,13 @@ def report_tables(kind: str, report: Mapping[str, Any]) -> list[Table]:
     if kind == "training":
         tables.append(_peaks(report["memory"]))
     if kind == "serving":
-        tables.append(_errors("Regimes", report["regimes"]))
+        tables.append(_errors("Regimes", report["regimes"], report["meaning"]))
     for name, groups in report["groups"].items():
         if isinstance(groups, Mapping) and name not in _LONG:
-            tables.append(_errors(f"By {name}", groups))
+            tables.append(_errors(f"By {name}", groups, report["meaning"]))
+    meaning = tuple((_SHOWN[key], text) for key, text in report["meaning"].items())
     tables += [
+        Table("What the errors are", ("", ""), meaning),
         _assumed("Taken from relatives, intervals wider", report["predictions"], "inherited"),
         _assumed("Assumed where rows do not say", report["predictions"], "inferred"),
         _reasons("Measurements that cannot be used", report.get("dropped", ())),
@@ -53,15 +55,15 @@ def _peaks(memory: Mapping[str, Any]) -> Table:
     return Table("Peak memory", ("", "value"), rows, frozenset({"value"}))
 
 
-def _errors(title: str, groups: Mapping[str, Any]) -> Table:
-    """One line a group; nested groups (a regime in a group) become one name."""
+def _errors(title: str, groups: Mapping[str, Any], meaning: Mapping[str, str]) -> Table:
+    """One line a group; nested groups (a regime in a group) become one name. A bias of logarithms is headed so."""
     flat: list[tuple[str, Mapping[str, Any]]] = []
     for name, values in groups.items():
         nested = isinstance(values, Mapping) and values and all(isinstance(v, Mapping) for v in values.values())
         flat += [(f"{name}, {inner}", errors) for inner, errors in values.items()] if nested else [(str(name), values)]
     keys = [key for key in dict.fromkeys(key for _, errors in flat for key in errors) if key in _SHOWN]
     rows = tuple((name, *(_cell(errors.get(key)) for key in keys)) for name, errors in flat)
-    heads = [_SHOWN[key] for key in keys]
+    heads = [_SHOWN[key] + (", ln" if key in meaning and "ln(" in meaning[key] else "") for key in keys]
     return Table(title, ("group", *heads), rows, frozenset(heads))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import serving_fit, serving_rows
+from models import serving_files, serving_fit, serving_rows
 from models.calibration import (
     REGIMES,
     CalibrationError,
@@ -51,7 +51,10 @@ def test_stored_constants_meet_their_bars_in_sample(report) -> None:  # type: ig
 def test_nearly_every_row_is_predicted_and_none_that_ran_is_refused(report) -> None:  # type: ignore[no-untyped-def]
     assert report["predicted"] >= 0.99 * report["rows"]
     assert report["out_of_memory"] <= 0.01 * report["rows"]
-    assert set(report) == {"rows", "predicted", "regimes", "groups", "skipped", "dropped", "predictions", "out_of_memory"}
+    assert set(report) == {
+        "rows", "predicted", "meaning", "regimes", "groups", "skipped", "dropped", "predictions", "out_of_memory",
+    }  # fmt: skip
+    assert set(report["meaning"]) == {"mape", "median_ape", "bias", "interval_coverage"}
     assert all(set(s) == {"id", "reason"} for s in report["skipped"])
     assert all(p["low"] < p["predicted"] < p["high"] for p in report["predictions"])
 
@@ -168,7 +171,7 @@ def test_the_source_of_a_row_changes_nothing(report) -> None:  # type: ignore[no
 
 def test_the_batch_of_an_open_loop_is_a_limit_where_a_benchmark_has_a_rate_too(tmp_path: Path) -> None:
     facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16"}
-    row = serving_rows.read_benchmark(written(tmp_path, {**VLLM, "request_rate": 8.0}), **facts)
+    row = benchmark(written(tmp_path, {**VLLM, "request_rate": 8.0}), **facts)
     assert (row["request_rate_qps"], row["concurrency_or_batch"]) == ("8", "max_num_seqs=16")
 
 
@@ -187,7 +190,7 @@ def test_unusable_files_are_one_line(tmp_path: Path) -> None:
         serving_fit.validate_serving(tmp_path / "bad.csv")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ValueError, match="neither a vLLM benchmark"):
-        serving_rows.read_benchmark(tmp_path / "bad.json")
+        benchmark(tmp_path / "bad.json")
 
 
 # What `vllm bench serve --save-result` writes (its per-request lists left out).
@@ -226,6 +229,12 @@ GENAI_PERF = {
 }  # fmt: skip
 
 
+def benchmark(file: Path, **given: str) -> serving_rows.Row:
+    """The one run of a benchmark's result."""
+    (row,) = serving_files.rows_of(file, given)
+    return row
+
+
 def written(folder: Path, document: dict) -> Path:
     file = folder / "result.json"
     file.write_text(json.dumps(document))
@@ -233,7 +242,7 @@ def written(folder: Path, document: dict) -> Path:
 
 
 def test_a_vllm_result(tmp_path: Path) -> None:
-    row = serving_rows.read_benchmark(written(tmp_path, {**VLLM, "hardware": "H100"}), tp="1", weight_precision="bf16")
+    row = benchmark(written(tmp_path, {**VLLM, "hardware": "H100"}), tp="1", weight_precision="bf16")
     assert (row["isl"], row["osl"], row["concurrency_or_batch"], row["request_rate_qps"]) == ("1000", "200", "16", "")
     assert serving_rows.targets_of(row) == {"closed_tpot": 8.0, "closed_ttft": 60.0}
     assert serving_fit.validate_serving([row])["regimes"]["closed_tpot"]["n"] == 1
@@ -251,7 +260,7 @@ def test_a_vllm_result(tmp_path: Path) -> None:
 )
 def test_a_vllm_result_with_a_figure_that_is_none_is_refused(document: dict, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        serving_rows.read_benchmark(written(tmp_path, {**VLLM, **document}), hardware="H100", tp="1", weight_precision="bf16")
+        benchmark(written(tmp_path, {**VLLM, **document}), hardware="H100", tp="1", weight_precision="bf16")
 
 
 @pytest.mark.parametrize(
@@ -260,20 +269,66 @@ def test_a_vllm_result_with_a_figure_that_is_none_is_refused(document: dict, sai
 )
 def test_an_aiperf_result_with_a_figure_that_is_none_is_refused(metric: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        serving_rows.read_benchmark(written(tmp_path, {**AIPERF, "time_to_first_token": metric}), hardware="H100")
+        benchmark(written(tmp_path, {**AIPERF, "time_to_first_token": metric}), hardware="H100")
+
+
+def test_runs_that_follow_each_other_in_a_file_are_rows(tmp_path: Path) -> None:
+    """vLLM's --append-result and SGLang's --output-file add a line for each run, whatever the file is called."""
+    given = {"hardware": "H100", "tp": "1", "weight_precision": "bf16"}
+    for name in ("runs.json", "runs.jsonl"):
+        (tmp_path / name).write_text("\n".join(json.dumps({**VLLM, "max_concurrency": n}) for n in (16, 32)))
+        rows = serving_files.rows_of(tmp_path / name, given)
+        assert [(row["id"], row["concurrency_or_batch"]) for row in rows] == [("runs:1", "16"), ("runs:2", "32")]
+    (tmp_path / "cut.jsonl").write_text(json.dumps(VLLM) + '\n{"mean_ttft_ms": ')
+    with pytest.raises(ValueError, match=r"cut\.jsonl:2: not JSON, expected one object a run"):
+        serving_files.rows_of(tmp_path / "cut.jsonl", given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"hardware": "H10O"}, "--with: hardware: unknown chip 'H10O'; did you mean 'h100-sxm'"),
+        ({"tp": "x"}, "--with: tp is 'x', expected a whole number"), ({"tpp": "2"}, "--with tpp: expected a column .*'tp'"),
+        ({"engine": "vlm"}, "--with: engine is 'vlm', .*did you mean 'vllm'"),
+        ({"isl": "900"}, "result states isl '1000', --with says '900'"),
+        ({"model": "Llama-3.1-70B"}, "states model 'meta-llama/Llama-3.1-8B-Instruct', --with says 'Llama-3.1-70B'"),
+    ],
+)  # fmt: skip
+def test_what_is_given_beside_a_file_makes_sense_and_contradicts_nothing(given: dict, said: str, tmp_path: Path) -> None:
+    facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16", **given}
+    with pytest.raises(serving_rows.MeasurementError, match=said):
+        serving_files.rows_of(written(tmp_path, VLLM), facts)
+
+
+def test_what_is_given_fills_empty_cells_and_unknown_names(tmp_path: Path, plain: dict) -> None:
+    """Of a CSV without a column of chips; of one with some; and of a benchmark that knows its model by a path alone."""
+    file, told = tmp_path / "bench.csv", []
+    file.write_text("model,tp,tpot_ms\nLlama-3.1-8B,,9\nLlama-3.1-8B,2,7\n")
+    rows = serving_files.rows_of(file, {"hardware": "H100", "tp": "1"}, told.append)
+    assert [(row["hardware"], row["tp"]) for row in rows] == [("H100", "1"), ("H100", "2")]
+    assert told == [f"{file}: one row keeps its own: row 2 has tp '2', not '1'"]
+    given = {"hardware": "H100", "tp": "1", "model": "Llama-3.1-8B", "weight_precision": "bf16", "engine": "vllm 0.18"}
+    row = serving_files.rows_of(written(tmp_path, {**VLLM, "model_id": "/mnt/mine"}), given, told.append)[0]
+    assert (row["model"], row["engine"]) == ("Llama-3.1-8B", "vllm 0.18") and "'/mnt/mine' is not known" in told[1]
+
+
+def test_a_name_that_states_another_size_than_its_row_is_noticed(plain: dict) -> None:
+    figures = {"params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8"}
+    report = serving_fit.validate_serving([{**plain, **figures, "model": name} for name in ("Llama-9-70B", "Llama-9-8B")])
+    assert report["predicted"] == 1 and "'Llama-9-70B' says 70" in report["skipped"][0]["reason"]
 
 
 def test_lengths_of_a_vllm_result_are_not_guessed_from_an_unknown_number_of_requests(tmp_path: Path) -> None:
     unknown = {key: value for key, value in VLLM.items() if key != "completed"}
     with pytest.raises(ValueError, match="does not say isl, osl"):
-        serving_rows.read_benchmark(written(tmp_path, unknown), hardware="H100", tp="1", weight_precision="bf16")
+        benchmark(written(tmp_path, unknown), hardware="H100", tp="1", weight_precision="bf16")
 
 
 def test_a_vllm_result_of_an_open_loop(tmp_path: Path) -> None:
     """A rate, or every request at once, is an open loop; SGLang's benchmark writes the same keys and its own name."""
     facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16"}
-    rate = serving_rows.read_benchmark(written(tmp_path, {**VLLM, "request_rate": 8.0, "max_concurrency": None}), **facts)
-    at_once = serving_rows.read_benchmark(written(tmp_path, {**VLLM, "max_concurrency": None, "backend": "sglang"}), **facts)
+    rate = benchmark(written(tmp_path, {**VLLM, "request_rate": 8.0, "max_concurrency": None}), **facts)
+    at_once = benchmark(written(tmp_path, {**VLLM, "max_concurrency": None, "backend": "sglang"}), **facts)
     assert (rate["request_rate_qps"], at_once["request_rate_qps"]) == ("8", "inf")
     assert serving_rows.targets_of(at_once).keys() == {"open_tpot", "open_ttft"}
     assert (serving_rows.engine_of(rate), serving_rows.engine_of(at_once)) == ("vllm", "sglang")
@@ -281,7 +336,7 @@ def test_a_vllm_result_of_an_open_loop(tmp_path: Path) -> None:
 
 def test_an_aiperf_result(tmp_path: Path) -> None:
     """The devices' own names say the chip; the mean prompt is the total over the requests."""
-    row = serving_rows.read_benchmark(written(tmp_path, AIPERF), tp="1", weight_precision="bf16", engine="vllm 0.18.0")
+    row = benchmark(written(tmp_path, AIPERF), tp="1", weight_precision="bf16", engine="vllm 0.18.0")
     assert serving_rows.targets_of(row) == {"open_tpot": 9.0, "open_ttft": 80.0}
     assert (row["isl"], row["osl"], row["hardware"], row["request_rate_qps"]) == ("500", "100", "NVIDIA H100 80GB HBM3", "4")
     assert serving_fit.validate_serving([row])["predicted"] == 1
@@ -289,7 +344,7 @@ def test_an_aiperf_result(tmp_path: Path) -> None:
 
 def test_a_genai_perf_result(tmp_path: Path) -> None:
     facts = {"hardware": "H100", "tp": "1", "weight_precision": "bf16", "engine": "trtllm"}
-    row = serving_rows.read_benchmark(written(tmp_path, GENAI_PERF), **facts)
+    row = benchmark(written(tmp_path, GENAI_PERF), **facts)
     assert serving_rows.targets_of(row) == {"closed_tpot": 9.0, "closed_ttft": 80.0}
     assert (row["model"], row["isl"], row["concurrency_or_batch"]) == ("llama-3.1-8b", "500", "4")
 
@@ -298,9 +353,9 @@ def test_a_result_that_does_not_say_on_what_it_ran_is_one_line(tmp_path: Path) -
     with pytest.raises(
         ValueError, match="does not say hardware, tp, weight_precision: add them, for example --with hardware=H100"
     ):
-        serving_rows.read_benchmark(written(tmp_path, VLLM))
+        benchmark(written(tmp_path, VLLM))
     with pytest.raises(ValueError, match="does not say engine: add"):
-        serving_rows.read_benchmark(written(tmp_path, GENAI_PERF), hardware="H100", tp="1", weight_precision="bf16")
+        benchmark(written(tmp_path, GENAI_PERF), hardware="H100", tp="1", weight_precision="bf16")
 
 
 def test_a_calibration_helps_where_it_was_made_and_harms_nowhere_else() -> None:

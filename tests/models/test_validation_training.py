@@ -19,7 +19,7 @@ def result():
 
 
 def test_keys_and_json(result):
-    assert list(result) == ["rows", "predicted", "mape", "median_ape", "bias", "interval_coverage", "false_infeasible", "memory",
+    assert list(result) == ["rows", "predicted", "meaning", "mape", "median_ape", "bias", "interval_coverage", "false_infeasible", "memory",
                             "groups", "skipped", "predictions"]  # fmt: skip
     json.dumps(result, allow_nan=False)
     assert result["rows"] == len(ROWS) == result["predicted"] + len(result["skipped"])
