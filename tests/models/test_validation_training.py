@@ -19,8 +19,8 @@ def result():
 
 
 def test_keys_and_json(result):
-    assert list(result) == ["rows", "predicted", "meaning", "mape", "median_ape", "bias", "interval_coverage", "false_infeasible", "memory",
-                            "groups", "skipped", "predictions"]  # fmt: skip
+    assert list(result) == ["rows", "predicted", "meaning", "mape", "median_ape", "bias", "interval_coverage",
+                            "false_infeasible", "memory", "groups", "skipped", "predictions"]  # fmt: skip
     json.dumps(result, allow_nan=False)
     assert result["rows"] == len(ROWS) == result["predicted"] + len(result["skipped"])
     assert all(skip["id"] and skip["reason"] for skip in result["skipped"])
