@@ -182,27 +182,15 @@ def check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Dec
         value = serving.first_token_quantile(rate, *pool, percentile, variability)[0]
         return value + network if np.isfinite(value.m_as("s")) else None
 
-    amounts = columns.integers(
-        columns.amounts_of(
-            [chip],
-            np.array([float(offer.accelerators)]),
-            Q(np.array([offer.price.m_as("USD/hour")]), "USD/hour"),
-            [site],
-            query,
-            catalog,
-        )
-    )[0]
-    each = columns.objective_of(
+    instance = columns.amounts_of(
+        [chip],
+        np.array([float(offer.accelerators)]),
+        Q(np.array([offer.price.m_as("USD/hour")]), "USD/hour"),
+        [site],
         query,
-        columns.amounts_of(
-            [chip],
-            np.array([float(offer.accelerators)]),
-            Q(np.array([offer.price.m_as("USD/hour")]), "USD/hour"),
-            [site],
-            query,
-            catalog,
-        ),
-    )[0]
+        catalog,
+    )
+    amounts, each = columns.integers(instance)[0], columns.objective_of(query, instance)[0]
     total = {name: decision.instances * value for name, value in amounts.items()}
     p50, p90, p99 = ttft(0.5), ttft(0.9), ttft(0.99)
     tpots = tpot_percentiles(query, catalog, model, decision.offer, layout, rate[0], units, variability)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import date as Date
@@ -106,28 +106,23 @@ class Catalog:
     @cached_property
     def chips(self) -> Mapping[str, Accelerator]:
         """Accelerators."""
-        known = chip_table.chips()
-        for document in self._documents:
-            index = _index("chips", known)
-            known = overlays.add_chips(document, known, lambda _, name, i=index, k=known: k[i.find(name)])  # type: ignore[misc]
-        return MappingProxyType(known)
+        return self._extended("chips", chip_table.chips(), overlays.add_chips)
 
     @cached_property
     def models(self) -> Mapping[str, Workload]:
         """Workloads: transformers and others."""
-        known = workloads.models()
-        for document in self._documents:
-            index = _index("models", known)
-            known = overlays.add_models(document, known, lambda _, name, i=index, k=known: k[i.find(name)])  # type: ignore[misc]
-        return MappingProxyType(known)
+        return self._extended("models", workloads.models(), overlays.add_models)
 
     @cached_property
     def regions(self) -> Mapping[str, Region]:
         """Cloud regions and sites, named "cloud/region"."""
-        known = places.regions()
+        return self._extended("regions", places.regions(), overlays.add_regions)
+
+    def _extended(self, kind: str, known: dict[str, Any], add: Callable[..., dict[str, Any]]) -> Mapping[str, Any]:
+        """The records of the zoo and of each document, which may build on those before it."""
         for document in self._documents:
-            index = _index("regions", known)
-            known = overlays.add_regions(document, known, lambda _, name, i=index, k=known: k[i.find(name)])  # type: ignore[misc]
+            before, index = known, _index(kind, known)
+            known = add(document, before, lambda _, name, before=before, index=index: before[index.find(name)])
         return MappingProxyType(known)
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..plan import Conflict, Fix, Plan, Pool
+from ..plan import Certificate, Conflict, Fix, Plan, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +218,23 @@ def robustness_table(plan: Plan) -> Table:
 
 def certificate_table(plan: Plan) -> Table:
     c = plan.certificate
-    gap = "-" if c.gap is None else f"{c.gap:.2%}"
+    search = f"{c.rounds} ({c.solves} solves, {c.columns} columns, {c.rows} rows, {c.variables} variables)"
+    time = f"{plan.seconds:.2f} s, of which {c.seconds:.2f} s proof; {plan.candidates:,} candidates"
+    return proof_table(c, (("rounds", search),), time)
+
+
+def proof_table(c: Certificate, search: Sequence[tuple[str, str]], time: str) -> Table:
+    """What was proven of a plan of any kind: `search` says what was gone through."""
     rows = (
         ("status", {"optimal": "proven optimal", "stopped": "stopped without proof"}.get(c.status, c.status)),
         ("objective", f"{number(c.objective, 8)} {c.unit}" if c.objective is not None else "-"),
         ("lower bound", f"{number(c.lower_bound, 8)} {c.unit}" if c.lower_bound is not None else "-"),
-        ("gap", gap),
-        ("rounds", f"{c.rounds} ({c.solves} solves, {c.columns} columns, {c.rows} rows, {c.variables} variables)"),
+        ("gap", "-" if c.gap is None else f"{c.gap:.2%}"),
+        *search,
         ("solver", c.solver),
         ("forward check", c.forward_check),
         ("cross check", c.cross_check),
-        ("time", f"{plan.seconds:.2f} s, of which {c.seconds:.2f} s proof; {plan.candidates:,} candidates"),
+        ("time", time),
     )
     return Table("Certificate", ("", "what was proven"), rows)
 

@@ -15,6 +15,7 @@ from .tables import (
     missing_table,
     money,
     number,
+    proof_table,
     removed_table,
     robustness_table,
     walls_table,
@@ -171,20 +172,11 @@ def layouts_table(layouts: tuple[Ranked, ...]) -> Table:
 
 def certificate_table(plan: TrainPlan) -> Table:
     c = plan.certificate
-    gap = "-" if c.gap is None else f"{c.gap:.2%}"
-    rows = (
-        ("status", {"optimal": "proven optimal", "stopped": "stopped without proof"}.get(c.status, c.status)),
-        ("objective", f"{number(c.objective, 8)} {c.unit}" if c.objective is not None else "-"),
-        ("lower bound", f"{number(c.lower_bound, 8)} {c.unit}" if c.lower_bound is not None else "-"),
-        ("gap", gap),
+    search = (
         ("strategies", f"{plan.strategies:,}, of which {plan.evaluated:,} had to be evaluated exactly"),
         ("counts", f"{c.rounds} machines and counts searched; {c.columns} columns, {c.rows} rows in the program"),
-        ("solver", c.solver),
-        ("forward check", c.forward_check),
-        ("cross check", c.cross_check),
-        ("time", f"{plan.seconds:.2f} s"),
     )
-    return Table("Certificate", ("", "what was proven"), rows)
+    return proof_table(c, search, f"{plan.seconds:.2f} s")
 
 
 def layouts(plan: Plan) -> Sequence[Ranked]:
