@@ -607,6 +607,18 @@ def wait_tail(
         return np.where(drain < 0, 1.0, waiting * np.exp(-np.where(elapsed > 0, np.abs(drain) * elapsed, 0.0)))
 
 
+@dimensions("s", arrival_rate="1/s", service_time="s", servers="", ca2="", cs2="")
+def mean_wait(
+    arrival_rate: Quantity, service_time: Quantity, servers: Number, ca2: Number = 1.0, cs2: Number = 1.0
+) -> Quantity:  # fmt: skip
+    """The mean wait for a free server: C / theta, infinite when the queue is unstable.
+
+    Arguments and source as `wait_tail`, whose integral this is. Returns [s].
+    """
+    waiting, drain, _ = _queue(arrival_rate, service_time, servers, ca2, cs2)
+    return Q(np.where(drain < 0, np.inf, waiting / drain), "s")
+
+
 @dimensions("s", arrival_rate="1/s", service_time="s", servers="", probability="", ca2="", cs2="")
 def wait_quantile(
     arrival_rate: Quantity, service_time: Quantity, servers: Number, probability: Number, ca2: Number = 1.0, cs2: Number = 1.0

@@ -51,7 +51,7 @@ SPECULATIVE_ASSUMPTIONS = (
 )
 
 _NO_TIME = Q(0.0, "s")
-_UNMEASURED = "unmeasured"  # no engine of serving_coverage.csv
+UNMEASURED = "unmeasured"  # no engine of serving_coverage.csv
 PAGE = Q(16.0, "token")
 
 
@@ -512,10 +512,32 @@ def with_draft(d: Deployment, of: Callable[[Deployment], Quantity]) -> Quantity:
     """What the model takes, and its draft where tokens are drafted: of(model) + of(draft), or (1 + cost) of(model)."""
     if d.draft is None:
         return of(d)
-    drafting = np.where(d.draft.tokens > 0, 1.0, 0.0)
+    drafting, alone = np.where(d.draft.tokens > 0, 1.0, 0.0), replace(d, draft=None)
     if d.draft.work is None:
-        return of(d) * (1 + d.draft.cost * drafting)
-    return of(d) + of(replace(d, work=d.draft.work, draft=None, measured=None)) * drafting
+        return of(alone) * (1 + d.draft.cost * drafting)
+    return of(alone) + of(replace(alone, work=d.draft.work, measured=None)) * drafting
+
+
+def drafted_tokens(d: Deployment) -> Number:
+    """Tokens drafted per step, 0 where nothing drafts."""
+    return 0.0 if d.draft is None else d.draft.tokens
+
+
+def expected_tokens(d: Deployment) -> Number:
+    """Expected tokens of a step: `tokens_per_step`, 1 where nothing drafts."""
+    return 1.0 if d.draft is None else tokens_per_step(d.draft.acceptance, d.draft.tokens)
+
+
+def in_steps(d: Deployment) -> Deployment:
+    """The same deployment with an answer counted in steps: the first, which reads the prompt, and (O - 1) / E that decode.
+
+    What the laws say of tokens they then say of steps, each of which yields E tokens (`expected_tokens`); sizes of caches stay
+    those of O tokens.
+    """
+    if d.draft is None:
+        return d
+    steps = 1 + np.maximum(np.asarray(d.work.output, float) - 1, 0.0) / expected_tokens(d)
+    return replace(d, work=replace(d.work, output=steps))
 
 
 def drafting_time(d: Deployment, sequences: Array) -> Quantity:
@@ -782,7 +804,11 @@ def step_time(d: Deployment, sequences: Any, prompts: Any, queries: Any = 1.0) -
 
 
 def prompt_time(d: Deployment, prompts: Any) -> Quantity:
-    """Prefill of `prompts` prompts in one go through one stage, launch excluded [s]."""
+    """Prefill of `prompts` prompts in one go through one stage, launch excluded [s]; a draft model reads them with a launch of
+    its own."""
+    if d.draft is not None:
+        both = with_draft(d, lambda one: prompt_time(one, prompts) + one.constants.prefill_launch)
+        return both - d.constants.prefill_launch
     time = pass_time(d, prompts * d.work.fresh, True).total + prompts * prefill_attention_time(d)
     return time if d.measured is None else time * d.measured.prefill
 
@@ -862,8 +888,10 @@ class Busy:
 def busy_step(d: Deployment, sequences: Any, prompts: Any) -> Busy:
     """A step that decodes `sequences` of the whole replica and reads `prompts`, which share one launch."""
     stages = d.layouts.pipeline_parallel
-    step = step_time(d, np.maximum(np.asarray(sequences, float) / stages, 1.0), prompts)
-    return Busy(stages * step.decode, step.increment + d.constants.prefill_launch / np.maximum(prompts, 1.0))
+    each = np.maximum(np.asarray(sequences, float) / stages, 1.0)
+    step = step_time(d, each, prompts, 1 + drafted_tokens(d))
+    decode = stages * step.decode + drafting_time(d, each)
+    return Busy(decode, step.increment + d.constants.prefill_launch / np.maximum(prompts, 1.0))
 
 
 def full_step(d: Deployment, sequences: Any) -> Busy:
@@ -1105,15 +1133,25 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
 
 def token_parts(d: Deployment, latency: Latency) -> dict[str, Quantity]:
     """What TPOT is made of [s]; the parts sum to it. Measured kernels scale those of the decode step alike."""
-    stages = d.layouts.pipeline_parallel
+    stages, queries, expected = d.layouts.pipeline_parallel, 1 + drafted_tokens(d), expected_tokens(d)
     each = np.maximum(np.asarray(latency.batch, float) / stages, 1.0)
-    passed = pass_time(d, each, False)
+    passed = pass_time(d, each * queries, False)
     parts = {
-        "weights and arithmetic": passed.matrix, "attention": decode_attention_time(d, each), "collectives": passed.communication,
-        "launches and scheduler": fixed_time(d), "host, per sequence": each / d.layouts.attention_parallel * d.constants.sequence,
+        "weights and arithmetic": passed.matrix, "attention": decode_attention_time(d, each, queries),
+        "collectives": passed.communication, "launches and scheduler": fixed_time(d),
+        "host, per sequence": each / d.layouts.attention_parallel * d.constants.sequence,
     }  # fmt: skip
-    scale = stages * (1.0 if d.measured is None else d.measured.decode)
-    return {**{name: scale * part for name, part in parts.items()}, "prompts of others": latency.tpot - latency.decode}
+    scale = stages * (1.0 if d.measured is None else d.measured.decode) / expected
+    found = {name: scale * part for name, part in parts.items()}
+    if d.draft is not None:
+        found["drafting"] = drafting_time(d, each) / expected
+    return {**found, "prompts of others": latency.tpot - latency.decode}
+
+
+def per_token(d: Deployment, latency: Latency) -> Latency:
+    """A latency of `in_steps(d)` with the times of a step as those of each of its tokens."""
+    expected = expected_tokens(d)
+    return replace(latency, tpot=latency.tpot / expected, decode=latency.decode / expected)
 
 
 def first_token_percentile(latency: Latency, share: float) -> Quantity:
@@ -1224,7 +1262,7 @@ def slowness(
     in none.
     """
     known = calibration or stored_calibration()
-    names = (model.name, accelerator.name, _UNMEASURED if unmeasured else str(constants.engine))
+    names = (model.name, accelerator.name, UNMEASURED if unmeasured else str(constants.engine))
     token, first = (float(np.exp(known.half_width(regime, *names))) for regime in ("closed_tpot", "closed_ttft"))
     return token, first
 
@@ -1240,10 +1278,9 @@ def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: t
     in_flight = np.maximum(layouts.batch / stages, 1.0)  # pipelined decode: each stage works on its own part of the batch
     weights, cache, kept = with_draft(d, weights_per_chip), with_draft(d, live_cache), reserve(d)
     needed = weights + np.maximum(cache * layouts.batch, with_draft(d, longest_cache)) + kept
-    drafted = 0.0 if d.draft is None else d.draft.tokens
-    expected = 1.0 if d.draft is None else tokens_per_step(d.draft.acceptance, d.draft.tokens)
+    expected = expected_tokens(d)
     prompts = prompts_together(d, in_flight * expected)
-    step = step_time(d, in_flight, prompts, 1 + drafted)
+    step = step_time(d, in_flight, prompts, 1 + drafted_tokens(d))
     decode_step = stages * step.decode + drafting_time(d, in_flight)
     disturbed = c.interference * np.maximum(in_flight - 1, 0.0) / w.output
     tpot = decode_step / expected + stages * disturbed * (step.increment + c.prefill_launch / prompts)
@@ -1347,6 +1384,34 @@ def apart(
     )  # fmt: skip
 
 
+def pools_apart(
+    reader: Replica,
+    decoder: Replica,
+    readers: Number,
+    replicas: Number,
+    bandwidth: Quantity,
+    output: Number,
+    slow_token: Number = 1.0,
+    slow_first: Number = 1.0,
+) -> tuple[Station, Quantity]:
+    """(the unit of so many `readers`, which only read prompts, and `replicas`, which only decode; hand-over of one prompt [s]).
+
+    bandwidth [byte/s] of a chip to one of the other kind (`transfer_bandwidth`); the others as `apart`.
+    """
+    transfer = transfer_time(reader.prompt_cache, decoder.prompt_cache, readers, replicas, bandwidth)
+    servers, slots = readers * reader.layouts.pipeline_parallel, replicas * decoder.layouts.batch
+    unit = apart(
+        reader.prefill_time, reader.dispatch, transfer, decoder.decode_step, output, servers, slots, slow_token, slow_first,
+        decoder.tokens_per_step,
+    )  # fmt: skip
+    return unit, transfer
+
+
+def prompts_kept(stages: Number) -> Number:
+    """Prompts whose cache a replica that only reads keeps at once: in each stage one that is read and one that is sent."""
+    return 2 * stages
+
+
 def pool_rate(
     prefill_time: Quantity,
     delay: Quantity,
@@ -1447,6 +1512,18 @@ def sequences_in_flight(
     mean = float(batches[enough[0]] if len(enough) else batches[-1])
     spread = float(np.sqrt(mean * (1 + variability) / 2 / replicas))
     return float(np.clip(mean + NormalDist().inv_cdf(percentile) * spread, batches[0], batches[-1]))
+
+
+def tpot_percentiles(
+    station: Station, batches: Array, rate: Quantity, replicas: float, shares: Sequence[float], variability: float
+) -> list[Quantity]:
+    """TPOT [s] at percentiles of time: of as many sequences as are then in flight.
+
+    station: a unit at each of `batches`, ascending, of one replica; the others as `sequences_in_flight`.
+    """
+    tpot, residence = (np.broadcast_to(t.m_as("s"), batches.shape) for t in (station.tpot, station.residence))
+    busy = (sequences_in_flight(batches, Q(residence, "s"), rate, replicas, share, variability) for share in shares)
+    return [Q(float(np.interp(sequences, batches, tpot)), "s") for sequences in busy]
 
 
 def blocked_share(rate: Quantity, slots: Array, residence: Quantity, variability: float) -> Array:

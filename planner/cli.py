@@ -320,7 +320,7 @@ def evaluate(
     A replica (`kind: replica`) is one engine on max(tp, ep) x pp chips: tp chips share every layer, ep chips share the experts
     of every layer (where ep exceeds tp, attention runs in ep / tp ranks), pp such groups follow each other. Give one of
     concurrency, rate and batch; measured kernels (calibration: {source: aiconfigurator}) take a concurrency or a batch, not a
-    rate.
+    rate. prefill: {tp, replicas} and decode: {tp, replicas} in place of the degrees are replicas apart, at a rate.
 
     Example:  wallplan evaluate examples/scenario-serve.yaml
     """

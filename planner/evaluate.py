@@ -281,17 +281,13 @@ def running_of(
     replica = ranked(query, predicted)
     if layout.prefill is None:
         return Running(serving.together(replica, replicas), replica, predicted, deployment)
-    kept = np.array([2 * layout.prefill.pipeline_parallel])  # prompts: one that is read and one that is sent, in each stage
+    kept = np.array([serving.prompts_kept(layout.prefill.pipeline_parallel)])
     reader, _ = _replica(query, model, machine, layout, layout.prefill, kept)
     constants = serving_constants(machine.accelerator, calibration=calibrated.constants_of(query))
     known = apart_of(machine, model, query, constants)
     inside = span * record.accelerators <= max(machine.domain, record.accelerators)
     bandwidth = Q(known.bandwidth[0 if inside else 1], "byte/s")
-    transfer = serving.transfer_time(reader.prompt_cache, predicted.prompt_cache, readers, replicas, bandwidth)
-    station = serving.apart(
-        reader.prefill_time, reader.dispatch, transfer, predicted.decode_step, known.output,
-        readers * reader.layouts.pipeline_parallel, replicas * predicted.layouts.batch, *known.slow, predicted.tokens_per_step,
-    )  # fmt: skip
+    station, transfer = serving.pools_apart(reader, predicted, readers, replicas, bandwidth, known.output, *known.slow)
     return Running(station, replica, predicted, deployment, known.slow, reader, transfer)
 
 
@@ -310,12 +306,8 @@ def tpot_percentiles(
     record: Offer = catalog.find("offers", offer)
     replicas = units * layout.unit(record.accelerators)[1]
     each = running_of(query, catalog, model, offer, layout, batches).station
-    tpot = np.broadcast_to(each.tpot.m_as("ms"), batches.shape)
-    busy = (
-        serving.sequences_in_flight(batches, each.residence, rate, replicas, percentile, variability)
-        for percentile in (0.5, 0.9, 0.99)
-    )
-    return tuple(float(np.interp(sequences, batches, tpot)) for sequences in busy)
+    found = serving.tpot_percentiles(each, batches, rate, replicas, (0.5, 0.9, 0.99), variability)
+    return tuple(float(tpot.m_as("ms")) for tpot in found)
 
 
 def _replica(

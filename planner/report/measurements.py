@@ -84,18 +84,28 @@ def replica_tables(result: Mapping[str, Any]) -> list[Table]:
     """One replica under one load: predictions with their intervals, memory, and what they stand on."""
     found = {key: value for key, value in result.items() if isinstance(value, Mapping) and "low" in value}
     rows = tuple((key, *(number(value[end]) for end in ("value", "low", "high"))) for key, value in found.items())
-    memory = tuple((key, number(value)) for key, value in result["memory_gib"].items())
     tables = ("percentiles_ms", "ttft_parts_ms", "tpot_parts_ms")
     facts = {k: v for k, v in result.items() if not isinstance(v, (dict, list)) and k not in tables}
-    facts["calibration"] = "; ".join(f"{key} {value}" for key, value in result["calibration"].items())
+    for key in ("prefill", "decode", "kv_transfer", "calibration"):
+        if key in result:
+            facts[key] = "; ".join(f"{name} {_cell(value)}" for name, value in result[key].items())
     return [
         Table("Replica", ("", ""), tuple((key, _cell(value)) for key, value in facts.items())),
         Table("Predictions", ("what", "value", "low", "high"), rows, frozenset({"value", "low", "high"})),
         *_percentile_tables(result),
         *_part_tables(result),
-        Table("Memory of one accelerator", ("", "GiB"), memory, frozenset({"GiB"})),
+        _memory_table(result),
         Table("Notes", ("",), tuple((str(note),) for note in result["notes"])),
     ]
+
+
+def _memory_table(result: Mapping[str, Any]) -> Table:
+    """What stands in the memory of one accelerator; of prefill and decode apart, of one of either kind."""
+    kinds = {"GiB": result["memory_gib"]}
+    if "prefill_memory_gib" in result:
+        kinds = {"decode GiB": result["memory_gib"], "prefill GiB": result["prefill_memory_gib"]}
+    rows = tuple((part, *(number(sizes[part]) for sizes in kinds.values())) for part in result["memory_gib"])
+    return Table("Memory of one accelerator", ("", *kinds), rows, frozenset(kinds))
 
 
 def _percentile_tables(result: Mapping[str, Any]) -> list[Table]:
@@ -104,7 +114,7 @@ def _percentile_tables(result: Mapping[str, Any]) -> list[Table]:
     if found is None:
         return []
     heads = ("p50", "p90", "p99")
-    rows = tuple((f"{what}_ms", *(number(values[head]) for head in heads)) for what, values in found.items())
+    rows = tuple((f"{what}_ms", *(_cell(values[head]) for head in heads)) for what, values in found.items())
     return [Table("Percentiles", ("what", *heads), rows, frozenset(heads))]
 
 

@@ -349,7 +349,15 @@ def test_allen_cunneen_mean_wait_of_steady_service_against_a_simulation():
     waits, _ = simulate(3.6, 4, lambda rng, n: np.ones(n))
     drain = (4 - 3.6) / 0.5
     assert node.erlang_c(4, 3.6) / drain == pytest.approx(np.mean(waits), rel=0.08)
+    assert node.mean_wait(per_second(3.6), s(1.0), 4, 1.0, 0.0).m_as("s") == pytest.approx(np.mean(waits), rel=0.08)
     assert node.wait_tail(per_second(3.6), s(1.0), 4, s(2.0), 1.0, 0.0) == pytest.approx(np.mean(waits > 2.0), abs=0.02)
+
+
+def test_mean_wait_by_hand():
+    """M/M/1 at 0.75: rho S / (1 - rho) = 3 s; M/M/2 at 0.5: C = 2 rho^2 / (1 + rho) = 1/3 wait for S / (2 (1 - rho)) = 1 s."""
+    assert node.mean_wait(per_second(0.75), s(1.0), 1).m_as("s") == pytest.approx(3.0)
+    assert node.mean_wait(per_second(1.0), s(1.0), 2).m_as("s") == pytest.approx(1 / 3)
+    assert node.mean_wait(per_second(2.0), s(1.0), 2).m_as("s") == np.inf
 
 
 rates = st.floats(0.05, 0.98)

@@ -445,7 +445,9 @@ def test_an_overloaded_replica_says_so() -> None:
         ({"rate": 3}, "exactly one of"), ({"chip": "h99"}, "unknown chip"), ({"tp": -1}, "tp is -1"),
         ({"engine": "x"}, "unknown engine"),
         ({"precision": "fp4"}, "no peak at fp4"), ({"gpu": 1}, "unknown key 'gpu'"), ({"tokens": 5}, "tokens must be"),
-        ({"ep": 4}, "has no experts"), ({"concurrency": "many"}, "expected a number"), ({"model": None}, "model is missing"),
+        ({"ep": 4}, "has no experts"), ({"concurrency": "many"}, "expected a whole number"),
+        ({"concurrency": 7.5}, "whole number"),
+        ({"model": None}, "model is missing"),
     ],
 )  # fmt: skip
 def test_replica_errors_are_one_line(change: dict, message: str) -> None:

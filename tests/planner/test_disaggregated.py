@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
+from models.serving_replica import evaluate_replica
 from planner import Plan
+from planner.evaluate import Decision, check, pool_walls
+from planner.plan import Layout, Readers
+from planner.prepare import model_of, open_catalog
+from planner.program import quantise
 from planner.query import Query, ServeQuery
 from planner.report import tables
+from zoo.units import Q
 
 
 def ask(**workload: Any) -> ServeQuery:
@@ -79,6 +85,40 @@ def test_the_exact_check_needs_the_file_alone_and_sees_what_was_changed(pools: P
     assert any("does not fill whole machines" in text for text in violations(fewer_readers))
     assert any(text.startswith("workload.disaggregation: ") for text in violations(not_permitted))
     assert any("wall 2 (bytes per accelerator)" in text for text in violations(more_slots))
+
+
+SPECULATIVE = {"draft": "llama-3.2-1b", "acceptance": 0.8, "tokens": [4]}
+
+
+@pytest.mark.parametrize("speculative", [None, SPECULATIVE])
+@pytest.mark.parametrize("units", [1, 3])
+def test_a_replica_file_of_the_pools_of_a_plan_has_its_figures(pools: Plan, speculative: Any, units: int) -> None:
+    """In a machine of eight chips two read prompts and six decode in pairs: percentiles, memory, and the hand-over."""
+    drafting = {"speculative": speculative} if speculative else {}
+    query = ask(disaggregation=["pools"], **drafting)
+    catalog = open_catalog(query)
+    readers = Readers(tensor_parallel=1, pipeline_parallel=1, expert_parallel=1, replicas=2, beside=3)
+    layout = Layout(tensor_parallel=2, pipeline_parallel=1, expert_parallel=1, precision="bf16", kv_precision="bf16", batch=32,
+                    prefill=readers, drafted=4 if speculative else 0)  # fmt: skip
+    load = int(quantise(Q(10.0 * units, "1/s"), "load", "up"))
+    planned = check(query, catalog, model_of(query, catalog), Decision(pools.fleet[0].offer, units, layout, {"all": load}))
+    pool = planned.pool
+    answer = evaluate_replica(
+        {
+            "model": "llama-3.1-8b", "chip": "h100-sxm", "precision": "bf16", "tokens": {"input": 2000, "output": 300},
+            "prefill": {"tp": 1, "replicas": pool.prefill_replicas}, "decode": {"tp": 2, "replicas": pool.replicas, "batch": 32},
+            "rate": f"{pool.load_per_s * 60}/min", **drafting,
+        }
+    )  # fmt: skip
+    assert answer["chips"] == pool.accelerators == 8 * units
+    promised = answer["percentiles_ms"]
+    for name in ("p50", "p90", "p99"):
+        assert promised["ttft_promised"][name] == pytest.approx(getattr(pool, f"ttft_{name}_ms"), rel=1e-9)
+        assert promised["tpot_promised"][name] == pytest.approx(getattr(pool, f"tpot_{name}_ms"), rel=1e-9)
+        assert promised["ttft"][name] < promised["ttft_promised"][name]
+    rows = {row.what: row.demand for row in pool_walls(query, planned)}
+    assert answer["kv_transfer"]["ms"] == pytest.approx(rows["hand-over of a prompt's cache"], rel=1e-9)
+    assert answer["prefill_memory_gib"]["needed"] == pytest.approx(rows["bytes per prefill accelerator"], rel=1e-9)
 
 
 def test_a_drafting_plan_is_checked_and_says_what_it_assumes() -> None:

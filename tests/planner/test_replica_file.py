@@ -75,3 +75,54 @@ def test_csv_has_every_value(tmp_path: Path) -> None:
     assert {row["part"] for row in rows} | ({"notes"} if not answer["notes"] else set()) == set(answer)
     parts = [float(row["value"]) for row in rows if row["part"] == "tpot_parts_ms"]
     assert sum(parts) == pytest.approx(answer["tpot_ms"]["value"])
+
+
+APART = TEXT.replace("tp: 4\n", "").replace("concurrency: 32", "rate: 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("schema: wallplan/v9\n" + TEXT, "replica.yaml:1: schema is 'wallplan/v9', expected 'wallplan/v1'"),
+        (
+            TEXT.replace("concurrency: 32", "rate: 120/mn"),
+            "replica.yaml:8: rate: \"120/mn\": unknown unit 'mn' (did you mean 'min'",
+        ),
+        (TEXT.replace("input:", "inptu:"), "replica.yaml:7: tokens: unknown key 'inptu'; did you mean 'input'?"),
+        (TEXT.replace("32", "7.5"), "replica.yaml:8: concurrency is 7.5, expected a whole number above zero"),
+        (APART + "prefill: {tp: 1}\n", "replica.yaml:8: decode is missing, expected replicas of either kind"),
+        (
+            APART + "prefill: {tp: 1, replica: 3}\ndecode: {tp: 2}\n",
+            "replica.yaml:8: prefill: unknown key 'replica'; did you mean",
+        ),
+        (APART + "prefill: {tp: 1}\ndecode: {tp: 3}\n", "replica.yaml:9: decode.tp is 3, which does not divide the 64 heads"),
+        (TEXT + "prefill: {tp: 1}\ndecode: {tp: 2}\n", "replica.yaml:4: tp stands beside prefill and decode"),
+        (
+            APART + "disaggregation: pool\n",
+            "replica.yaml:8: disaggregation is 'pool', expected none or pools; did you mean 'pools'",
+        ),
+        (
+            TEXT + "speculative: {draft: llama-3.2-1, acceptance: 0.7, tokens: 2}\n",
+            "replica.yaml:9: speculative.draft: unknown model",
+        ),
+        (
+            TEXT + "speculative: {draft: ngram, acceptance: 0.7, tokens: [0, 2]}\n",
+            "replica.yaml:9: speculative.tokens is [0, 2], exp",
+        ),
+        (
+            TEXT + "speculative: {draft: mistral-7b-v0.3, acceptance: 0.7, tokens: 2}\n",
+            "replica.yaml:9: speculative.draft: mistral-7b",
+        ),
+    ],
+)
+def test_a_fault_of_a_new_word_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    assert faults(tmp_path, text)[0].startswith(line)
+
+
+def test_a_rate_has_any_unit_of_rate(tmp_path: Path) -> None:
+    answers = []
+    for rate in ("2", "2/s", "120/min", "7200/h"):
+        file = tmp_path / "replica.yaml"
+        file.write_text(TEXT.replace("concurrency: 32", f"rate: {rate}"), encoding="utf-8")
+        answers.append(json.loads(CliRunner().invoke(app, ["evaluate", str(file), "--format", "json"]).stdout))
+    assert all(answer["ttft_ms"] == answers[0]["ttft_ms"] for answer in answers)

@@ -1,0 +1,168 @@
+"""Replicas that only read prompts beside replicas that only decode: what they do at an arrival rate.
+
+By the equations that plans use (`serving.pools_apart` and the queues of wall 7). What is predicted takes the sequences that are
+in flight at the rate; what a plan promises takes a full batch and the pessimistic end of each time, and is the same here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from zoo.units import Q, Quantity
+
+from . import node, serving
+from .calibration import Calibration, serving_constants
+from .replica_file import Asked, bandwidth_of, deployment_of, shares_a_machine
+from .replica_report import PERCENTILES, basis, between, count, degrees, memory, milliseconds, notes_of, question
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Both kinds of replica. `station` is the prediction of their queues, `late` its pessimistic end."""
+
+    reader: serving.Replica
+    reading: serving.Deployment
+    decoding: serving.Deployment  # with every slot busy
+    decoder: serving.Replica
+    slots: int  # sequences that one replica decodes at most
+    fits: float
+    transfer: Quantity  # of one prompt's cache
+    station: serving.Station
+    late: serving.Station
+    slow: tuple[float, float]  # half of the 80 % interval, as a factor: of TPOT, of TTFT
+
+
+def pools(asked: Asked, known: Calibration, batches: Any = None) -> Pools:
+    """The pools of what was asked, at the batch of every slot busy, or at each of `batches` of one replica that decodes."""
+    assert asked.prefill is not None
+    constants = serving_constants(asked.chip, asked.engine, known)
+    reading = deployment_of(asked, asked.prefill, constants, serving.prompts_kept(asked.prefill.stages))
+    one = deployment_of(asked, asked.pool, constants, 1.0)
+    fits, ranks = float(serving.largest_batch(one)[0]), float(one.layouts.attention_parallel[0])
+    allowed = min(fits, float(np.max(constants.batch_limit)) * ranks, asked.pool.batch or math.inf)
+    slots = max(math.floor(allowed), 1)
+    decoding = deployment_of(asked, asked.pool, constants, slots if batches is None else batches)
+    reader, decoder = (serving.replicas(d, 1.0, 1.0) for d in (reading, decoding))
+    inside = np.array([shares_a_machine(asked)])
+    bandwidth = serving.transfer_bandwidth(decoding.links, decoding.device, constants, inside)
+    slow = serving.slowness(asked.model, asked.chip, constants, known, unmeasured=True)
+
+    counts = asked.prefill.replicas, asked.pool.replicas
+    output = float(one.work.output)
+    station, transfer = serving.pools_apart(reader, decoder, *counts, bandwidth, output)
+    late, _ = serving.pools_apart(reader, decoder, *counts, bandwidth, output, *slow)
+    return Pools(reader, reading, decoding, decoder, slots, fits, transfer, station, late, slow)
+
+
+def report(asked: Asked, known: Calibration) -> dict[str, Any]:
+    """What they do, as plain data: keys as `serving_replica.evaluate_replica`, and prefill, decode, kv_transfer.
+
+    The percentiles that end in `_promised` are those that a plan of these pools shows.
+    """
+    assert asked.prefill is not None
+    found, output, notes = pools(asked, known), float(asked.traffic.output.m_as("token")), notes_of(asked, known)
+    rate = Q(np.array([asked.amount]), "1/s")
+    largest = float(serving.pool_rate(*_queues(found.station), (), asked.variability).m_as("1/s")[0])
+    read_memory, keeps = memory(found.reading, float(found.reading.layouts.batch[0]), math.inf), found.reading.layouts.batch[0]
+    reads = bool(serving.largest_batch(found.reading)[0] >= keeps)
+    runs, steps, overloaded = found.fits >= 1 and reads, output > 1, asked.amount >= largest
+    waits = runs and not overloaded
+    if not reads:
+        notes.append(f"does not fit: a replica that reads prompts keeps {keeps:g} of them beside its weights and the reserve")
+    if found.fits < 1:
+        notes.append("does not fit: weights, one whole sequence and the reserve exceed the memory of a chip that decodes")
+    if overloaded:
+        slow = "prompts are read" if _reading_limits(found.station) else "sequences are decoded"
+        notes.append(f"overloaded: at most {largest:.4g} requests a second are served, as fast as {slow}; TTFT grows for ever")
+    in_flight = _in_flight(asked, known, found.slots, rate)
+    at = pools(asked, known, in_flight)
+    waited = _waits(found, at.decoder.decode_step, rate, asked.variability)
+    ttft = sum(float(np.broadcast_to(part.m_as("ms"), 1)[0]) for part in waited.values())
+    token = serving.Latency(
+        rate, at.station.tpot, np.array([in_flight]), at.station.tpot, {}
+    )  # of the sequences in flight, which no prompt delays
+    chips = asked.prefill.replicas * asked.prefill.chips + asked.pool.replicas * asked.pool.chips
+    tpot_width, ttft_width = (math.log(slow) for slow in found.slow)
+    inside = shares_a_machine(asked)
+    link = asked.chip.link if inside and serving.device_of(asked.chip).linked else "PCIe" if inside else "NIC"
+    return {
+        "model": asked.model.name,
+        "chip": asked.chip.name,
+        "chips": chips,
+        "prefill": {**degrees(asked.prefill), "replicas": asked.prefill.replicas, "chips": asked.prefill.chips},
+        "decode": {**degrees(asked.pool), "replicas": asked.pool.replicas, "chips": asked.pool.chips, "batch": found.slots},
+        **question(asked),
+        "fits": runs,
+        "batch": count(in_flight),
+        "largest_batch": count(found.fits),
+        "largest_rate_per_s": largest if runs else None,
+        "overloaded": overloaded,
+        "ttft_ms": between(ttft, ttft_width) if waits else None,
+        "tpot_ms": between(float(at.station.tpot.m_as("ms")[0]), tpot_width) if runs and steps else None,
+        "percentiles_ms": _percentiles(asked, known, found, at, rate) if waits else None,
+        "ttft_parts_ms": milliseconds(waited) if waits else None,
+        "tpot_parts_ms": milliseconds(serving.token_parts(at.decoding, token)) if runs and steps else None,
+        "output_tokens_per_s": between(min(asked.amount, largest) * output, tpot_width) if runs else None,
+        "kv_transfer": {
+            "link": f"{link}, as all of a unit {'share' if inside else 'do not share'} a scale-up domain",
+            "bandwidth_gb_per_s": float(bandwidth_of(asked.chip, inside).m_as("GB/s")),  # type: ignore[union-attr]
+            "ms": float(found.transfer.m_as("ms")[0]),
+        },
+        "memory_gib": memory(found.decoding, in_flight, found.fits),
+        "prefill_memory_gib": read_memory,
+        **basis(known, "modelled", notes),
+    }
+
+
+def _queues(station: serving.Station) -> tuple[Quantity, Quantity, Any, Any, Quantity]:
+    """The arguments that the queues of wall 7 take of a station."""
+    return station.prefill_time, station.delay, np.atleast_1d(station.servers), np.atleast_1d(station.slots), station.residence
+
+
+def _reading_limits(station: serving.Station) -> bool:
+    """Whether prompts are read at a smaller rate than sequences are decoded at."""
+    return bool(np.all(station.servers / station.prefill_time < station.slots / station.residence))
+
+
+def _in_flight(asked: Asked, known: Calibration, slots: int, rate: Quantity) -> float:
+    """Sequences that a replica decodes on average at a rate [1/s]."""
+    batches = np.arange(1.0, slots + 1)
+    residence = np.broadcast_to(pools(asked, known, batches).station.residence.m_as("s"), batches.shape)
+    return serving.sequences_in_flight(batches, Q(residence, "s"), rate[0], asked.pool.replicas, 0.5, asked.variability)
+
+
+def _waits(found: Pools, step: Quantity, rate: Quantity, variability: float) -> dict[str, Quantity]:
+    """What the first token waits for on average [s], at steps of the sequences in flight."""
+    station, reader = found.station, found.reader
+    prompts = node.mean_wait(rate, station.prefill_time, station.servers, variability, 1.0)
+    slot = node.mean_wait(rate, station.residence, station.slots, variability, 1.0)
+    return {
+        "client and scheduler, either side": 2 * reader.dispatch, "own prompt": reader.prefill_time,
+        "hand-over of its cache": found.transfer, "step in progress": step, "own step": step, "prompts of others": prompts,
+        "slot": slot,
+    }  # fmt: skip
+
+
+def _percentiles(
+    asked: Asked, known: Calibration, found: Pools, at: Pools, rate: Quantity
+) -> dict[str, dict[str, float | None]]:  # fmt: skip
+    """TTFT and TPOT [ms] at p50, p90 and p99, as predicted, and as a plan promises; None where more find no slot.
+
+    at: the pools with the sequences that are in flight.
+    """
+    batches, shares = np.arange(1.0, found.slots + 1), tuple(PERCENTILES.values())
+    each, rows = pools(asked, known, batches), {}
+    predicted = replace(found.station, delay=at.station.delay)
+    for end, station, over in (("", predicted, each.station), ("_promised", found.late, each.late)):
+        ttft = (serving.first_token_quantile(rate, *_queues(station), share, asked.variability)[0] for share in shares)
+        tpot = serving.tpot_percentiles(over, batches, rate[0], asked.pool.replicas, shares, asked.variability)
+        for what, times in (("ttft", ttft), ("tpot", tpot)):
+            values = [float(time.m_as("ms")) for time in times]
+            rows[f"{what}{end}"] = {
+                name: value if math.isfinite(value) else None for name, value in zip(PERCENTILES, values, strict=True)
+            }
+    return rows
