@@ -671,7 +671,8 @@ def explain(
     ] = None,
     wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
     switches: Annotated[
-        bool, typer.Option("--switches", help="Also how far limits move before the plan changes; with --why-not, until it wins.")
+        bool,
+        typer.Option("--switches", help="Also how far limits move: until the plan changes, --why-not wins or there is one."),
     ] = False,
     tornado: Annotated[bool, typer.Option("--tornado", help="The optimum at both ends of what is uncertain.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="With --tornado: draw it (.svg, .png or .pdf).")] = None,
@@ -689,11 +690,13 @@ def explain(
     Example:  wallplan explain plan.json --why-not "chip=l40s" --why-not "tp=8"
     """
     from .columns import Memory
+    from .infeasible import sought
     from .marginal import marginals
     from .plan import PlanError, needs_objective, rows
     from .records import QueryError
     from .report import explain as pages
     from .report import tables
+    from .uncertainty import guarded_query
     from .whynot import parse
     from .whynot import why_not as force
 
@@ -730,6 +733,10 @@ def explain(
             records = [force(saved, query, parse(text), memory, progress, switches) for text in why_not]
             shown = pages.why_not_tables(records, saved)
         elif saved.status == "infeasible":
+            if switches:
+                fixes = tuple(sought(guarded_query(query), fix, Memory(), progress) for fix in saved.fixes)
+                saved = saved.model_copy(update={"fixes": fixes})
+                progress.close()
             shown, _ = _whole(format, saved, tables.conflict_tables(saved), [])
             _show(format, shown, pages.why_infeasible(saved), pages.conflict_lines(saved), _headline(saved))
             raise typer.Exit(OK)

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from .columns import Memory, tiers
 from .lean import Least, giving_way, lean, serves_everybody
 from .market import Column, Market
 from .prepare import Prepared, Progress, in_objective_units, objective_units, prove
-from .program import dequantise
+from .program import SCALES, dequantise, quantise
 from .query import Clause, ServeQuery
 from .records import QueryError, parse_path
 from .scalars import Keys
@@ -130,7 +130,7 @@ class Explanation:
     `conflict` is the smallest clash found, `further` the others; `complete`: there are no more. `innocent` clauses are
     in none of them and in no repair; `nearest` is the question repaired by the smallest move (`distance`), and `by` that repair;
     `stuck`: paths of clauses in clashes that no change of theirs alone repairs;
-    `freed` are the questions in which all that a joint repair changes is given up, with those clauses.
+    `freed` are the questions in which all clauses of a joint repair are dropped, with those clauses.
     """
 
     conflict: tuple[plan.Conflict, ...] = ()
@@ -154,9 +154,10 @@ def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memo
     together = [[clauses[i] for i in sorted(one)] for one in sorted(corrections, key=_smallest_first)]
     alone = [one[0] for one in together if len(one) == 1]
     joint = [one for one in together if len(one) > 1][:_MOST_JOINT]
-    if alone:  # moving several latencies takes tens of questions: only where nothing repairs alone
-        joint = [one for one in joint if not any(clause.path.startswith("sla.t") for clause in one)]
-    repairs = _repairs(query, alone, joint, asker, progress)
+    # moving several latencies takes tens of questions: where something repairs alone that is left to whoever asks for it
+    later = [one for one in joint if alone and any(clause.path.startswith("sla.t") for clause in one)]
+    repairs = _repairs(query, alone, [one for one in joint if one not in later], asker, progress)
+    freed = [one for one in joint if not alone and sum(_has_size(clause.path) for clause in one) > 1]
     nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
     cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
     blamed = {c.path for core in cores for c in core} | {path for fix, _ in repairs for path in fix.clause.split(" + ")}
@@ -165,11 +166,11 @@ def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memo
         first,
         tuple(rest),
         complete,
-        tuple(fix for fix, _ in repairs),
+        (*(fix for fix, _ in repairs), *map(_not_sought, later)),
         tuple(_blamed(c) for c in clauses if c.path not in blamed),
         None if nearest is None else nearest[1],
         None if nearest is None else nearest[0],
-        () if alone else tuple((tuple(one), without(query, one)) for one in joint),
+        tuple((tuple(one), without(query, one)) for one in freed),
         tuple(dict.fromkeys(c.path for core in cores for c in core if c not in alone)),
     )
 
@@ -292,7 +293,8 @@ def _repairs(query: ServeQuery, alone: list[Clause], joint: list[list[Clause]], 
     tasks: list[list[Clause]] = [*([clause] for clause in alone), *([[]] if alone else []), *joint]
 
     def repair(together: list[Clause]) -> Repair | None:
-        return _joint_fix(query, together, asker, progress) if together else _cheapest_joint_move(query, asker)
+        found = _joint_fix(query, together, asker, progress) if together else _least_joint_move(query, asker)
+        return None if found is None else (_beyond(query, together, found[0], asker, progress), found[1])
 
     found = in_parallel.each(repair, tasks) if asker.slow else [repair(task) for task in tasks]
     kept: dict[frozenset[str], Repair] = {}
@@ -310,7 +312,7 @@ def _has_size(path: str) -> bool:
 _WHOLE = 10**9
 
 
-def _cheapest_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
+def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     """The moves of demand, limits and quotas with the least sum of relative moves that together make the question feasible.
 
     One optimisation: what cannot be served, and what is taken beyond a limit, is bought at its share of what was asked.
@@ -358,7 +360,7 @@ def _cheapest_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         clauses.append(next(c for c in query.clauses() if c.path == path))
         values.append(str(words))
     move = Move(moved, "; ".join(values))
-    return _fix(move, " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses), asker), moved
+    return _fix(move, clauses, asker, "least sum"), moved
 
 
 def _bounded(clause: str, resource: str, bound: int) -> tuple[str, object]:
@@ -396,7 +398,55 @@ def _joint_fix(query: ServeQuery, together: list[Clause], asker: Asker, progress
             return None
         moved, values, optimum = move.query, [*values, move.value], move.optimum
     last = Move(moved, "; ".join(values), optimum if len(together) == 1 else None)
-    return _fix(last, " + ".join(c.path for c in together), "; ".join(c.text for c in together), asker), moved
+    return _fix(last, together, asker, "in turn" if len(together) > 1 else "alone"), moved
+
+
+def _not_sought(together: list[Clause]) -> plan.Fix:
+    """That these clauses repair together; how little of each is enough has not been looked for."""
+    names = " + ".join(c.path for c in together)
+    values = "; ".join("?" for _ in together)
+    return plan.Fix(clause=names, change="; ".join(c.text for c in together), value=values, how="not sought")
+
+
+def sought(query: ServeQuery, fix: plan.Fix, memory: Memory, progress: Progress = lambda _: None) -> plan.Fix:
+    """The least moves of a repair of which they were not sought, and the best plan then; any other as it is."""
+    if fix.how != "not sought":
+        return fix
+    clauses = {clause.path: clause for clause in relaxable(query)}
+    found = _joint_fix(query, [clauses[path] for path in fix.clause.split(" + ")], Asker(memory), progress)
+    return fix if found is None else found[0]
+
+
+# How much dearer than without the moved clauses a plan may be that moves further than the least.
+_WITHIN = 0.1
+
+
+def _beyond(query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Asker, progress: Progress) -> plan.Fix:
+    """A repair with what lies beyond its least move; as it is where none or several of its clauses have a size.
+
+    The further move is the least of the question that also bounds its objective, so it is as exact. A demand moves on to no
+    plan at all, and the objective's own limit no further.
+    """
+    sized = [clause for clause in together if _has_size(clause.path)]
+    if len(sized) != 1 or sized[0].path.endswith("rate") or fix.objective is None:
+        return fix
+    progress(f"what if {fix.clause} moved further?")
+    resource, others = query.minimize, [clause for clause in together if clause is not sized[0]]
+    least = prove(asker.prepared(without(query, together)), tie_break=False).objective
+    if least is None:
+        return fix
+    found, near = fix.model_copy(update={"without": in_objective_units(query, least)}), math.floor(least * (1 + _WITHIN))
+    if resource not in SCALES or sized[0].path == f"limits.{resource}" or fix.objective <= (in_objective_units(query, near) or 0):
+        return found
+    own = getattr(query.limits, resource)
+    bound = near if own is None else min(near, quantise(own, resource, "down"))
+    bounded = without(query, others).set(*_bounded(f"limits.{resource}", resource, bound))
+    move = _least_move(bounded, sized[0], asker, [])
+    if move is None or move.value == "dropped":
+        return found
+    then = prove(asker.prepared(move.query), tie_break=False).objective
+    value = "; ".join(move.value if clause is sized[0] else "dropped" for clause in together)
+    return found.model_copy(update={"further": value, "further_objective": in_objective_units(query, then)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,11 +458,12 @@ class Move:
     optimum: int | None = None
 
 
-def _fix(move: Move, clause: str, change: str, asker: Asker) -> plan.Fix:
+def _fix(move: Move, clauses: list[Clause], asker: Asker, how: Literal["alone", "least sum", "in turn"]) -> plan.Fix:
     """A repair with the best plan that it allows."""
     optimum = move.optimum or prove(asker.prepared(move.query), tie_break=False).objective
     objective, unit = in_objective_units(move.query, optimum), objective_units(move.query)[1]
-    return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit)
+    clause, change = " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses)
+    return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit, how=how)
 
 
 def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:

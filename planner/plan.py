@@ -171,13 +171,23 @@ class Conflict(Record):
 
 
 class Fix(Record):
-    """A change that makes the question feasible, and what the best plan then costs."""
+    """A change that makes the question feasible, and what the best plan then costs.
+
+    how: what moves of several clauses are the least of. "least sum": of |to - from| / from over all moves of demand, limits and
+    quotas; "in turn": each as little as those after it, dropped, allow; "not sought": values are `?`.
+    What lies beyond a least move, where its one clause with a size can move on: `without`, the objective with all that is
+    changed dropped, which no move betters; and `further`, the least values at which the plan comes within a tenth of that.
+    """
 
     clause: str
     change: str
     value: str
     objective: float | None = None
     unit: str = ""
+    how: Literal["alone", "least sum", "in turn", "dropped", "not sought"] = "alone"
+    further: str | None = None
+    further_objective: float | None = None
+    without: float | None = None
 
 
 class Missing(Record):

@@ -60,8 +60,8 @@ def _explained(prepared: Prepared, memory: Memory, progress: Progress, nearest: 
         return said
     wanted = [*(freed for _, freed in why.freed), *([why.nearest] if why.nearest is not None else [])]
     plans = in_parallel.each(lambda question: _best_of(question, memory), wanted)
-    given_up = [_given_up(clauses, best) for (clauses, _), best in zip(why.freed, plans, strict=False)]
-    said["fixes"] = (*why.fixes, *(fix for fix in given_up if fix is not None))
+    dropped = [_dropped(clauses, best) for (clauses, _), best in zip(why.freed, plans, strict=False)]
+    said["fixes"] = (*why.fixes, *(fix for fix in dropped if fix is not None))
     best = plans[-1] if why.by is not None else None
     if why.by is not None and best is not None and best.objective is not None:
         moves = zip(why.by.change.split("; "), why.by.value.split("; "), strict=False)
@@ -77,10 +77,10 @@ def _best_of(query: ServeQuery, memory: Memory) -> Plan:
     return answer(prepared, prove(prepared))
 
 
-def _given_up(clauses: tuple[Clause, ...], best: Plan) -> plan.Fix | None:
-    """What the best plan costs when all these clauses are given up, and what it has in their place.
+def _dropped(clauses: tuple[Clause, ...], best: Plan) -> plan.Fix | None:
+    """What the best plan costs when all these clauses are dropped, and what it has in their place.
 
-    None where it would be of no use: with a TTFT given up, the cheapest machines may be so full that queues grow without end.
+    None where it would be of no use: with a TTFT dropped, the cheapest machines may be so full that queues grow without end.
     """
     instead = [_instead(clause, best) for clause in clauses]
     if best.objective is None or None in instead:
@@ -88,9 +88,10 @@ def _given_up(clauses: tuple[Clause, ...], best: Plan) -> plan.Fix | None:
     return plan.Fix(
         clause=" + ".join(clause.path for clause in clauses),
         change="; ".join(clause.text for clause in clauses),
-        value="; ".join(f"given up ({one})" for one in instead),
+        value="; ".join(f"dropped ({one})" for one in instead),
         objective=best.objective,
         unit=best.objective_unit,
+        how="dropped",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WallPage, WhyNot
 from ..plan import rows as records_of
-from .tables import TOTALS, Table, fix_rows, innocent_title, number
+from .tables import TOTALS, Table, fix_notes, fix_rows, innocent_title, number
 
 
 def marginal_table(marginals: Sequence[Marginal]) -> Table:
@@ -111,9 +111,8 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
             rows.append((answer.what, verdict, "-", "-", clash or answer.note or "physics: see below"))
             notes += [f"{answer.what}: {answer.note}"] if clash and answer.note else []
             if answer.fixes:
-                tables.append(
-                    Table(f"What would allow {answer.what}", ("change", "to", "the best plan is then"), fix_rows(answer.fixes))
-                )
+                title, changed = f"What would allow {answer.what}", ("change", "to", "the best plan is then")
+                tables.append(Table(title, changed, fix_rows(answer.fixes), frozenset(), fix_notes(answer.fixes, best.kind)))
             if not answer.conflict:
                 gone = tuple((str(r.wall or ""), r.name, f"{r.removed:,}", r.reason) for r in answer.removed)
                 heads = ("#", "wall", "removed", "reason")

@@ -254,15 +254,45 @@ def conflict_rows(conflict: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
 
 
 def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
-    """One row for each clause that a repair changes; the cost stands in its first."""
+    """One row for each clause that a repair changes, the cost in its first; then what lies beyond the least move."""
     rows: list[tuple[str, ...]] = []
     for fix in fixes:
-        cost = "-" if fix.objective is None else f"{number(fix.objective)} {fix.unit}"
-        changes, values = fix.change.split("; "), fix.value.split("; ")
-        if len(changes) != len(values) or len(changes) != len(fix.clause.split(" + ")):
-            changes, values = [fix.change], [fix.value]
-        rows += [(f"and {c}" if i else c, v, "" if i else cost) for i, (c, v) in enumerate(zip(changes, values, strict=True))]
+        for first, then, objective in (("", fix.value, fix.objective), ("or further: ", fix.further, fix.further_objective)):
+            if then is None:
+                continue
+            cost = "-" if objective is None else f"{number(objective)} {fix.unit}"
+            changes, values = fix.change.split("; "), then.split("; ")
+            if len(changes) != len(values) or len(changes) != len(fix.clause.split(" + ")):
+                changes, values = [fix.change], [then]
+            rows += [
+                (f"and {c}" if i else f"{first}{c}", v, "" if i else cost)
+                for i, (c, v) in enumerate(zip(changes, values, strict=True))
+            ]
+        if fix.without is not None and fix.without != fix.objective:
+            rows.append(("or as far as you like", "", f"not below {number(fix.without)} {fix.unit}"))
     return tuple(rows)
+
+
+def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
+    """What the words of `fix_rows` mean, of those that stand there. kind: of the question."""
+    movable = "limits and the deadline" if kind == "train" else "demand, limits and quotas"
+    notes = ["least moves: one step less is infeasible; the plan is the cheapest that they allow"]
+    for fix in fixes:
+        if fix.how == "least sum":
+            words = fix.change.replace("; ", " and ")
+            notes.append(f"{words}: the least sum of |to - from| / from over joint moves of {movable}")
+    hows = {fix.how for fix in fixes}
+    if "in turn" in hows:
+        notes.append("other joint moves: each as little as those after it, dropped, allow")
+    if "not sought" in hows:
+        notes.append("?: together these would do; `wallplan explain PLAN --switches` finds how little of each is enough")
+    if "dropped" in hows:
+        notes.append("dropped: without any limit in its place; in brackets what the best plan then has")
+    if any(fix.further is not None for fix in fixes):
+        notes.append("or further: the least value with a plan within 10 % of the best that any value allows")
+    if any(fix.value == "dropped" and fix.clause.startswith("sla.ttft") for fix in fixes):
+        notes.append("TTFT dropped: no TTFT however long can be kept; queues grow without end")
+    return tuple(notes)
 
 
 # So many clashes are printed; the JSON has all.
@@ -299,11 +329,7 @@ def conflict_tables(plan: Plan) -> list[Table]:
         if single
         else "No single change is enough; each of these joint ones is"
     )
-    notes = ["least moves: one step less is infeasible; the plan is the cheapest that they allow"]
-    if any("given up" in fix.value for fix in plan.fixes):
-        notes.append("given up: without any limit in its place; in brackets what the best plan then has")
-    if any(fix.value == "dropped" and fix.clause.startswith("sla.ttft") for fix in plan.fixes):
-        notes.append("TTFT dropped: no TTFT however long can be kept; queues grow without end")
+    notes = list(fix_notes(plan.fixes, plan.kind))
     if plan.nearest is not None:
         notes.append("nearest below: the least sum of moves, |ln(to / from)| of each number, ln 2 for a list widened or given up")
     rows = fix_rows(plan.fixes)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ..query import Clause, TrainQuery
 from ..records import QueryError, parse_path
 from .asking import Asker
 from .job import UNITS, bounds_of, limit_for
-from .least import CLAUSES, first_from, least_between, least_of
+from .least import CLAUSES, bounded, first_from, least_between, least_of, minimising, query_has
 from .market import Column, cheapest_by
 from .question import Question
 from .report_units import in_units, unit_of
@@ -76,7 +77,7 @@ class Explanation:
     repaired by the smallest move (`planner.distance`), `by` that repair and `best` its best job. `complete` False: the time was
     over, so the clash may have clauses that it does not need, and repairs are missing. `further`: other clashes that were found;
     `only`: proven that there is none but `conflict`; `stuck`: paths of clauses in clashes that no change of theirs alone
-    repairs."""
+    repairs; `priced` False: the time was over before all was known of what lies beyond the repairs."""
 
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
@@ -88,6 +89,7 @@ class Explanation:
     further: tuple[tuple[plan.Conflict, ...], ...] = ()
     only: bool = False
     stuck: tuple[str, ...] = ()
+    priced: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,10 @@ class Move:
     query: TrainQuery
     value: str
     far: float = distance.GIVEN_UP
+
+
+# Clauses, how they move, and what that is the least of (`plan.Fix.how`).
+Repair = tuple[list[Clause], Move, Literal["alone", "least sum", "in turn"]]
 
 
 @dataclass(slots=True)
@@ -126,10 +132,19 @@ def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ())
     """The clash and the repairs. An empty clash: no clause is to blame, physics is. kept: clauses that are not to give way."""
     clauses = [clause for clause in question.query.clauses() if clause.path not in kept]
     known = list(clauses)  # what is known to clash: less and less
+    asked = _Asked(asker)
     try:
-        return _explained(question, clauses, known, _Asked(asker))
+        found = _explained(question, clauses, known, asked)
     except OutOfTime:
         return Explanation(tuple(_blamed(c) for c in known), complete=False)
+    fixes = list(found.fixes)
+    priced = False
+    with suppress(OutOfTime):
+        for position, fix in enumerate(found.fixes):
+            fixes[position] = _beyond(question, fix, asked)
+        priced = True
+    by = None if found.by is None else fixes[found.fixes.index(found.by)]
+    return replace(found, fixes=tuple(fixes), by=by, priced=priced)
 
 
 def _explained(question: Question, clauses: list[Clause], known: list[Clause], asked: _Asked) -> Explanation:
@@ -145,29 +160,28 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
             clashes.append(_clash(query, clauses, sorted(others, key=lambda c: c not in core), asked))
     lone = [clause for clause in core if asked.feasible(query, [clause])]  # every clash has these
     stuck = dict.fromkeys(c.path for clash in clashes for c in clash if c not in lone)
-    repairs = []
+    repairs: list[Repair] = []
     for clause in core:
         asker.progress(f"how far must {clause.path} move?")
         move = _least_move(question, query, clause, asked, [])
         if move is not None:
-            repairs.append((clause.path, clause.text, move))
-    asker.progress("the cheapest joint move")
-    joint = _cheapest_joint_move(query, core, asker)
-    if joint is not None:
-        repairs.append(joint)
+            repairs.append(([clause], move, "alone"))
+    asker.progress("the least joint move")
+    repairs += _least_joint_move(query, core, asker)
     if not repairs:
         repairs = _joint_moves(question, clauses, asked)
-    moved = " + ".join(path for path, _, _ in repairs).split(" + ")
+    moved = {clause.path for together, _, _ in repairs for clause in together}
     fixes, nearest = [], None
-    for path, text, move in repairs:
+    for together, move, how in repairs:
+        path, text = " + ".join(c.path for c in together), "; ".join(c.text for c in together)
         asker.progress(f"the best job with {path} moved")
         best = asker.best(move.query)
         objective = in_units(query, None if best is None else best.objective)
-        fix = plan.Fix(clause=path, change=text, value=move.value, objective=objective, unit=unit_of(query))
+        fix = plan.Fix(clause=path, change=text, value=move.value, objective=objective, unit=unit_of(query), how=how)
         fixes.append(fix)
         if best is not None and (nearest is None or (move.far, best.objective) < nearest[0]):
             nearest = (move.far, best.objective), move.query, fix, best
-    blamed = {c.path for clash in clashes for c in clash} | set(moved)
+    blamed = {c.path for clash in clashes for c in clash} | moved
     innocent = [c for c in clauses if c.path not in blamed]
     memory = _for_lack_of_memory(query, clauses, core, asked)
     _, near, by, best_then = nearest or (None,) * 4
@@ -217,6 +231,42 @@ def _blamed(clause: Clause, memory: bool = False) -> plan.Conflict:
     return plan.Conflict(clause=clause.path, text=clause.text, file=clause.file, line=clause.line, walls=walls)
 
 
+# How much dearer than without the moved clause a job may be that moves further than the least.
+_WITHIN = 0.1
+
+
+def _beyond(question: Question, fix: plan.Fix, asked: _Asked) -> plan.Fix:
+    """A repair with what lies beyond its least move (`plan.Fix`); as it is where it is not one clause with a size.
+
+    Both are optima over the grid of counts, as the best job of every question is. Only a limit has a further move, and not the
+    objective's own.
+    """
+    query, asker = question.query, asked.asker
+    own, _ = CLAUSES.get(query.minimize, ("", ""))
+    if fix.clause == own or not (fix.clause in _LIMITS or fix.clause.startswith(("supply.quota", "supply.accelerators"))):
+        return fix
+    asker.progress(f"what if {fix.clause} moved further?")
+    clause = next(c for c in query.clauses() if c.path == fix.clause)
+    free = without(query, [clause])
+    best = asker.best(free)
+    if best is None:
+        return fix
+    found, near = fix.model_copy(update={"without": in_units(query, best.objective)}), math.floor(best.objective * (1 + _WITHIN))
+    if not own or fix.clause not in _LIMITS or fix.objective is None or fix.objective <= (in_units(query, near) or 0):
+        return found
+    resource, near = _LIMITS[fix.clause], limit_for(question, query.minimize, near)
+    if query_has(query, own):
+        near = min(near, limit_for(question, query.minimize, bounds_of(question)[query.minimize]))
+    bound = asker.question(bounded(free, query.minimize, near))
+    least = asker.market(minimising(bound, resource)).best
+    if least is None:
+        return found
+    move = _limit_moved(question, query, fix.clause, limit_for(bound, resource, least.totals[resource]))
+    then = asker.best(move.query)
+    objective = None if then is None else in_units(query, then.objective)
+    return found.model_copy(update={"further": move.value, "further_objective": objective})
+
+
 # ----------------------------------------------------------------------------------------------------- moves of one clause
 
 
@@ -244,10 +294,13 @@ def _least_move(
 def _least_limit(
     question: Question, query: TrainQuery, path: str, asked: _Asked, relaxed: Collection[Clause]
 ) -> Move | None:  # fmt: skip
+    least = least_of(asked.asker, without(query, relaxed), _LIMITS[path])
+    return None if least is None else _limit_moved(question, query, path, least)
+
+
+def _limit_moved(question: Question, query: TrainQuery, path: str, least: int) -> Move:
+    """A limit, or the deadline, moved to a number of the program's integers; a deadline in steps, a date to a whole day."""
     resource = _LIMITS[path]
-    least = least_of(asked.asker, without(query, relaxed), resource)
-    if least is None:
-        return None
     needed, now = least * UNITS[resource], question.deadline if resource == "time" else getattr(question.query.limits, resource)
     value: object
     if resource == "time":
@@ -365,18 +418,18 @@ def _wider(query: TrainQuery, clause: Clause, asked: _Asked, relaxed: Collection
 # ------------------------------------------------------------------------------------------------------ moves of several
 
 
-def _cheapest_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) -> tuple[str, str, Move] | None:
+def _least_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) -> list[Repair]:
     """The moves of limits and the deadline with the least sum of relative moves that together make the question feasible.
 
-    Over the grid of counts. None where one clause does it alone, or where others than limits are at fault.
+    Over the grid of counts. Empty where one clause does it alone, or where others than limits are at fault.
     """
     limits = [c for c in query.clauses() if c.path in _LIMITS]
     if len([c for c in core if c.path in _LIMITS]) < 2:
-        return None
+        return []
     try:
         free, asked = asker.question(without(query, limits)), asker.question(query)
     except QueryError:
-        return None
+        return []
     bounds = {name: bound for name, bound in bounds_of(asked).items() if CLAUSES[name][0] in {c.path for c in limits}}
 
     def excess(totals: dict[str, Any]) -> Any:
@@ -384,10 +437,10 @@ def _cheapest_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) ->
 
     found = cheapest_by(free, asker.families_of(free), asker.memory(free), excess, asker.over)
     if found is None:
-        return None
+        return []
     over = [name for name, bound in bounds.items() if found.totals[name] > bound]
     if len(over) < 2:
-        return None
+        return []
     moved = query
     values: list[str] = []
     clauses: list[Clause] = []
@@ -401,10 +454,10 @@ def _cheapest_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) ->
             value = f"{float(needed.m_as(_WRITTEN[name])):.12g} {_WRITTEN[name]}"
         moved, values, clauses = _moved(moved, clause.path, value), [*values, str(value)], [*clauses, clause]
     far = sum(distance.between(max(bounds[name], 1), found.totals[name]) for name in over)
-    return " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses), Move(moved, "; ".join(values), far)
+    return [(clauses, Move(moved, "; ".join(values), far), "least sum")]
 
 
-def _joint_moves(question: Question, clauses: list[Clause], asked: _Asked) -> list[tuple[str, str, Move]]:
+def _joint_moves(question: Question, clauses: list[Clause], asked: _Asked) -> list[Repair]:
     """A smallest set of clauses that must all give way, where no single one suffices: found by putting clauses back.
 
     Minimal: putting any further clause back makes the question infeasible again. Each is moved as little as the others,
@@ -423,6 +476,4 @@ def _joint_moves(question: Question, clauses: list[Clause], asked: _Asked) -> li
         if move is None:
             return []
         moved, values, far = move.query, [*values, move.value], far + move.far
-    return [
-        (" + ".join(c.path for c in dropped), "; ".join(c.text for c in dropped), Move(moved, "; ".join(values), far))
-    ]  # fmt: skip
+    return [(dropped, Move(moved, "; ".join(values), far), "in turn")]

@@ -200,6 +200,7 @@ def _left_out(query: TrainQuery, market: Market, result: Result, why: Explanatio
         ),
         "the next best layouts were not listed: the time was over": not result.complete,
         "the explanation was stopped: the clash may hold clauses that it does not need, repairs are missing": not why.complete,
+        "what lies beyond the least moves was not looked for everywhere: the time was over": not why.priced,
     }
     source = f"query: solver.time, {text_of(query.solver.time)}"
     return tuple(plan.Assumption(text=text, source=source) for text, holds in texts.items() if holds)

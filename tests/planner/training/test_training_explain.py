@@ -234,11 +234,31 @@ def _check_alone(table: Table, clauses: dict[str, Any], fix: Any) -> None:
         inner = [span[0] + 1 if span[0] < low else low, span[1] - 1 if span[1] > high else high]
         assert table.best(clauses | {path: inner}) is None and nearer
     else:
-        step = {"deadline": 0.01, "limits.cost": 0.01, "limits.power": 0.001, "limits.carbon": 1e-6, "limits.chips": 1}[path]
-        size, unit = (float(fix.value), "") if path == "limits.chips" else (float(fix.value.split()[0]), fix.value.split()[1])
         assert table.best(clauses | {path: _value(path, fix.value)}) == pytest.approx(fix.objective, abs=0.011)
-        less: Any = round(size - step) if not unit else f"{size - step:.9f} {unit}"
+        less = _one_step_less(path, fix.value)
         assert table.best(clauses | {path: less}) is None, f"{path}: {less} is enough"
+    _check_beyond(table, clauses, fix)
+
+
+def _one_step_less(path: str, value: str) -> Any:
+    step = {"deadline": 0.01, "limits.cost": 0.01, "limits.power": 0.001, "limits.carbon": 1e-6, "limits.chips": 1}[path]
+    return int(value) - 1 if path == "limits.chips" else f"{float(value.split()[0]) - step:.9f} {value.split()[1]}"
+
+
+def _check_beyond(table: Table, clauses: dict[str, Any], fix: Any) -> None:
+    """Without the clause the best job costs what is said; moved further it is within a tenth of that, and one step less not."""
+    if fix.without is None:
+        assert fix.further is None and fix.clause not in {"deadline", "limits.power", "limits.carbon", "limits.chips"}
+        return
+    free = table.best({path: value for path, value in clauses.items() if path != fix.clause})
+    assert free is not None and fix.without == pytest.approx(free, abs=0.011)
+    if fix.further is None:
+        assert fix.objective <= 1.1 * free + 0.011 or fix.clause == "supply.accelerators"
+        return
+    then = table.best(clauses | {fix.clause: _value(fix.clause, fix.further)})
+    assert then == pytest.approx(fix.further_objective, abs=0.011) and then <= 1.1 * free + 0.011 < fix.objective + 0.022
+    less = table.best(clauses | {fix.clause: _one_step_less(fix.clause, fix.further)})
+    assert less is None or less > 1.1 * free - 0.011
 
 
 @pytest.mark.parametrize("seed", range(4))
