@@ -1441,12 +1441,26 @@ def pool_rate(
     parts = np.arange(1, 9).reshape(8, *(1 for _ in high.shape)) / 9
     for _ in range(13):
         between = low + (high - low) * parts
-        late = late_share(Q(between, "1/s"), prefill_time, delay, prefill_servers, slots, residence, targets, variability)
-        fine = [share <= 1 - percentile for share, (percentile, _) in zip(late, targets, strict=True)]
-        met = np.logical_and.accumulate(np.all(fine, axis=0)).sum(axis=0)
+        fine = in_time(Q(between, "1/s"), prefill_time, delay, prefill_servers, slots, residence, targets, variability)
+        met = np.logical_and.accumulate(fine).sum(axis=0)
         ends = np.concatenate([low[None], between, high[None]])
         low, high = (np.take_along_axis(ends, (met + up)[None], axis=0)[0] for up in (0, 1))
     return Q(np.where(low < 1e-9 * (high + 1e-12), 0.0, low), "1/s")
+
+
+def in_time(
+    rate: Quantity,
+    prefill_time: Quantity,
+    delay: Quantity,
+    prefill_servers: Array,
+    slots: Array,
+    residence: Quantity,
+    targets: tuple[tuple[float, Quantity], ...],
+    variability: float,
+) -> Array:
+    """Whether a pool meets every TTFT target at an arrival rate; arguments as `pool_rate`."""
+    late = late_share(rate, prefill_time, delay, prefill_servers, slots, residence, targets, variability)
+    return np.all([share <= 1 - percentile for share, (percentile, _) in zip(late, targets, strict=True)], axis=0)
 
 
 def late_share(

@@ -9,6 +9,7 @@ import numpy as np
 from models import serving
 from zoo.units import Q, Quantity
 
+from .columns import queues
 from .market import room
 from .prepare import Prepared
 from .space import Stations
@@ -30,20 +31,14 @@ class Alone:
         for j in np.unique(self.column).tolist():
             mine, targets = np.flatnonzero(self.column == j), curves[market.columns[j].curve].targets
             if targets:
-                shares = serving.late_share(self.rate, *self._queues(mine), targets, prepared.query.workload.arrivals.cv**2)
-                result[mine] = np.any([share > 1 - p for share, (p, _) in zip(shares, targets, strict=True)], axis=0)
+                pools = queues(self.stations.at(mine), self.units[mine])
+                result[mine] = ~serving.in_time(self.rate, *pools, targets, prepared.query.workload.arrivals.cv**2)
         return result
 
     def first_token(self, percentile: float, variability: float) -> np.ndarray:
         """TTFT [s] of each pool at a percentile, without the network."""
-        everywhere = np.arange(len(self.column))
-        return np.asarray(
-            serving.first_token_quantile(self.rate, *self._queues(everywhere), percentile, variability).m_as("s"), float
-        )
-
-    def _queues(self, at: np.ndarray) -> tuple[Quantity, Quantity, np.ndarray, np.ndarray, Quantity]:
-        s, units = self.stations.at(at), self.units[at]
-        return Q(s.prefill_s, "s"), Q(s.delay_s, "s"), s.servers * units, s.slots * units, Q(s.residence_s, "s")
+        pools = queues(self.stations, self.units)
+        return np.asarray(serving.first_token_quantile(self.rate, *pools, percentile, variability).m_as("s"), float)
 
 
 def alone(prepared: Prepared) -> Alone | None:

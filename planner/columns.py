@@ -22,7 +22,7 @@ from zoo.units import Q, Quantity, ureg
 from .market import Column, Limit, Market
 from .program import SCALES, quantise
 from .query import AnyQuery, ServeQuery
-from .space import Dropped, Runs, Survey, in_region
+from .space import Dropped, Runs, Stations, Survey, in_region
 
 # Parsed once: taking thousands of magnitudes by a unit's text is slow.
 _SECOND, _PER_SECOND = ureg.Unit("s"), ureg.Unit("1/s")
@@ -74,11 +74,10 @@ class Curve:
         asked = np.array([units for units in counts if units not in self.known], int)
         if not len(asked):
             return
-        # nothing carries more than its saturation: a few promising layouts first, then only those that could still win
+        # nothing carries more than its saturation: a few promising layouts first, then what is in time at the best rate of these
         order = self.usable[np.argsort(-self.saturation[self.usable], kind="stable")]
         at, rates = order[:_PROMISING], self._rates(order[:_PROMISING], asked)
-        rest = order[_PROMISING:]
-        rest = rest[(self.saturation[rest, None] * asked > rates.max(axis=0)).any(axis=1)]
+        rest = self._carrying(order[_PROMISING:], asked, rates.max(axis=0))
         if len(rest):
             at, rates = np.append(at, rest), np.vstack([rates, self._rates(rest, asked)])
         loads = quantise(Q(rates.max(axis=0), "1/s"), "load", "down")
@@ -90,26 +89,32 @@ class Curve:
         rates = pool_rates(self.runs, np.repeat(at, len(units)), np.tile(units, len(at)), self.targets, self.variability)
         return rates.reshape(len(at), len(units))
 
+    def _carrying(self, at: np.ndarray, units: np.ndarray, rates: np.ndarray) -> np.ndarray:
+        """Those of the layouts `at` that carry at least the rate [1/s] that goes with one of the numbers of units."""
+        row, column = np.nonzero(self.saturation[at, None] * units > rates)
+        if self.targets and len(row):
+            pools = queues(self.runs.stations.at(at[row]), units[column])
+            row = row[serving.in_time(Q(rates[column], "1/s"), *pools, self.targets, self.variability)]
+        return at[np.unique(row)]
+
 
 # How many units more and less than asked for are looked at together.
 _NEIGHBOURS = 3
 # How many layouts are looked at before the others are held against the best of them.
-_PROMISING = 40
+_PROMISING = 8
 
 
 def pool_rates(runs: Runs, at: np.ndarray, units: np.ndarray | int, targets: Targets, variability: float) -> np.ndarray:
     """Rate [1/s] that `units` units (one number, or one for each) carry within the targets, for the layouts at `at`."""
-    stations = runs.stations
-    rate = serving.pool_rate(
-        ureg.Quantity(stations.prefill_s[at], _SECOND),
-        ureg.Quantity(stations.delay_s[at], _SECOND),
-        stations.servers[at] * units,
-        stations.slots[at] * units,
-        ureg.Quantity(stations.residence_s[at], _SECOND),
-        targets,
-        variability,
+    return np.asarray(serving.pool_rate(*queues(runs.stations.at(at), units), targets, variability).m_as("1/s"))
+
+
+def queues(stations: Stations, units: np.ndarray | int) -> tuple[Quantity, Quantity, np.ndarray, np.ndarray, Quantity]:
+    """What pools of so many of these units are to `serving.pool_rate`: (prefill, delay, servers, slots, residence)."""
+    prefill, delay, residence = (
+        ureg.Quantity(seconds, _SECOND) for seconds in (stations.prefill_s, stations.delay_s, stations.residence_s)
     )
-    return np.asarray(rate.m_as("1/s"))
+    return prefill, delay, stations.servers * units, stations.slots * units, residence
 
 
 @dataclass(slots=True)

@@ -316,7 +316,8 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     """The moves of demand, limits and quotas with the least sum of relative moves that together make the question feasible.
 
     One optimisation: what cannot be served, and what is taken beyond a limit, is bought at its share of what was asked.
-    None where a single clause does it, where none of them is at fault, and for fleets that may not mix.
+    None where a single clause does it, where none of them is at fault, for fleets that may not mix, and where a population
+    would be served no more.
     """
     prepared = giving_way(query, asker.memory)
     market = prepared.market
@@ -351,6 +352,8 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     words: object
     for position, units in sorted(bought.items()):
         if position < len(market.rates):
+            if units == market.rates[position]:
+                return None
             path = "workload.rate" if query.workload.rate is not None else f"workload.populations[{position}].rate"
             at, words = path, f"{(market.rates[position] - units) / 1000:.10g}/s"
         else:

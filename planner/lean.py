@@ -71,7 +71,7 @@ def _market(
     entries, needs, bounded = [entries[e] for e in kept.tolist()], needs[kept], np.isfinite(bounds)
     contest = judged(np.array([i for _, _, i in entries], int), needs[:, bounded], bounds[bounded])
     runs = _laid_out([machine for machine, _ in machines], query, model, memory, contest)
-    which, spans, _ = contest.able([{one.instances: _load(one) for one in theirs} for theirs in runs])
+    which, spans, _ = contest.able(_loads(runs))
     found: dict[int, list[Runs]] = {}
     for e, span in zip(which.tolist(), spans.tolist(), strict=True):
         found.setdefault(e, []).extend(one for one in runs[entries[e][2]] if one.instances == span)
@@ -199,8 +199,8 @@ def _laid_out(
 
     lay_out([i for i, key in enumerate(keys) if key in memory.runs or i not in tops])
     while True:
-        most = [{one.instances: _load(one) for one in found[i]} if i in found else tops[i] for i in range(len(machines))]
-        offers, _, shares = contest.able(most)
+        most = dict(zip(found, _loads(list(found.values())), strict=True))
+        offers, _, shares = contest.able([most[i] if i in most else tops[i] for i in range(len(machines))])
         pending: dict[int, float] = {}
         for i, share in zip(contest.machine[offers].tolist(), shares.tolist(), strict=True):
             if i not in found:
@@ -211,9 +211,11 @@ def _laid_out(
         lay_out(order if len(order) <= 3 * _TOGETHER else order[:_TOGETHER])
 
 
-def _load(runs: Runs) -> float:
-    """The most that a unit carries, in integer load units, rounded up."""
-    return float(quantise(Q(float(runs.saturation.max()) * (1 + 1e-9), "1/s"), "load", "up"))
+def _loads(kinds: Sequence[Sequence[Runs]]) -> list[dict[int, float]]:
+    """By kind of machine, by instances of a unit: the most load that one carries, in integer load units, rounded up."""
+    tops = np.array([runs.saturation.max() for theirs in kinds for runs in theirs])
+    loads = iter(quantise(Q(tops * (1 + 1e-9), "1/s"), "load", "up"))
+    return [{runs.instances: float(next(loads)) for runs in theirs} for theirs in kinds]
 
 
 def _ceilings(keys: Sequence[tuple[object, ...]], query: ServeQuery, memory: Memory) -> dict[int, dict[int, float]]:
@@ -236,6 +238,8 @@ def _ceilings(keys: Sequence[tuple[object, ...]], query: ServeQuery, memory: Mem
             tpot = math.inf if at is None else float(at)  # type: ignore[arg-type]
             if i is not None and tpot >= tightest * faster and (i not in near or tpot / faster < near[i][0]):
                 near[i] = (tpot / faster, runs, faster)
+    loads = _loads([runs for _, runs, _ in near.values()])
     return {
-        i: {one.instances: faster * space.BETWEEN_BATCHES * _load(one) for one in runs} for i, (_, runs, faster) in near.items()
+        i: {span: faster * space.BETWEEN_BATCHES * load for span, load in top.items()}
+        for (i, (_, _, faster)), top in zip(near.items(), loads, strict=True)
     }

@@ -78,7 +78,7 @@ def test_no_machine_carries_more_than_its_bound(scales: dict[str, float]) -> Non
         known = world(asked, scales, memory)
         bounds = leaving_out._ceilings(keys_of(machines, asked), asked, known)
         for i, (runs, _) in enumerate(laid_out(machines, model_of(asked, catalog), asked, known)):
-            for one in runs:
-                assert leaving_out._load(one) <= bounds[i][one.instances]
-                seen += 1
+            (loads,) = leaving_out._loads([runs])
+            assert all(load <= bounds[i][span] for span, load in loads.items())
+            seen += len(loads)
     assert seen > 20
