@@ -13,10 +13,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from . import cpsat, pyomo_milp
 from .assemble import assemble
-from .market import Index, Market, room
+from .market import Exact, Index, Market, room
 from .program import LARGEST_COEFFICIENT, Program, Row, Solution
 from .transport import spread
 
@@ -49,15 +50,26 @@ class Certificate:
     cross_check: str
     purchases: tuple[Purchase, ...]
     program: Program | None  # the last one solved: what was proven is proven of this
+    exact: Exact  # where the curves were cut for it: a similar question may begin there
 
 
 class Cuts:
     """The curves as they are cut now: for each column the unit counts at which its curve is exact."""
 
-    def __init__(self, market: Market, curve: Curve, slope: Callable[[int], int]) -> None:
+    def __init__(self, market: Market, curve: Curve, slope: Callable[[int], int], begin: Exact = MappingProxyType({})) -> None:
         self.market, self.curve, self.slope = market, curve, slope
-        self.points: list[list[int]] = [[] for _ in market.columns]
-        self.total = sum(market.rates)
+        self.points: list[list[int]] = []
+        for j, column in enumerate(market.columns):
+            exact = begin.get(column.machine, ())
+            self.points.append(sorted({*exact, self._enough(j, max(exact))}) if exact else [])
+
+    def exact(self) -> dict[str, frozenset[int]]:
+        """By kind of machine, the unit counts below the last one at which one of its curves is exact."""
+        found: dict[str, frozenset[int]] = {}
+        for column, points in zip(self.market.columns, self.points, strict=True):
+            if points:
+                found[column.machine] = found.get(column.machine, frozenset()).union(points[:-1])
+        return found
 
     def steps(self) -> list[list[tuple[int | None, int]]]:
         """The cuts in the form that `assemble` takes."""
@@ -130,16 +142,18 @@ def certify(
     seconds: float = 60.0,
     progress: Callable[[str], None] = lambda _: None,
     tie_break: bool = True,
+    begin: Exact = MappingProxyType({}),
 ) -> Certificate:
     """Solve `market` to a proof. `engine` is highs, cpsat or both (both: highs solves, cpsat confirms the last program).
 
     `curve(column, units)` is the exact load that a pool carries; `slope(column)` is at least `curve(column, u) / u` for
     every u. `gap` is (objective - bound) / objective. A time limit gives status "stopped" with the bound that was proven.
     `tie_break` picks, among plans of the optimal objective, the one that a stated order prefers; it costs a solve.
+    `begin`: where the curves are exact from the first round on, which saves rounds and changes no answer.
     """
     started = time.perf_counter()
     main = "cpsat" if engine == "cpsat" else "highs"
-    cuts = Cuts(market, curve, slope)
+    cuts = Cuts(market, curve, slope, begin)
     rounds = solves = 0
     name = ""
     bound: int | None = None
@@ -152,7 +166,7 @@ def certify(
         objective, purchases = best if best is not None else (None, ())
         return Certificate(
             status, objective, bound, rounds, solves, time.perf_counter() - started, name, cross, purchases,
-            program,
+            program, cuts.exact(),
         )  # fmt: skip
 
     def refine(missing: list[tuple[int, int, int]]) -> None:

@@ -19,7 +19,7 @@ from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region
 from zoo.units import Q, Quantity, ureg
 
-from .market import Column, Limit, Market
+from .market import Column, Exact, Limit, Market
 from .program import SCALES, quantise
 from .query import AnyQuery, ServeQuery
 from .space import Dropped, Runs, Stations, Survey, in_region
@@ -123,8 +123,9 @@ class Memory:
 
     `surveys`: the layouts of each kind of machine, whatever TPOT; `runs`: those that keep TPOT; `curves`: what pools of them
     carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files; `choices`: columns before dominance.
-    All depend on their keys alone. In a world whose chips' figures were moved, `today` is what is known before the move, and
-    `faster` how many times faster at most chips are than then, infinite where that cannot be said (more memory).
+    All depend on their keys alone. `exact`: where a proof of one of the questions left the curves, for others to begin there.
+    In a world whose chips' figures were moved, `today` is what is known before the move, and `faster` how many times faster at
+    most chips are than then, infinite where that cannot be said (more memory).
     """
 
     surveys: dict[tuple[Hashable, ...], Survey] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class Memory:
     priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     choices: dict[str, tuple[Choices, list[Dropped], int]] = field(default_factory=dict)
+    exact: Exact = field(default_factory=dict)
     today: Memory | None = None
     faster: float = 1.0
 

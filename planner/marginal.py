@@ -20,6 +20,7 @@ from . import in_parallel
 from .certify import Certificate
 from .columns import Memory
 from .duals import shadow_prices
+from .infeasible import Asker
 from .lean import lay_out, lean
 from .plan import Marginal, Plan
 from .prepare import UNITS, Prepared, Progress, in_objective_units, objective_units, open_catalog, prepare, prove
@@ -232,11 +233,11 @@ def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: 
     today = memory.catalogs[files]
     other = varied(today, scales, chip)
     if set(scales) <= {"prices", "carbon intensity"}:
-        return Memory(memory.surveys, memory.runs, memory.curves, catalogs={files: other})
+        return Memory(memory.surveys, memory.runs, memory.curves, catalogs={files: other}, exact=memory.exact)
     amounts = {} if "prices" in scales else {
         (id(other), *key[1:]): known for key, known in memory.priced.items() if key[0] == id(today)
     }  # fmt: skip
-    same = Memory(priced=amounts, catalogs={files: other}, today=memory, faster=_faster_by(scales))
+    same = Memory(priced=amounts, catalogs={files: other}, exact=memory.exact, today=memory, faster=_faster_by(scales))
     if chip is not None:  # the other chips' machines are those of today
         same.surveys = {key: one for key, one in memory.surveys.items() if one.machine.accelerator.name != chip}
         same.runs = {key: one for key, one in memory.runs.items() if key[1:] in same.surveys}
@@ -262,19 +263,19 @@ def solved(
 
 def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: float | None = None) -> float | None:
     """The proven best objective of a moved question; None when it is infeasible. `cap`: an objective that it probably reaches."""
-    return _best(query, world(guarded_query(query), scales, memory), cap)
+    known = world(guarded_query(query), scales, memory)
+    within = None if cap is None else _within(query, known, cap)
+    if within is not None:
+        return within
+    return in_objective_units(query, prove(lean(guarded_query(query), known), tie_break=False, begin=known.exact).objective)
 
 
-def _best(query: ServeQuery, known: Memory, cap: float | None = None) -> float | None:
-    """`best`, where all that is known of the question's world is at hand."""
-    question = guarded_query(query)
-    if cap is not None:
-        resource, _ = objective_units(query)
-        least = quantise(Q(cap, UNITS[resource]), resource, "up")
-        objective = prove(lean(question, known, cap=least), tie_break=False).objective
-        if objective is not None and objective <= least:
-            return in_objective_units(query, objective)
-    return in_objective_units(query, prove(lean(question, known), tie_break=False).objective)
+def _within(query: ServeQuery, known: Memory, objective: float) -> float | None:
+    """The proven best objective of a question where it is no more than `objective`; None where it is more, or infeasible."""
+    resource, _ = objective_units(query)
+    most = quantise(Q(objective, UNITS[resource]), resource, "up")
+    found = prove(lean(guarded_query(query), known, cap=most), tie_break=False, begin=known.exact).objective
+    return in_objective_units(query, found) if found is not None and found <= most else None
 
 
 def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: Progress = lambda _: None) -> tuple[Marginal, ...]:
@@ -285,43 +286,35 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     today's objective cannot be kept. Re-solves run on all cores.
     """
     memory = Memory()
-    prepare(guarded_query(query), memory=memory)
-    found = [_of_plan(knob, plan, memory.catalogs[query.folder, query.zoo, query.prices]) for knob in knobs(query)]
+    prepared, certificate = solved(query, {}, memory)
+    memory.exact = certificate.exact
+    relaxed = _relaxed(query, prepared, certificate)
+    found = [_of_plan(knob, plan, prepared.catalog) for knob in knobs(query)]
     asked = [(knob, looser) for knob in sorted(found, key=lambda knob: knob.scale is None) for looser in (True, False)]
     progress(f"{len(asked)} re-solves")  # what takes longest first
     # what is possible at looser latencies, or at as much more speed, bounds all that is asked; not what more memory holds
     farthest = [factor for knob in found if knob.scale != "memory capacity" for factor in _loosenings(knob)]
     lay_out(at_other_rates(guarded_query(query), 1.0, max([_EASIER, *farthest])), memory)
 
-    def answer(task: tuple[Knob, bool] | None) -> Any:
-        if task is None:
-            return _relaxed(query, memory)
+    def answer(task: tuple[Knob, bool]) -> Any:
         knob, looser = task
-        if looser:
-            return _loosened(plan, query, knob, memory)
-        question, scales = moved(query, knob, 2 - knob.looser)
-        if _speeds(knob) and _still_holds(plan, question, scales, memory):
-            return plan.objective  # or better, which is not asked of what is tighter
-        known = world(guarded_query(question), scales, memory)
-        return _best(question, known, _best(_on_chips_of(plan, question), known))
+        return _loosened(plan, query, knob, memory) if looser else _tightened(plan, query, knob, memory)
 
-    relaxed, *objectives = in_parallel.each(answer, [None, *asked])
-    known: dict[tuple[Knob, bool], Any] = dict(zip(asked, objectives, strict=True))
+    known: dict[tuple[Knob, bool], Any] = dict(zip(asked, in_parallel.each(answer, asked), strict=True))
     moving = [knob for knob in found if switches and knob.path is not None]
     ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
     rows = []
     for knob in found:
-        easier, tighter = known[knob, True], known[knob, False]
+        easier, (worse, breaks) = known[knob, True], known[knob, False]
         saved = _saved(plan, easier[knob.looser])
         per_unit = None if knob.unit_factor is None else _saved(plan, easier[knob.unit_factor])
-        worse = tighter is None or (plan.objective is not None and tighter > plan.objective + 1e-9)
         better_from, worse_from = ends.get(knob, (None, None))
         rows.append(
             Marginal(
                 number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin,
                 value=knob.value,
                 binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
-                per_unit=per_unit, unit=plan.objective_unit, breaks=tighter is None, switches_at=better_from,
+                per_unit=per_unit, unit=plan.objective_unit, breaks=breaks, switches_at=better_from,
                 worsens_at=worse_from, relaxed_per_percent=None if knob.path is None else relaxed.get(knob.path),
             )
         )  # fmt: skip
@@ -343,6 +336,18 @@ def _loosened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> dict
         else:
             found[factor] = best(*moved(query, knob, factor), memory, plan.objective)
     return found
+
+
+def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> tuple[bool, bool]:
+    """(whether every plan is worse than today's where a knob is 1 % tighter, whether there is none then)."""
+    question, scales = moved(query, knob, 2 - knob.looser)
+    if _speeds(knob) and _still_holds(plan, question, scales, memory):
+        return False, False
+    known = world(guarded_query(question), scales, memory)
+    if plan.objective is not None and _within(question, known, plan.objective) is not None:
+        return False, False
+    asker = Asker(known)
+    return True, not any(asker.feasible(guarded_query(one)) for one in (_on_chips_of(plan, question), question))
 
 
 def _of_plan(knob: Knob, plan: Plan, catalog: Catalog) -> Knob:
@@ -422,9 +427,8 @@ def _still_holds(plan: Plan, query: ServeQuery, scales: Mapping[str, float], mem
     return True
 
 
-def _relaxed(query: ServeQuery, memory: Memory) -> dict[str, float]:
+def _relaxed(query: ServeQuery, prepared: Prepared, certificate: Certificate) -> dict[str, float]:
     """By path of a demand, limit or quota: what the linear relaxation of the last program says 1 % more of it saves."""
-    prepared, certificate = solved(query, {}, memory)
     prices = {} if certificate.program is None else shadow_prices(certificate.program)
     market = prepared.market
     rows = {path: (f"wall_04_serving[{name}]", rate, 1) for (path, _, _), name, rate in

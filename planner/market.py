@@ -6,12 +6,15 @@ replicas. Everything about it is linear in its units except what the pool carrie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from zoo.specs import Offer
 
 from .program import Variable
+
+# By kind of machine: the numbers of units at which its curves are exact.
+Exact = Mapping[str, Collection[int]]
 
 
 @dataclass(frozen=True, slots=True)

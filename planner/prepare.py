@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from models import serving
 from models.dimensions import ImpossibleValue
@@ -15,7 +16,7 @@ from zoo.specs import Offer, Transformer
 from . import columns, references, space
 from .certify import Certificate, certify
 from .columns import Memory
-from .market import Column, Market
+from .market import Column, Exact, Market
 from .program import SCALES, dequantise
 from .query import AnyQuery, ServeQuery
 from .records import QueryError
@@ -212,8 +213,16 @@ def restricted(prepared: Prepared, wanted: Callable[[Column], bool]) -> Prepared
     return replace(prepared, choices=choices, market=columns.market_of(prepared.query, prepared.catalog, choices))
 
 
-def prove(prepared: Prepared, progress: Progress = lambda _: None, tie_break: bool = True) -> Certificate:
-    """The certified best purchases of a market. Without `tie_break` any plan of the optimal objective will do."""
+def prove(
+    prepared: Prepared,
+    progress: Progress = lambda _: None,
+    tie_break: bool = True,
+    begin: Exact = MappingProxyType({}),
+) -> Certificate:
+    """The certified best purchases of a market. Without `tie_break` any plan of the optimal objective will do.
+
+    `begin`: where curves are exact from the first round on, of the certificate of a similar question.
+    """
     query, market, curves = prepared.query, prepared.market, prepared.choices.curves
     return certify(
         market,
@@ -224,6 +233,7 @@ def prove(prepared: Prepared, progress: Progress = lambda _: None, tie_break: bo
         float(query.solver.time.m_as("s")),
         progress,
         tie_break,
+        begin,
     )
 
 
