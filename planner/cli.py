@@ -307,6 +307,12 @@ def evaluate(
         Path, typer.Argument(help="A plan saved with `wallplan solve -o plan.json`, or a scenario or a replica in YAML.")
     ],
     overrides: Overrides = None,
+    simulate: Annotated[
+        str | None,
+        typer.Option(
+            "--simulate", metavar="TIME", help='Of a replica: also simulate its queue for so long, such as 10m or "600 s".'
+        ),
+    ] = None,
     format: Format = "table",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes on stderr; what is broken is still said there.")] = False,
 ) -> None:
@@ -321,6 +327,8 @@ def evaluate(
     of every layer (where ep exceeds tp, attention runs in ep / tp ranks), pp such groups follow each other. Give one of
     concurrency, rate and batch; measured kernels (calibration: {source: aiconfigurator}) take a concurrency or a batch, not a
     rate. prefill: {tp, replicas} and decode: {tp, replicas} in place of the degrees are replicas apart, at a rate.
+    With --simulate its traffic is also served step by step by a simulated engine (continuous batching, always the same random
+    numbers), and the table says how far the laws are from that.
 
     Example:  wallplan evaluate examples/scenario-serve.yaml
     """
@@ -336,7 +344,9 @@ def evaluate(
     if overrides and not _kind_of(plan):
         raise _fail(f"--set: {plan} is no saved plan; only the question of a plan can be changed")
     if (document := _yaml(plan)) is not None:
-        _evaluate_file(document, format)
+        _evaluate_file(document, format, None if simulate is None else _duration("--simulate", simulate), quiet)
+    if simulate is not None:
+        raise _fail(f"--simulate: {plan} is no replica; only the queue of a replica file can be simulated")
     if _kind_of(plan) == "train":
         _evaluate_training(plan, overrides, format, quiet)
     try:
@@ -509,15 +519,34 @@ def _yaml(path: Path) -> Document | None:
         raise _fail(str(error)) from None
 
 
-def _evaluate_file(document: Document, format: str) -> None:
-    """`evaluate` of a YAML file, by its kind. Ends the command."""
-    kinds = {"scenario": _evaluate_scenario, "replica": _evaluate_replica}
+def _duration(option: str, text: str) -> float:
+    """Seconds of a time that a user gives, in which 10m are ten minutes and not metres."""
+    import re
+
+    from zoo.units import UnitError, quantity
+
+    try:
+        seconds = float(quantity(re.sub(r"(?<=[\d.\s])m\s*$", "min", text), "time").m_as("s"))
+    except UnitError as error:
+        raise _fail(f"{option}: {error}") from None
+    if seconds <= 0:
+        raise _fail(f"{option} {text}: expected a time above zero, such as 10m")
+    return seconds
+
+
+def _evaluate_file(document: Document, format: str, simulated: float | None, quiet: bool) -> None:
+    """`evaluate` of a YAML file, by its kind; `simulated` seconds of a replica's traffic. Ends the command."""
+    kinds = ("scenario", "replica")
     kind = document.data.get("kind")
     if kind not in kinds:
         hint = "; this is a question: `wallplan solve` answers it" if kind in ("serve", "train", "procure", "place") else ""
         shown = "missing key" if kind is None else f"{json.dumps(kind, default=str)[:40]} cannot be evaluated"
         raise _fail(f"{document.path}:{document.line(('kind',))}: kind: {shown}; expected {' or '.join(kinds)}{hint}")
-    kinds[kind](document, format)
+    if kind == "replica":
+        _evaluate_replica(document, format, simulated, quiet)
+    if simulated is not None:
+        raise _fail(f"--simulate: {document.path} is no replica; only the queue of a replica file can be simulated")
+    _evaluate_scenario(document, format)
 
 
 def _evaluate_scenario(document: Document, format: str) -> None:
@@ -552,24 +581,31 @@ def _evaluate_scenario(document: Document, format: str) -> None:
     raise typer.Exit(OK if result.feasible else INFEASIBLE)
 
 
-def _evaluate_replica(document: Document, format: str) -> None:
+def _evaluate_replica(document: Document, format: str, simulated: float | None, quiet: bool) -> None:
     from models.serving_replica import ReplicaError, evaluate_replica
     from zoo.catalog import load
 
     from . import measurements
-    from .report import measurements as pages
+    from .report import replica as pages
 
+    progress = _Progress(not quiet)
     named, own = document.data.get("calibration"), None
     try:
         if isinstance(named, str):
             own = measurements.read("serving", Path(document.path).parent / named)
         result = evaluate_replica(document.data, load(), own)
+        if simulated is not None:
+            from models.replica_simulation import simulate_replica
+
+            found = simulate_replica(document.data, result, simulated, load(), own, progress)
+            progress.close()
+            result = {**result, "simulation": found}
     except measurements.MeasurementsError as error:
         raise _fail(f"{document.path}:{document.line(('calibration',))}: calibration: {error}") from None
     except ReplicaError as error:
         lines = sorted((document.line(keys), text) for keys, text in error.faults)
         raise _fail("\n".join(f"{document.path}:{line}: {text}" for line, text in lines)) from None
-    _show(format, pages.replica_tables(result), result, pages.replica_rows(result), Path(document.path).name)
+    _show(format, pages.tables_of(result), result, pages.rows_of(result), Path(document.path).name)
     raise typer.Exit(OK if result["fits"] else INFEASIBLE)
 
 

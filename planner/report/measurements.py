@@ -45,13 +45,13 @@ def _assumed(title: str, predictions: Sequence[Mapping[str, Any]], key: str) -> 
 
 
 def _summary(report: Mapping[str, Any]) -> Table:
-    rows = tuple((key, _cell(value)) for key, value in report.items() if not isinstance(value, (list, dict)))
+    rows = tuple((key, cell(value)) for key, value in report.items() if not isinstance(value, (list, dict)))
     return Table("Summary", ("", "value"), rows, frozenset({"value"}))
 
 
 def _peaks(memory: Mapping[str, Any]) -> Table:
     """Expected peak memory against the peaks that rows state."""
-    rows = tuple((key, _cell(value)) for key, value in memory.items())
+    rows = tuple((key, cell(value)) for key, value in memory.items())
     return Table("Peak memory", ("", "value"), rows, frozenset({"value"}))
 
 
@@ -62,7 +62,7 @@ def _errors(title: str, groups: Mapping[str, Any], meaning: Mapping[str, str]) -
         nested = isinstance(values, Mapping) and values and all(isinstance(v, Mapping) for v in values.values())
         flat += [(f"{name}, {inner}", errors) for inner, errors in values.items()] if nested else [(str(name), values)]
     keys = [key for key in dict.fromkeys(key for _, errors in flat for key in errors) if key in _SHOWN]
-    rows = tuple((name, *(_cell(errors.get(key)) for key in keys)) for name, errors in flat)
+    rows = tuple((name, *(cell(errors.get(key)) for key in keys)) for name, errors in flat)
     heads = [_SHOWN[key] + (", ln" if key in meaning and "ln(" in meaning[key] else "") for key in keys]
     return Table(title, ("group", *heads), rows, frozenset(heads))
 
@@ -74,73 +74,7 @@ _SHOWN = {
 }  # fmt: skip
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     return "-" if value is None else str(value)
-
-
-def replica_tables(result: Mapping[str, Any]) -> list[Table]:
-    """One replica under one load: predictions with their intervals, memory, and what they stand on."""
-    found = {key: value for key, value in result.items() if isinstance(value, Mapping) and "low" in value}
-    rows = tuple((key, *(number(value[end]) for end in ("value", "low", "high"))) for key, value in found.items())
-    tables = ("percentiles_ms", "ttft_parts_ms", "tpot_parts_ms")
-    facts = {k: v for k, v in result.items() if not isinstance(v, (dict, list)) and k not in tables}
-    for key in ("prefill", "decode", "kv_transfer", "calibration"):
-        if key in result:
-            facts[key] = "; ".join(f"{name} {_cell(value)}" for name, value in result[key].items())
-    return [
-        Table("Replica", ("", ""), tuple((key, _cell(value)) for key, value in facts.items())),
-        Table("Predictions", ("what", "value", "low", "high"), rows, frozenset({"value", "low", "high"})),
-        *_percentile_tables(result),
-        *_part_tables(result),
-        _memory_table(result),
-        Table("Notes", ("",), tuple((str(note),) for note in result["notes"])),
-    ]
-
-
-def _memory_table(result: Mapping[str, Any]) -> Table:
-    """What stands in the memory of one accelerator; of prefill and decode apart, of one of either kind."""
-    kinds = {"GiB": result["memory_gib"]}
-    if "prefill_memory_gib" in result:
-        kinds = {"decode GiB": result["memory_gib"], "prefill GiB": result["prefill_memory_gib"]}
-    rows = tuple((part, *(number(sizes[part]) for sizes in kinds.values())) for part in result["memory_gib"])
-    return Table("Memory of one accelerator", ("", *kinds), rows, frozenset(kinds))
-
-
-def _percentile_tables(result: Mapping[str, Any]) -> list[Table]:
-    """TTFT and TPOT of a replica at an arrival rate, by requests; nothing for other loads."""
-    found = result["percentiles_ms"]
-    if found is None:
-        return []
-    heads = ("p50", "p90", "p99")
-    rows = tuple((f"{what}_ms", *(_cell(values[head]) for head in heads)) for what, values in found.items())
-    return [Table("Percentiles", ("what", *heads), rows, frozenset(heads))]
-
-
-def _part_tables(result: Mapping[str, Any]) -> list[Table]:
-    """What the first token waits for, and what a step is spent on."""
-    tables = []
-    for title, key in (("What the first token waits for", "ttft_parts_ms"), ("What a token takes", "tpot_parts_ms")):
-        if result[key] is not None:
-            tables.append(
-                Table(title, ("", "ms"), tuple((name, number(v)) for name, v in result[key].items()), frozenset({"ms"}))
-            )
-    return tables
-
-
-def replica_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All that is known of one replica, one value a row: `part` is the key of the JSON, `what` the key inside it."""
-    rows: list[dict[str, Any]] = []
-    for part, value in result.items():
-        if isinstance(value, Mapping) and "low" in value:
-            rows.append({"part": part, "what": "", **value})
-        elif part == "percentiles_ms" and value is not None:
-            rows += [{"part": part, "what": f"{of} {at}", "value": v} for of, found in value.items() for at, v in found.items()]
-        elif isinstance(value, Mapping):
-            rows += [{"part": part, "what": what, "value": v} for what, v in value.items()]
-        elif isinstance(value, list):
-            rows += [{"part": part, "what": "", "value": v} for v in value]
-        else:
-            rows.append({"part": part, "what": "", "value": value})
-    return rows

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import simulate, simulate_apart
 
 from models import node, serving, serving_fit, serving_rows
 from models.calibration import (
@@ -20,6 +19,7 @@ from models.calibration import (
     stored_calibration,
 )
 from models.dimensions import ImpossibleValue
+from models.simulation import Engine, Outcome, Traffic, poisson, simulate, simulate_apart
 from zoo.catalog import load
 from zoo.units import Q
 
@@ -240,6 +240,11 @@ def test_unknown_engine_is_one_line() -> None:
 # ------------------------------------------------------------------------------------------- the pool, by simulation
 
 
+def middle(outcome: Outcome) -> Outcome:
+    """The requests without the first and the last tenth, in which replicas fill and run empty."""
+    return outcome.sent_between(np.quantile(outcome.sent, 0.1), np.quantile(outcome.sent, 0.9))
+
+
 @pytest.mark.parametrize(
     ("slots", "replicas", "prompt", "output", "share", "variability"),
     [(48, 4, 1000, 250, 0.6, 1.0), (128, 4, 1000, 250, 0.8, 1.0), (16, 8, 4000, 500, 0.7, 1.0), (48, 4, 1000, 250, 0.6, 4.0)],
@@ -257,20 +262,21 @@ def test_pool_against_simulation(slots, replicas, prompt, output, share, variabi
     rate = share * replicas * float(r.request_rate.m_as("1/s")[0])
     increment = float((r.tpot - r.decode_step).m_as("s")[0]) * output / (slots - 1)
     network = float((r.first_token_delay - 1.5 * r.decode_step).m_as("s")[0])  # half of the step in progress, and its own step
-    seen = simulate(
-        rate, replicas, slots, prompt, output, lambda k: float(decode[k - 1]), increment, network,
-        8 * slots * replicas, variability,
+    engine = Engine(
+        lambda k, read: (float(decode[k - 1]) if k else 0.0) + increment * read, slots, 8192 // prompt, replicas, network
     )  # fmt: skip
+    arrivals = poisson(np.random.default_rng(1), rate, 8 * slots * replicas, variability)
+    seen = middle(simulate(Traffic(arrivals, steps=np.array([output - 1])), engine))
     pool = (r.prefill_time, r.first_token_delay, np.array([replicas * 1.0]), np.array([replicas * slots * 1.0]), r.residence)
     for percentile, low, high in ((0.5, 0.65, 1.35), (0.99, 0.65, 2.5)):
         modelled = serving.first_token_quantile(Q(np.array([rate]), "1/s"), *pool, percentile, variability).m_as("s")[0]
         assert low < modelled / np.quantile(seen.ttft, percentile) < high
-    assert np.quantile(seen.tpot, 0.99) <= r.tpot.m_as("s")[0] * 1.02
-    assert r.tpot.m_as("s")[0] < 1.8 * np.median(seen.tpot)
+    assert np.quantile(seen.between_steps, 0.99) <= r.tpot.m_as("s")[0] * 1.02
+    assert r.tpot.m_as("s")[0] < 1.8 * np.median(seen.between_steps)
     batches, tpot = np.arange(1.0, slots + 1), each.tpot.m_as("s")
     for percentile in (0.5, 0.9, 0.99):
         busy = serving.sequences_in_flight(batches, each.residence, Q(rate, "1/s"), replicas, percentile, variability)
-        assert 0.85 < np.interp(busy, batches, tpot) / np.quantile(seen.tpot, percentile) < 1.05
+        assert 0.85 < np.interp(busy, batches, tpot) / np.quantile(seen.between_steps, percentile) < 1.05
 
 
 # ------------------------------------------------------------------------------------------- prefill and decode apart
@@ -367,16 +373,19 @@ def test_pools_apart_against_simulation(readers, decoders, prompt, output, share
         np.array([float(decoders * slots)]),
     )  # fmt: skip
     rate = share * min(readers / unit.prefill_time.m_as("s")[0], decoders * slots / unit.residence.m_as("s")[0])
-    seen = simulate_apart(
-        rate, readers, decoders, slots, output, lambda k: float(decode[k - 1]), float(r.prefill_time.m_as("s")[0]),
-        float(sent.m_as("s")[0]), 2 * float(r.dispatch.m_as("s")[0]), 20 * slots * decoders, variability,
-        spread,
+    generator, count = np.random.default_rng(1), 20 * slots * decoders
+    arrivals = poisson(generator, rate, count, variability)
+    sizes = generator.exponential(1.0, count) if spread else np.ones(1)
+    engine = Engine(
+        lambda k, _: float(decode[k - 1]), slots, replicas=decoders, delay=2 * float(r.dispatch.m_as("s")[0])
     )  # fmt: skip
+    read, sending = float(r.prefill_time.m_as("s")[0]), float(sent.m_as("s")[0])
+    seen = middle(simulate_apart(Traffic(arrivals, sizes, np.array([output - 1])), readers, read, sending, engine))
     pool = (unit.prefill_time, unit.delay, unit.servers, unit.slots, unit.residence)
     for percentile, most in ((0.5, 1.35), (0.9, 1.3 if spread else 1.9), (0.99, 1.45 if spread else 2.7)):
         modelled = serving.first_token_quantile(Q(np.array([rate]), "1/s"), *pool, percentile, variability).m_as("s")[0]
         assert 0.9 < modelled / np.quantile(seen.ttft, percentile) < most
-    assert np.quantile(seen.tpot, 0.99) <= unit.tpot.m_as("s")[0] * 1.02
+    assert np.quantile(seen.between_steps, 0.99) <= unit.tpot.m_as("s")[0] * 1.02
 
 
 # ------------------------------------------------------------------------------------------------ speculative decoding

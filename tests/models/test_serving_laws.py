@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulation import simulate
 
 from models import serving
 from models.calibration import serving_constants
 from models.serving_replica import evaluate_replica
+from models.simulation import Engine, Traffic, poisson, simulate
 from zoo.catalog import load
 from zoo.units import Q
 
@@ -261,13 +261,17 @@ def test_one_replica_against_simulation(prompt: int, output: int, share: float, 
     prompts = float(np.clip(rate * seconds(latency.tpot), 1, 8))
     cost = float(d.constants.interference) * seconds(serving.busy_step(d, latency.batch, prompts).prompt)
     delay = seconds(latency.waits["client and scheduler"] + latency.waits["launches"])
-    seen = simulate(
-        rate, 1, int(slots), prompt, output, lambda k: float(np.interp(k, batches[::16], decode)), cost, delay, 1500, variability
+    engine = Engine(
+        lambda k, read: (float(np.interp(k, batches[::16], decode)) if k else 0.0) + cost * read, int(slots), 8192 // prompt,
+        delay=delay,
     )  # fmt: skip
+    arrivals = poisson(np.random.default_rng(1), rate, 1500, variability)
+    seen = simulate(Traffic(arrivals, steps=np.array([output - 1])), engine)
+    seen = seen.sent_between(arrivals[150], arrivals[-150])
     low, high = (0.4, 1.6) if variability > 1 else (0.55, 1.5)
     assert low < seconds(latency.ttft) / seen.ttft.mean() < high
-    assert 0.85 < seconds(latency.tpot) / seen.tpot.mean() < 1.15
+    assert 0.85 < seconds(latency.tpot) / seen.between_steps.mean() < 1.15
     for at in (0.5, 0.9, 0.99):
         assert low < seconds(serving.first_token_percentile(latency, at)) / np.quantile(seen.ttft, at) < high
         tpot = seconds(serving.token_percentile(d, load_, latency, at, variability))
-        assert low < tpot / np.quantile(seen.tpot, at) < high
+        assert low < tpot / np.quantile(seen.between_steps, at) < high

@@ -126,3 +126,29 @@ def test_a_rate_has_any_unit_of_rate(tmp_path: Path) -> None:
         file.write_text(TEXT.replace("concurrency: 32", f"rate: {rate}"), encoding="utf-8")
         answers.append(json.loads(CliRunner().invoke(app, ["evaluate", str(file), "--format", "json"]).stdout))
     assert all(answer["ttft_ms"] == answers[0]["ttft_ms"] for answer in answers)
+
+
+def test_a_replica_is_simulated_beside_its_laws(tmp_path: Path) -> None:
+    file, run = tmp_path / "replica.yaml", CliRunner().invoke
+    file.write_text(TEXT.replace("concurrency: 32", "rate: 4"), encoding="utf-8")
+    answer = json.loads(run(app, ["evaluate", str(file), "--simulate", "2m", "--format", "json"]).stdout)["simulation"]
+    assert answer["seconds"] == 120 and {row["at"] for row in answer["rows"]} == {"mean", "p50", "p90", "p99"}
+    rows = list(csv.DictReader(io.StringIO(run(app, ["evaluate", str(file), "--simulate", "120 s", "--format", "csv"]).stdout)))
+    simulated = {row["what"]: row for row in rows if row["part"] == "simulation"}
+    assert float(simulated["tpot_ms p90"]["value"]) == pytest.approx(answer["rows"][6]["simulated"])
+    assert "law differs" in run(app, ["evaluate", str(file), "--simulate", "0.5 min", "--format", "md"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "time", "said"),
+    [
+        (TEXT, "5 kg", "--simulate: "), (TEXT, "0 s", "--simulate 0 s: expected a time above zero"),
+        (TEXT.replace("concurrency", "batch"), "1m", "replica.yaml:8: --simulate: a static batch has no queue"),
+        ("kind: scenario\n", "1m", "replica.yaml is no replica"),
+    ],
+)  # fmt: skip
+def test_a_simulation_without_meaning_is_one_line(tmp_path: Path, text: str, time: str, said: str) -> None:
+    file = tmp_path / "replica.yaml"
+    file.write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(app, ["evaluate", str(file), "--simulate", time])
+    assert result.exit_code == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1 and not result.stdout
