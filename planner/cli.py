@@ -48,15 +48,21 @@ zoo_app = typer.Typer(
 app.add_typer(zoo_app, name="zoo")
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from .written_by import this_version
+
+        typer.echo(f"wallplan {this_version()}")
+        raise typer.Exit(OK)
+
+
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_say_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"wallplan {installed('wallplan')}")
-        raise typer.Exit(OK)
+    pass
 
 
 QueryFile = Annotated[Path, typer.Argument(help="The question: a YAML file (see examples/ and `wallplan schema query`).")]

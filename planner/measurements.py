@@ -12,6 +12,8 @@ import yaml
 
 from zoo.catalog import load
 
+from .written_by import this_version, written_by
+
 KINDS = ("training", "serving")
 
 
@@ -97,6 +99,7 @@ def calibrate(
     (column -> value) are what the files of serving measurements do not say, and `tell` takes a line about each that does not
     count. Raises MeasurementsError, one line.
     """
+    writer = {"wallplan": this_version()}
     try:
         _check_facts(kind, facts)
         if kind == "training":
@@ -105,14 +108,14 @@ def calibrate(
 
             rows = [row for path in sources for row in read_rows(path)]
             constants = fit_training(rows, load())
-            return {"kind": kind, **constants.to_dict()}, {"rows": len(rows), "skipped": []}
+            return {"kind": kind, **writer, **constants.to_dict()}, {"rows": len(rows), "skipped": []}
         from models.calibration import calibration_to
         from models.serving_files import rows_of
         from models.serving_fit import fit as fit_serving
         from models.serving_rows import runs_of
 
         found = [row for path in sources for row in rows_of(path, facts, tell)]
-        document = {"kind": kind, **calibration_to(fit_serving(found))}
+        document = {"kind": kind, **writer, **calibration_to(fit_serving(found))}
         _, used, reasons = runs_of(found)
         skipped = [f"{found[at].get('id') or f'row {at + 1}'}: {reason}" for at, reason in reasons.items()]
         return document, {"rows": len(used), "skipped": skipped}
@@ -145,6 +148,7 @@ def read(kind: str, path: Path) -> Any:
         raise MeasurementsError(f"{path}: cannot read: {getattr(error, 'strerror', None) or _line(error)}") from None
     if not isinstance(document, dict) or document.get("kind") not in KINDS:
         raise MeasurementsError(f"{path}: not a calibration: expected a file that `wallplan calibrate` wrote")
+    writer = document.pop("wallplan", None)
     if document.pop("kind") != kind:
         raise MeasurementsError(f"{path}: a calibration of another kind, expected one of {kind}")
     try:
@@ -156,7 +160,9 @@ def read(kind: str, path: Path) -> Any:
 
         return calibration_from(document)
     except (KeyError, TypeError, ValueError) as error:
-        raise MeasurementsError(f"{path}: not a calibration of this version: {_line(error)}") from None
+        what = f"no key {error}" if isinstance(error, KeyError) else _line(error)
+        again = "" if "wallplan calibrate" in what else ": make it anew with `wallplan calibrate`"
+        raise MeasurementsError(f"{path}: not a calibration of this version: {what}; {written_by(writer)}{again}") from None
 
 
 def _without(kind: str, left_out: Mapping[str, str]) -> Any:

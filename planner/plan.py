@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from .written_by import written_by
+
 SCHEMA: Literal["wallplan/plan/v1"] = "wallplan/plan/v1"
 Status = Literal["optimal", "infeasible", "stopped"]
 
@@ -433,12 +435,14 @@ class Plan(Record):
         if cls is Plan and data.get("kind", "serve") != "serve":
             raise PlanError(f"a plan of kind {data['kind']!r}, expected one of a serve question")
         if data["schema_version"] != SCHEMA:
-            raise PlanError(f"plan of version {data['schema_version']!r}, expected {SCHEMA!r}")
+            older = f"{written_by(data.get('wallplan'))}: solve again"
+            raise PlanError(f"plan of version {data['schema_version']!r}, expected {SCHEMA!r}; {older}")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            raise PlanError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            older = f"{written_by(data.get('wallplan'))}: solve again"
+            raise PlanError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; {older}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -103,6 +103,7 @@ from .scalars import (
     word,
     write_degrees,
 )
+from .written_by import this_version, written_by
 
 SCHEMA = "wallplan/v1"
 SCHEMA_ID = "urn:wallplan:schema:query:v1"
@@ -564,7 +565,13 @@ class Query(Part):
     @classmethod
     def of_plan(cls, plan: Plan) -> Self:
         """The question that a plan answers, with the file and the lines where it was written."""
-        return cls.from_dict(plan.query, source="plan", folder=plan.query_folder, written=plan.query_written)
+        try:
+            return cls.from_dict(plan.query, source="plan", folder=plan.query_folder, written=plan.query_written)
+        except QueryError as error:
+            if plan.wallplan == this_version():
+                raise
+            older = f"the plan was {written_by(plan.wallplan)}: solve again"
+            raise QueryError(*(f"{line}; {older}" for line in error.lines)) from None
 
     def set(self, path: str, value: Any) -> Self:
         """The same question with the value at a dotted path replaced, as `--set path=value` does. This one is not changed.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +21,7 @@ from .program import Program, quantise
 from .query import Clause, ServeQuery
 from .records import QueryError
 from .space import Choice, Shape
+from .written_by import this_version
 
 
 def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, nearest: bool = True) -> Plan:
@@ -197,7 +197,7 @@ def _plan(
     if certificate.objective is not None and certificate.lower_bound is not None:
         gap = (certificate.objective - certificate.lower_bound) / max(certificate.objective, 1)
     return Plan(
-        wallplan=version("wallplan"),
+        wallplan=this_version(),
         name=query.name,
         kind=query.kind,
         status=certificate.status,  # type: ignore[arg-type]

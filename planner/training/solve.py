@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from datetime import date
-from importlib.metadata import version
 from types import MappingProxyType
 
 from models import training
@@ -19,6 +18,7 @@ from ..program import Program, Solution
 from ..query import TrainQuery
 from ..records import QueryError
 from ..scalars import text_of
+from ..written_by import this_version
 from .asking import Asker
 from .check import Decision, Evaluated, evaluate, job_of, job_totals, layout_of, ranked_of
 from .infeasible import Explanation, why_infeasible
@@ -143,7 +143,7 @@ def _plan(
         gap = (solution.objective - solution.bound) / max(solution.objective, 1)
     rows = ranked_of(question, market.families[best.family], best.accelerators, result.found) if best is not None else ()
     return TrainPlan(
-        wallplan=version("wallplan"),
+        wallplan=this_version(),
         name=query.name,
         kind=query.kind,
         status=solution.status,  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from models.calibration import calibration_to, stored_calibration
 from models.training_constants import training_constants
-from planner import Plan, load
+from planner import Plan, load, measurements
 from planner.calibrated import assumption
 from planner.cli import app
 from planner.query import Query, ServeQuery
@@ -126,6 +126,17 @@ def test_a_replica_takes_it_too(folder: Path) -> None:
     replica.write_text(text + "calibration: training.yaml\n", encoding="utf-8")
     result = run("evaluate", replica)
     assert result.exit_code == 2 and f"{replica}:7: calibration: " in result.stderr
+
+
+@pytest.mark.parametrize(("kind", "name"), [("serving", "slow.yaml"), ("training", "training.yaml")])
+def test_a_calibration_of_another_version_says_who_wrote_it(folder: Path, kind: str, name: str) -> None:
+    document = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+    document["wallplan"] = "0.0.9"
+    del document["constants"]
+    (folder / "old.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    with pytest.raises(measurements.MeasurementsError, match=r"old\.yaml: .*constants.*written by wallplan 0\.0\.9") as caught:
+        measurements.read(kind, folder / "old.yaml")
+    assert "wallplan calibrate" in str(caught.value)
 
 
 def test_the_day_of_the_fit_is_said_of_both_models(folder: Path) -> None:

@@ -97,6 +97,7 @@ def test_the_command_is_installed_and_says_what_it_does() -> None:
     for verb in ("solve", "evaluate", "check", "schema", "zoo"):
         assert re.search(rf"^\s+{verb} ", shown.stdout, re.MULTILINE), verb
         assert run(verb, "--help").exit_code == 0
+    assert re.fullmatch(r"wallplan \d+\.\d+\.\d+\n", run("--version").stdout)
 
 
 def test_nothing_is_cut_off_at_80_columns(question: Path) -> None:

@@ -467,7 +467,11 @@ def test_a_plan_of_impossible_numbers_is_refused(change: dict[str, Any], world: 
     [
         ("", "not JSON"), ("{", "not JSON"), ("[" * 100_000, "not JSON"), ("[]", "not a Wallplan plan"), ("{}", "schema_version"),
         ('{"schema_version": "wallplan/plan/v9"}', "expected 'wallplan/plan/v1'"),
-        ('{"schema_version": "wallplan/plan/v1"}', "Field required"),
+        ('{"schema_version": "wallplan/plan/v1"}', "Field required; written by an unknown version of .*: solve again"),
+        (
+            '{"schema_version": "wallplan/plan/v1", "wallplan": "0.0.9"}',
+            "Field required; written by wallplan 0.0.9, this is .*: solve again",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_refused_in_one_line(text: str, words: str, tmp_path: Path) -> None:
