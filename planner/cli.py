@@ -264,7 +264,7 @@ def solve(
 def check(
     query: QueryFile,
     overrides: Overrides = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+    format: Format = "table",
 ) -> None:
     """Read a question without solving it: every name is looked up, every unit checked.
 
@@ -272,10 +272,10 @@ def check(
     """
     from .prepare import model_of, open_catalog
     from .records import QueryError
-    from .report import render, tables
+    from .report import tables
     from .space import machines_of, offers_of
 
-    _check_format(format, "table", "json")
+    _check_format(format, *FORMATS)
     question = _query(query, overrides)
     try:
         catalog = open_catalog(question)
@@ -292,19 +292,21 @@ def check(
         "chips": ", ".join(sorted({machine.accelerator.name for machine, _ in machines})),
     }
     clauses = [(clause.text, clause.path, str(clause.line or "")) for clause in question.clauses()]
-    if format == "json":
-        typer.echo(json.dumps({"ok": True, **facts, "clauses": [clause[0] for clause in clauses]}, indent=1))
+    left_out = tuple((d.name, f"{d.removed:,}", d.reason) for d in dropped)
+    shown = [
+        tables.Table("Looked up", ("", ""), tuple(facts.items())),
+        tables.Table("Clauses", ("clause", "key", "line"), tuple(clauses), frozenset({"line"})),
+        tables.Table("Left out", ("clause", "offers", "reason"), left_out),
+    ]
+    if format in ("table", "html"):
+        _show_tables(format, shown, f"{query}: the question is well formed")
         return
-    typer.echo(f"{query}: the question is well formed")
-    render.terminal(
-        [
-            tables.Table("Looked up", ("", ""), tuple(facts.items())),
-            tables.Table("Clauses", ("clause", "key", "line"), tuple(clauses), frozenset({"line"})),
-            tables.Table(
-                "Left out", ("clause", "offers", "reason"), tuple((d.name, f"{d.removed:,}", d.reason) for d in dropped)
-            ),
-        ]
-    )
+    flat = [
+        *({"part": "looked up", "what": name, "value": value} for name, value in facts.items()),
+        *({"part": "clause", "what": text, "value": path, "line": line} for text, path, line in clauses),
+        *({"part": "left out", "what": name, "value": count, "reason": reason} for name, count, reason in left_out),
+    ]
+    _show(format, shown, {"ok": True, **facts, "clauses": [clause[0] for clause in clauses]}, flat)
 
 
 @app.command()
@@ -980,7 +982,7 @@ def _show(
     from .report import render
 
     if format == "json":
-        typer.echo(json.dumps(records, indent=1))
+        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
     elif format == "csv":
         typer.echo(render.comma_separated(flat), nl=False)
     elif format == "md":
@@ -1024,7 +1026,7 @@ def validate(
         typer.Option("--leave-out", metavar="COLUMN=VALUE", help="First refit without these stored rows (model=...)."),
     ] = None,
     facts: Annotated[list[str] | None, _WITH] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+    format: Format = "table",
 ) -> None:
     """Compare predictions with measurements: per row, per group, and whether the stated intervals hold.
 
@@ -1041,7 +1043,7 @@ def validate(
     if kind not in measured.KINDS:
         near = nearest(kind, measured.KINDS)
         raise _fail(f"{kind}: unknown kind; expected training or serving" + (f'; did you mean "{near}"?' if near else ""))
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     excluded = _columns_given("--leave-out", leave_out, "model=Llama-3.1-70B")
     try:
         given = _columns_given("--with", facts, "hardware=H100")
@@ -1050,7 +1052,7 @@ def validate(
         raise _fail(str(error)) from None
     for line in measured.unread(kind, measurements):
         typer.echo(line, err=True)
-    _show(format, pages.report_tables(kind, report), report, report["predictions"])
+    _show(format, pages.report_tables(kind, report), report, report["predictions"], f"{measurements}: {kind}")
 
 
 @app.command()
@@ -1111,7 +1113,7 @@ def schema(what: Annotated[str, typer.Argument(help="query, plan or scenario.")]
 @app.command()
 def walls(
     wall: Annotated[str, typer.Argument(help="A wall by number or name, such as 14 or communication. Left out: all.")] = "",
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+    format: Format = "table",
 ) -> None:
     """List the 22 walls that bound an AI system, or show one with its equation, units, assumptions and a worked number.
 
@@ -1120,10 +1122,9 @@ def walls(
     from models.wall import walls as known
     from zoo.errors import UnknownName
 
-    from .report import render
     from .report import walls as pages
 
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     shown: list[Any]
     records: Any
     if wall:
@@ -1134,14 +1135,8 @@ def walls(
     else:
         table, records = pages.listing(known)
         shown = [table]
-    if format == "json":
-        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
-    elif format == "csv":
-        typer.echo(render.comma_separated(pages.flat(records) if wall else records), nl=False)
-    elif format == "md":
-        typer.echo(render.markdown(shown), nl=False)
-    else:
-        render.terminal(shown)
+    heading = f"Wall {records['number']}: {records['name']}" if wall else "The walls that bound an AI system"
+    _show(format, shown, records, pages.flat(records) if wall else records, heading)
 
 
 KINDS = ("chips", "models", "regions", "offers", "fabrics", "storage")
@@ -1152,25 +1147,18 @@ def zoo_list(
     kind: Annotated[str, typer.Argument(help="chips, models, regions, offers, fabrics or storage.")],
     match: Annotated[str, typer.Option("--match", "-m", help='Only names with this in them, or a pattern such as "aws/*".')] = "",
     zoo: Annotated[list[Path] | None, typer.Option("--zoo", help="A zoo file of your own. Repeatable.")] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, json, md or csv.")] = "table",
+    format: Format = "table",
 ) -> None:
     """List what the zoo knows of a kind.
 
     Example:  wallplan zoo list chips
     """
     from .report import catalog as pages
-    from .report import render
 
-    _check_format(format, "table", "json", "md", "csv")
+    _check_format(format, *FORMATS)
     table, records = pages.listing(_catalog(zoo), _kind(kind), match)
-    if format == "json":
-        typer.echo(json.dumps(records, indent=1))
-    elif format == "csv":
-        typer.echo(render.comma_separated(records), nl=False)
-    elif format == "md":
-        typer.echo(render.markdown([table]), nl=False)
-    else:
-        render.terminal([table])
+    _show(format, [table], records, records, f"{len(records)} {kind}")
+    if format == "table":
         typer.echo(f"{len(records)} {kind}", err=True)
 
 
@@ -1178,7 +1166,7 @@ def zoo_list(
 def zoo_show(
     name: Annotated[str, typer.Argument(help="A name of any kind, such as h100-sxm, llama-3.1-70b or aws/us-east-1.")],
     zoo: Annotated[list[Path] | None, typer.Option("--zoo", help="A zoo file of your own. Repeatable.")] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+    format: Format = "table",
 ) -> None:
     """Show one record whole, with its source.
 
@@ -1187,17 +1175,13 @@ def zoo_show(
     from zoo.errors import UnknownName
 
     from .report import catalog as pages
-    from .report import render
 
-    _check_format(format, "table", "json")
+    _check_format(format, *FORMATS)
     try:
         table, record = pages.page(_catalog(zoo), name, KINDS)
     except UnknownName as error:
         raise _fail(str(error)) from None
-    if format == "json":
-        typer.echo(json.dumps(record, indent=1))
-    else:
-        render.terminal([table])
+    _show(format, [table], record, [dict(zip(table.heads, row, strict=True)) for row in table.rows], name)
 
 
 def _kind(kind: str) -> str:

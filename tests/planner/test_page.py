@@ -96,3 +96,20 @@ def test_answers_and_explanations_are_files(tmp_path: Path) -> None:
     assert late.exit_code == 4 and all(line in Read(late.stdout).cells for line in late.stderr.splitlines())
     same = run(app, ["compare", str(path), str(path), "-f", "html"])
     assert same.exit_code == 0 and not Read(same.stdout).faults and "no difference" in same.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("walls",),
+        ("walls", "7"),
+        ("zoo", "list", "fabrics"),
+        ("zoo", "show", "h100-sxm"),
+        ("check", str(EXAMPLES / "serve-llama70b.yaml")),
+    ],
+)
+def test_every_command_that_shows_tables_has_every_format(command: tuple[str, ...]) -> None:
+    written = {form: CliRunner().invoke(app, [*command, "--format", form]) for form in ("json", "md", "csv", "html")}
+    assert all(result.exit_code == 0 and result.stdout for result in written.values())
+    read = Read(written["html"].stdout)
+    assert not read.faults and not read.open and read.cells
