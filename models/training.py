@@ -535,8 +535,9 @@ def counts(run: Run) -> Counts:
     )
 
 
-def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str, Quantity]]:
-    """Time of a step [s] and its parts, for runs given as arrays and constants as `Constants.resolve` gives them.
+def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str, Quantity], dict[str, Any]]:
+    """Time of a step [s], its parts, and times that parts are made of, before the time factor; for runs given as arrays and
+    constants as `Constants.resolve` gives them.
 
     One microbatch passes forward and backward through a stage; the step is m of these, the bubble, what is left of the
     reduction, the optimizer and the fixed costs. Activities that overlap take their p-norm (`node.soft_roofline`).
@@ -603,14 +604,14 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         reached = np.where(aligned, c["score_efficiency"], c["misaligned_score_efficiency"])
         unfused = unfused_attention_time(operations, pairs, machine.peak16, reached, c["score_traffic"], bandwidth)
         attention = choose(fused, attention, unfused)
-    ring = zero
+    ring = passed = zero
     if np.any(np.asarray(context) > 1):
         key_values = Q(4.0, "byte") * tokens * shape.key_width / tensor * shape.attention_share
-        ring = context_ring_time(
+        passed = context_ring_time(
             key_values, context, np.maximum(1.0, machine.domain / tensor), link, network,
             c["tensor_call"] * c["ring_call_share"],
         )  # fmt: skip
-        ring = beside(attention, ring) - attention  # what sticks out from under attention
+        ring = beside(attention, passed) - attention  # what sticks out from under attention
 
     mlp_width = shape.dense_share * (1 + shape.ffn_inputs) * shape.ffn_hidden + shape.expert_share * 3 * shape.shared_hidden
     width = mlp_width + shape.query_width + 2 * shape.key_width
@@ -651,7 +652,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
     given = np.asarray(layout.stage_layers)
     even = np.where(given > 0, given * pipeline == shape.layers, np.mod(shape.layers, pipeline) == 0)
     waiting = np.where((pipeline > 1) & even, 1.0, 0.0) * (logits + 2 * collective) * (1 - 1 / pipeline)
-    gather = gathers = zero
+    gather = gathers = ahead = behind = body = zero
     if np.any(sharded):
         limited = np.maximum(1.0, machine.domain / tensor)
         ranks = np.where(layout.hybrid_shard, np.minimum(data * context, limited), data * context)
@@ -668,7 +669,7 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         gathers = choose(sharded & (np.asarray(pipeline) == 1), seen, zero)
 
     # the step
-    sends = zero
+    send = sends = zero
     if np.any(np.asarray(pipeline) > 1):
         share = np.where(sequence_parallel > 0, 1 / tensor, np.where(run.scatters_sends, 1 / tensor, 1.0))
         reach = choose(layout.accelerators <= machine.domain, link, network)
@@ -685,17 +686,23 @@ def evaluate(run: Run, constants: Mapping[str, Any]) -> tuple[Quantity, dict[str
         body = _sum(parts)
         once = choose(sharded & (np.asarray(pipeline) > 1), 3 * gather, zero)
         parts["gathers"] = parts["gathers"] + choose(layout.data_overlap, beside(body, once) - body, once)
-    parts["reduction"] = _reduction(run, count, c, link, network, c["reduction_window"] * average)
+    window, reduction = c["reduction_window"] * average, _reduction(run, count, link, network)
+    parts["reduction"] = _seen(run, reduction, window, c["reduction_exposed"])
     kept = np.where(np.asarray(layout.zero_stage) >= 1, count.local_parameters / data, count.local_parameters)
     parts["optimizer"] = optimizer_time(kept, c["optimizer_traffic"], bandwidth)
     parts["step"] = c["step_overhead"]
     parts["stragglers"] = straggling(layout.accelerators, _sum(parts), c["straggler_growth"])
     parts = {name: c["time_factor"] * part for name, part in parts.items()}
-    return _sum(parts), parts
+    made_of = {
+        "collective": collective, "exchange": exchange, "passed": passed, "attention": attention, "average": average,
+        "waiting": waiting, "filling": filling, "gather": gather, "ahead": ahead, "behind": behind, "body": body, "send": send,
+        "reduction": reduction, "window": window, "memory_bound": memory_bound, "resident": resident, "kept": kept,
+    }  # fmt: skip
+    return _sum(parts), parts, made_of
 
 
-def _reduction(run: Run, count: Counts, c: Mapping[str, Any], link: Quantity, network: Quantity, window: Quantity) -> Quantity:
-    """What is seen of the gradient reduction: trunk and experts over their own groups, hybrid shards across domains.
+def _reduction(run: Run, count: Counts, link: Quantity, network: Quantity) -> Quantity:
+    """The whole gradient reduction: trunk and experts over their own groups, hybrid shards across domains.
 
     Gradients travel in 32 bit where the stack overlaps, or all-reduces them under ZeRO-1 (DeepSpeed), else in 16; weights
     in 16 bit, or 8 in low-precision recipes. ZeRO-3 has reduced already (`gathers`).
@@ -719,10 +726,15 @@ def _reduction(run: Run, count: Counts, c: Mapping[str, Any], link: Quantity, ne
     if np.any(domains > 1):
         every = run.shape.trunk_parameters + run.shape.expert_parameters + 2 * run.shape.embedding_parameters
         total = total + fleet.ring_all_reduce(Q(2.0, "byte") * every / machine.domain, domains, network, Q(0.0, "s"))
-    exposed = c["reduction_exposed"]
-    hidden = exposed_reduction(total, window, exposed)
-    seen = choose(overlapped, hidden, exposed * total)
-    return choose(overlapped & ~np.asarray(layout.data_overlap, bool), np.maximum(total, hidden), seen)
+    return total
+
+
+def _seen(run: Run, reduction: Quantity, window: Quantity, exposed: Number) -> Quantity:
+    """What a step shows of the gradient reduction: all of it where it is waited for, else what does not hide."""
+    overlapped = np.asarray(run.overlapped, bool)
+    hidden = exposed_reduction(reduction, window, exposed)
+    seen = choose(overlapped, hidden, exposed * reduction)
+    return choose(overlapped & ~np.asarray(run.layouts.data_overlap, bool), np.maximum(reduction, hidden), seen)
 
 
 def _sum(parts: Mapping[str, Quantity]) -> Quantity:
@@ -778,7 +790,7 @@ def step_time(
     constants = training_constants() if constants is None else constants
     settings, index = settings_of(model, accelerator, layouts, stack)
     resolved = {name: _each(value, index) for name, value in constants.resolve(settings).items()}
-    total, parts = evaluate(run_of(model, accelerator, job, layouts, stack), resolved)
+    total, parts, _ = evaluate(run_of(model, accelerator, job, layouts, stack), resolved)
     width = _each(np.array([constants.half_width(setting, model.name) for setting in settings]), index)
     notes = dict.fromkeys(note for setting in settings for note in constants.inherited(setting, model.name))
     return StepTime(total, total * np.exp(-width), total * np.exp(width), parts, tuple(notes))

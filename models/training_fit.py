@@ -123,7 +123,7 @@ class TimeFit:
 
     def predict(self, logs: Array, rows: NDArray[np.intp]) -> Array:
         """Logarithm of the predicted time [s] of `rows`."""
-        total, _ = evaluate(take(self.run, rows), self.unknowns.constants(logs, rows))
+        total, *_ = evaluate(take(self.run, rows), self.unknowns.constants(logs, rows))
         predicted: Array = np.log(total.m_as("s"))
         return predicted
 

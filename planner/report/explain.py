@@ -195,7 +195,7 @@ def comparison_table(differences: Sequence[Difference]) -> Table:
 
 
 # Sources longer than this are written once below the table.
-_LONG = 40
+_LONG = 24
 
 
 def wall_tables(page: WallPage) -> list[Table]:

@@ -19,8 +19,9 @@ from zoo.units import Q
 from ..arguments import argument, page
 from ..columns import Site, figure, means_of, site_of
 from ..plan import Argument, WallPage
-from .check import evaluate, family_of, operations_of_step, utilisation
-from .job import Service, checkpoint_of, service_of
+from .check import evaluate, family_of, operations_of_step, strategy_of, utilisation
+from .job import TERMS, Service, accelerator_of, checkpoint_of, service_of, spot_mtbf
+from .parts import Step, collectives, kernels, step_of
 from .plan import Job, TrainPlan
 from .question import Question
 from .solve import reload
@@ -63,22 +64,36 @@ def _service(plan: _Plan) -> Service:
     return service_of(plan.question, family.machine, np.array([float(plan.job.accelerators)]), family.spot, family.vcpus)
 
 
+def _step(plan: _Plan) -> Step:
+    """What the job's step is made of."""
+    question, job = plan.question, plan.job
+    family = family_of(question, plan.offer)
+    accelerator = accelerator_of(question, family.machine, job.accelerators)
+    return step_of(family.task, accelerator, job, strategy_of(question, job.layout).layouts, question.query.calibration_file)
+
+
 def _part(plan: _Plan, *walls: str) -> Iterator[Argument]:
     """The terms of the step that belong to these parts of the forward model."""
     for name, seconds in plan.job.step_parts_s.items():
-        if training.WALLS.get(name, "bubble" if name == "uneven_stages" else "fixed") in walls:
+        if training.WALLS.get(name) in walls:
             yield argument("t", name.replace("_", " "), Q(seconds, "s"), f"{_MODEL}, in each step")
+
+
+def _seconds(plan: _Plan, wall: str) -> float:
+    """Time of a step that counts as a wall's."""
+    return sum(seconds for name, seconds in plan.job.step_parts_s.items() if training.WALLS.get(name) == wall)
 
 
 def _compute(plan: _Plan) -> Iterator[Argument]:
     job, question = plan.job, plan.question
     peak = plan.chip.peak[RECIPES[job.layout.precision][1]].to("TFLOP/s")
-    operations = operations_of_step(question)
-    tokens = float(question.query.workload.sequences * question.query.workload.length)
+    operations, tokens = operations_of_step(question), float(question.query.workload.sequences * question.query.workload.length)
+    dense = Q(6.0 * question.model.active_parameters * tokens, "flop")
     yield argument("D_s", "tokens of a step", Q(tokens, "token"), "query: workload")
     yield argument("P", f"active parameters of {question.model.name}", float(question.model.active_parameters),
                    question.model.source)  # fmt: skip
-    yield argument("OPs", "6 P D_s and the attention matrix, nothing twice", operations.to("PFLOP"), "models/node.py")
+    yield argument("OPs_a", "the attention matrix, forward and backward", (operations - dense).to("PFLOP"), "models/node.py")
+    yield argument("OPs", "6 P D_s + OPs_a, nothing twice", operations.to("PFLOP"), _HERE)
     yield argument("Peak", f"{job.chip} in {job.layout.precision}, each", peak, plan.chip.source)
     yield argument("N", "accelerators", job.accelerators, "plan")
     yield argument("T_0", "OPs / (N Peak), at the full peak", (operations / (job.accelerators * peak)).to("s"), _HERE)
@@ -86,6 +101,7 @@ def _compute(plan: _Plan) -> Iterator[Argument]:
     yield argument("T", "a whole step, typical: the sum of all its parts (`step by term`)", Q(job.step_s, "s"), _MODEL)
     mfu = utilisation(question, plan.chip, job.layout.precision, job.accelerators, job.step_s)
     yield argument("eta", "T_0 / T, of the peak over the whole step (MFU)", mfu, _HERE)
+    yield argument("share", "sum of t / T, of the step", _seconds(plan, "compute") / job.step_s, _HERE)
 
 
 def _memory(plan: _Plan) -> Iterator[Argument]:
@@ -94,23 +110,31 @@ def _memory(plan: _Plan) -> Iterator[Argument]:
     yield argument("sum M", "on the fullest accelerator", Q(plan.job.memory_peak_gib, "GiB"), "this sum")
     yield argument("C", f"nominal memory of {plan.job.chip}; what is kept free counts as demand (reserve)",
                    Q(plan.job.memory_there_gib, "GiB"), plan.chip.source)  # fmt: skip
-    yield argument("BW_HBM", "memory bandwidth", plan.chip.memory_bandwidth, plan.chip.source)
-    yield from _part(plan, "memory_bound")
+    step = _step(plan)
+    yield from kernels(step)
+    each = step.run.machine.element
+    weights = each * step.count.local_parameters
+    yield argument("P", "parameters of the fullest rank", step.count.local_parameters, "zoo: the model's shape, and the layout")
+    yield argument("b", f"bytes of each as it is multiplied ({plan.job.layout.precision})", each.to("byte"), _MODEL)
+    yield argument("|W|", "P b", weights.to("GB"), _HERE)
+    yield argument("T_W", "|W| / BW_HBM: to read the weights once at the full bandwidth",
+                   (weights / plan.chip.memory_bandwidth).to("ms"), _HERE)  # fmt: skip
 
 
 def _software(plan: _Plan) -> Iterator[Argument]:
     job = plan.job
-    compute = sum(s for name, s in job.step_parts_s.items() if training.WALLS.get(name) == "compute")
+    compute = _seconds(plan, "compute")
     yield argument("MFU", "of the peak over the whole step, typical", job.mfu, f"{_MODEL}, constants fitted to measured runs")
-    yield argument("s", "share of the step in matrix products and attention", compute / job.step_s, "step by term")
+    yield from _part(plan, "compute")
+    yield argument("T", "a whole step, typical", Q(job.step_s, "s"), _MODEL)
+    yield argument("s", "sum of t / T, of the step in matrix products and attention", compute / job.step_s, _HERE)
     yield argument("eta", "MFU / s, of the peak while computing", job.mfu * job.step_s / compute, "this equation")
     if job.mfu_best_measured is not None:
         yield argument("", "best MFU ever measured on this chip", job.mfu_best_measured, "models/data/training_measurements.csv")
 
 
 def _kernels(plan: _Plan) -> Iterator[Argument]:
-    yield argument("BW_HBM", "memory bandwidth", plan.chip.memory_bandwidth, plan.chip.source)
-    yield from _part(plan, "memory_bound")
+    yield from kernels(_step(plan))
 
 
 def _ingestion(plan: _Plan) -> Iterator[Argument]:
@@ -120,8 +144,10 @@ def _ingestion(plan: _Plan) -> Iterator[Argument]:
     rate = Q(workload.sequences * workload.length / job.ranked_step_s, "token/s")
     store = question.catalog.find("storage", question.store.name)
     demand = (service.read * service.supply / Q(job.ranked_step_s, "s")).to("GB/s")
-    yield argument("r", "tokens trained on", rate, "tokens of a step / step")
-    yield argument("b", "bytes of a token", published("bytes_per_token").typical, "models/data/training_job.csv")
+    yield argument("D_s", "tokens of a step", Q(float(workload.sequences * workload.length), "token"), "query: workload")
+    yield argument("T", f"a step, {question.query.rank}", Q(job.ranked_step_s, "s"), _MODEL)
+    yield argument("r", "D_s / T, tokens trained on", rate, _HERE)
+    yield argument("b", "of a token", Q(published("bytes_per_token").typical, "byte"), "models/data/training_job.csv")
     yield argument("BW_demand", "r b", demand, "this product")
     yield argument("BW_supply", store.name, service.supply.to("GB/s"), store.source)
     yield argument("rho", "BW_demand / BW_supply", (demand / service.supply).to(""), "this equation")
@@ -132,10 +158,14 @@ def _transformation(plan: _Plan) -> Iterator[Argument]:
     service = _service(plan)
     if service.transform is None or family.vcpus is None:
         return
-    yield argument("cores", "processors of an instance, two threads each", family.vcpus / 2, plan.offer.source)
-    yield argument("C_tput", "MB/s that one core prepares", published("token_megabytes_per_core_second").low,
-              "models/data/training_job.csv")  # fmt: skip
-    yield argument("T", "to prepare the tokens of a step", service.transform.to("s"), "this equation")
+    workload = plan.question.query.workload
+    yield argument("D_s", "tokens of a step", Q(float(workload.sequences * workload.length), "token"), "query: workload")
+    yield argument("b", "of a token", Q(published("bytes_per_token").typical, "byte"), "models/data/training_job.csv")
+    yield argument("n", "instances that train", plan.job.accelerators / plan.offer.accelerators, "plan")
+    yield argument("c", "processors of an instance, two threads each", family.vcpus / 2, plan.offer.source)
+    yield argument("C_tput", "that one of them prepares", Q(published("token_megabytes_per_core_second").low, "MB/s"),
+                   "models/data/training_job.csv")  # fmt: skip
+    yield argument("T", "D_s b / (n c C_tput)", service.transform.to("s"), _HERE)
 
 
 def _locality(plan: _Plan) -> Iterator[Argument]:
@@ -147,7 +177,8 @@ def _locality(plan: _Plan) -> Iterator[Argument]:
     yield argument("beta", f"of {fabric.topology} with {plan.job.accelerators} endpoints", float(share), "models/data.py")
     yield argument("osub", "oversubscription", fabric.oversubscription, "query: fabric")
     kept = data.effective_bandwidth(nic, fabric.topology, count, fabric.oversubscription)
-    yield argument("BW_eff", "BW_link beta / osub", kept.to("GB/s"), "this equation")
+    yield argument("BW_eff", "BW_link beta / osub", kept.to("GB/s"), _HERE)
+    yield argument("share", "BW_eff / BW_link, of its port", (kept / nic).to(""), _HERE)
 
 
 def _complexity(plan: _Plan) -> Iterator[Argument]:
@@ -160,26 +191,12 @@ def _complexity(plan: _Plan) -> Iterator[Argument]:
     yield argument("t", f"a step, {plan.question.query.rank} (typical: {job.step_s:.6g} s)", Q(job.ranked_step_s, "s"), _MODEL)
     yield argument("g", "goodput, wall 15", job.goodput, "models/fleet.py, goodput")
     yield argument("fed", "share of the time with data, walls 8 and 9", job.fed, "models/data.py, fed_fraction")
-    waits = " + wait for the machines, wall 16" if job.wait_days else ""
+    waits = ", without waiting for the machines (wall 16)" if job.wait_days else ""
     yield argument("T", f"n t / (g fed){waits}", Q(job.days, "day"), _HERE)
 
 
 def _communication(plan: _Plan) -> Iterator[Argument]:
-    if plan.chip.link_bandwidth is not None:
-        yield argument(
-            "beta", f"scale-up link, {plan.offer.domain} in reach", plan.chip.link_bandwidth.to("GB/s"), plan.chip.source
-        )
-    if plan.chip.nic_bandwidth is not None:
-        yield argument("beta", "network port, the fabric apart (wall 10)", plan.chip.nic_bandwidth.to("GB/s"), plan.chip.source)
-    layout = plan.job.layout
-    degrees = (layout.tensor_parallel, layout.pipeline_parallel, layout.context_parallel, layout.expert_parallel)
-    yield argument("N", "ranks: tensor, pipeline, context, expert, data", f"{degrees} and {layout.data_parallel}", "plan")
-    if layout.tensor_parallel > 1:
-        tokens = layout.microbatch * plan.question.query.workload.length / layout.context_parallel
-        yield argument("M", "activations of a microbatch, 16 bits: what a tensor-parallel all-reduce carries",
-                       Q(2.0 * tokens * plan.question.model.hidden, "byte").to("MB"), _HERE)  # fmt: skip
-    yield argument("m, v", "microbatches, virtual stages", f"{layout.microbatches}, {layout.virtual_stages}", "plan")
-    yield from _part(plan, "communication", "bubble", "stragglers")
+    yield from collectives(_step(plan))
 
 
 def _fragility(plan: _Plan) -> Iterator[Argument]:
@@ -188,8 +205,13 @@ def _fragility(plan: _Plan) -> Iterator[Argument]:
     yield argument("MTBF_node", "between interruptions of one accelerator", question.mtbf[1].to("hour"),
               "query: reliability.mtbf" if given else "zoo/data/reliability.csv")  # fmt: skip
     yield argument("N", "accelerators", job.accelerators, "plan")
-    yield argument("MTBF_cluster", "MTBF_node / N" + (", and what takes spot instances back" if job.option == "spot" else ""),
-              Q(job.job_mtbf_h, "hour"), "this equation")  # fmt: skip
+    together = "MTBF_node / N"
+    if job.option == "spot":
+        yield argument("MTBF_spot", f"of an instance that may be taken back ({plan.offer.interruption_band} a month)",
+                       spot_mtbf(plan.offer).to("hour"), plan.offer.source)  # fmt: skip
+        yield argument("n", "instances", job.accelerators / plan.offer.accelerators, "plan")
+        together = "1 / (N / MTBF_node + n / MTBF_spot)"
+    yield argument("MTBF_cluster", together, Q(job.job_mtbf_h, "hour"), _HERE)
     good, beside = _service(plan).goodput, question.query.reliability.checkpoint == "asynchronous"
     yield argument("restart", "after an interruption, without reading", question.restart.to("min"), "query, or training_job.csv")
     yield argument("R", "restart, and reading the checkpoint back", good.restart.to("s"), "wall 19")
@@ -201,14 +223,20 @@ def _fragility(plan: _Plan) -> Iterator[Argument]:
                    Q(job.checkpoint_interval_s, "s"), "Daly (2006), equation 37")  # fmt: skip
     yield argument("goodput", "tau / (M e^(R/M) (e^((tau + delta)/M) - 1)), lasting work, typical", job.goodput,
                    "Daly (2006), equation 20")  # fmt: skip
+    yield argument("lost", "1 - goodput, of the time", 1 - job.goodput, _HERE)
+    yield argument("T", "of the job", Q(job.days * 24, "hour"), "wall 11")
+    yield argument("failures", "T / MTBF_cluster", job.failures, _HERE)
 
 
 def _waiting(plan: _Plan) -> Iterator[Argument]:
     sharing = plan.question.query.sharing
     if sharing is not None:
         yield argument("lambda", "jobs as large as this one", sharing.arrivals, "query: sharing.arrivals")
-        yield argument("1 / mu", "how long one runs", Q(plan.job.days, "day"), "wall 11")
-        yield argument("T_wait", "mean wait", Q(plan.job.wait_days, "day"), "this equation")
+        yield argument("1/mu", "how long one runs", Q(plan.job.days, "day"), "wall 11")
+        load = float((sharing.arrivals * Q(plan.job.days, "day")).to(""))
+        yield argument("rho", "lambda / mu", load, _HERE)
+        yield argument("cs2", "variability of how long jobs run", sharing.variability, "query: sharing.variability")
+        yield argument("T_wait", "(1 + cs2)/2 rho (1/mu) / (1 - rho), mean wait", Q(plan.job.wait_days, "day"), _HERE)
 
 
 def _capital(plan: _Plan) -> Iterator[Argument]:
@@ -216,24 +244,33 @@ def _capital(plan: _Plan) -> Iterator[Argument]:
     yield argument("n", f"instances of {plan.offer.instance}, {job.spare_instances} of them spare", job.instances, "plan")
     yield argument("p", f"price of one, {job.option}", plan.offer.price.to("USD/hour"), plan.offer.source)
     yield argument("T", "hours", Q(job.days * 24, "hour"), "wall 11")
-    what = "n p T" if "reserved" not in job.option else "n p max(T, the term)"
+    what, term = "n p T", TERMS.get(job.option)
+    if term is not None:
+        yield argument("term", "paid for even if unused", term.to("hour"), f"offer: {job.option}")
+        what = "n p max(T, term)"
     yield argument("OpEx", what, Q(job.cost_usd, "USD"), "this product; nothing is bought, so no CapEx")
 
 
 def _sustainability(plan: _Plan) -> Iterator[Argument]:
     job, site = plan.job, plan.site
-    place, method = site.region.source, plan.question.query.carbon.method
+    question = plan.question
+    place, method = site.region.source, question.query.carbon.method
     it = Q(job.energy_mwh / site.pue, "MWh")
-    draw = figure(plan.question.catalog, "average draw as fraction of TDP, training")
+    draw = figure(question.catalog, "average draw as fraction of TDP, training")
     yield argument("n", "accelerators of all rented instances", job.instances * plan.offer.accelerators, "plan")
-    yield argument("T", "hours of the job, without waiting", Q((job.days - job.wait_days) * 24, "hour"), "wall 11")
+    yield argument("T", "hours of the job, without waiting", Q(job.days * 24, "hour"), "wall 11")
     yield argument("TDP", job.chip, plan.chip.tdp, plan.chip.source)
     yield argument("u", "average draw as a fraction of TDP, training", draw, _CATALOG)
     yield argument("s", "part of a server's nameplate that its host draws", plan.chip.host_power_share or 0.0, plan.chip.source)
     yield argument("E", "n T TDP (u + s/(1 - s)), of the machines", it.to("MWh"), _HERE)
     yield argument("PUE", site.region.name, site.pue, place if site.region.pue is not None else _CATALOG)
     yield argument("CI", f"{method} intensity of the grid", site.intensity.to("gCO2e/kWh"), place)
-    yield argument("CO2", "E PUE CI", Q(job.carbon_tco2e, "tCO2e"), "this product")
+    made = ""
+    if question.query.carbon.embodied:
+        life, made = figure(question.catalog, "accelerator amortisation life"), " + n CO2_1 T / life"
+        yield argument("CO2_1", "of making one accelerator", plan.chip.embodied or Q(0.0, "kgCO2e"), plan.chip.source)
+        yield argument("life", "over which that is spread", Q(life, "year").to("hour"), _CATALOG)
+    yield argument("CO2", f"E PUE CI{made}", Q(job.carbon_tco2e, "tCO2e"), _HERE)
     yield argument("WUE", site.region.name, site.wue, place if site.region.wue is not None else _CATALOG)
     yield argument("W", "water", Q(job.water_m3, "kiloliter"), "E WUE")
     yield argument("P", "power at full load, at the meter", Q(job.power_kw, "kW"), "n TDP (1 + s/(1 - s)) PUE")
@@ -244,10 +281,15 @@ def _checkpoint(plan: _Plan) -> Iterator[Argument]:
     store = question.catalog.find("storage", question.store.name)
     each, together = question.store.write
     yield argument("S", "a checkpoint: weights and optimizer state", checkpoint_of(question).to("GB"), "models/operations.py")
+    nodes = job.accelerators / plan.offer.accelerators
     if each is not None:
-        yield argument("BW", f"{store.name}, one node writing", each.to("GB/s"), store.source)
+        yield argument("n", "instances that write", nodes, "plan")
+        yield argument("BW_1", f"{store.name}, one instance writing", each.to("GB/s"), store.source)
     if together is not None:
-        yield argument("BW", f"{store.name}, all together", together.to("GB/s"), store.source)
+        yield argument("BW_all", f"{store.name}, all together", together.to("GB/s"), store.source)
+    bound = "min(n BW_1, BW_all)" if each is not None and together is not None else "BW_all" if each is None else "n BW_1"
+    written = checkpoint_of(question) / Q(job.checkpoint_write_s, "s")
+    yield argument("BW", bound, written.to("GB/s"), "models/operations.py, write_time")
     yield argument("T_write", "S / BW", Q(job.checkpoint_write_s, "s"), "this equation")
     yield argument("T_interval", "between checkpoints", Q(job.checkpoint_interval_s, "s"), "Daly (2006), wall 15")
     yield argument("penalty", "T_write / T_interval", job.checkpoint_write_s / job.checkpoint_interval_s, "this equation")
@@ -269,15 +311,12 @@ _WALLS: dict[int, tuple[str, Callable[[_Plan], Iterator[Argument]]]] = {
     3: ("eta = MFU / s", _software),
     6: ("parts of a step that memory bounds take t", _kernels),
     8: ("rho = r b / BW_supply", _ingestion),
-    9: ("T = tokens b / (cores C_tput), of a step", _transformation),
+    9: ("T = D_s b / (n c C_tput), of a step", _transformation),
     10: ("BW_eff = BW_link beta / osub", _locality),
     11: ("C = 6 P D; T = n t / (g fed)", _complexity),
-    14: (
-        "each t is what a step shows of it; what calls, overlap and the network add to M/beta is in models/data/training_fit.md",
-        _communication,
-    ),
-    15: ("goodput = tau / (M e^(R/M) (e^((tau + delta)/M) - 1)), M = MTBF_cluster = MTBF_node / N", _fragility),
-    16: ("T_wait by Pollaczek and Khinchine, from lambda and 1 / mu", _waiting),
+    14: ("T_1 of one collective from M, beta and its latency; t is what a step shows of it beside the rest", _communication),
+    15: ("goodput = tau / (M e^(R/M) (e^((tau + delta)/M) - 1)), M = MTBF_cluster", _fragility),
+    16: ("T_wait = (1 + cs2)/2 rho (1/mu) / (1 - rho), Pollaczek and Khinchine", _waiting),
     17: ("OpEx = n p T", _capital),
     18: ("CO2 = E PUE CI with E = n T TDP (u + s/(1 - s)); power at full load", _sustainability),
     19: ("penalty = T_write / T_interval, T_write = S / BW", _checkpoint),
@@ -299,5 +338,5 @@ _ABSENT = {
     12: "nothing is generated",
     13: "what training in fewer bits loses is not known; wall 13 knows what quantised inference loses",
     21: "it asks about the whole plan: `wallplan explain plan.json` and `--tornado`",
-    22: "it asks about the whole plan, and of serve questions only: `wallplan explain plan.json --synthesis CHIP`",
+    22: "it asks about the whole plan: `wallplan explain plan.json --synthesis CHIP`",
 }

@@ -31,7 +31,7 @@ UNITS = {
 }  # fmt: skip
 # Share of instances that a month takes back, by the band that the provider states: its upper end.
 _BANDS = {"<5%": 0.05, "5-10%": 0.10, "10-15%": 0.15, "15-20%": 0.20, ">20%": 0.30}
-_TERMS = {"reserved-1y": Q(1.0, "year"), "reserved-3y": Q(3.0, "year")}
+TERMS = {"reserved-1y": Q(1.0, "year"), "reserved-3y": Q(3.0, "year")}
 
 Floats = NDArray[np.float64]
 
@@ -96,10 +96,15 @@ def goodput_with(
         snapshot = size / accelerators / machine.accelerator.host_bandwidth
     together = fleet.cluster_mtbf(mtbf, accelerators)
     if offer is not None and offer.option == "spot":
-        month = -Q(1.0, "month") / np.log1p(-_BANDS[offer.interruption_band or ""])
-        together = fleet.series_mtbf(together, fleet.cluster_mtbf(month, nodes))
+        together = fleet.series_mtbf(together, fleet.cluster_mtbf(spot_mtbf(offer), nodes))
     read, write = _shared(question.store.read, nodes), _shared(question.store.write, nodes)
     return goodput_of(together, size, nodes, write, read, question.restart, snapshot)
+
+
+def spot_mtbf(offer: Offer) -> Quantity:
+    """How long a spot instance is kept on average, from the share of instances that a month takes back."""
+    kept: Quantity = -Q(1.0, "month") / np.log1p(-_BANDS[offer.interruption_band or ""])
+    return kept
 
 
 def service_of(question: Question, machine: Machine, accelerators: Floats, offer: Offer | None, vcpus: int | None) -> Service:
@@ -200,7 +205,7 @@ def rates_of(question: Question, offers: Sequence[Offer], sites: Sequence[Site])
     return Rates(
         tuple(offers), tuple(sites), price.m_as("USD/hour"), amounts["carbon"].m_as("gCO2e/hour"), amounts["power"].m_as("W"),
         amounts["water"].m_as("liter/hour"), energy.m_as("Wh"),
-        np.array([_TERMS[o.option].m_as("hour") if o.option in _TERMS else 0.0 for o in offers]),
+        np.array([TERMS[o.option].m_as("hour") if o.option in TERMS else 0.0 for o in offers]),
     )  # fmt: skip
 
 

@@ -373,7 +373,7 @@ def _bounds(
         factors.append(min(ratio * np.exp(width) for ratio, width in zip(ratios, widths, strict=True)))
         each.append(constants)
     together = {name: _repeated([constants[name] for constants in each], lengths) for name in each[0]}
-    _, parts = training.evaluate(run, together)
+    _, parts, _ = training.evaluate(run, together)
     lag = training.straggling(layouts.accelerators, Q(1.0, "s"), together["straggler_growth"]) / Q(1.0, "s")
     for name in without:  # and what waiting for the slowest adds to them
         parts["stragglers"] = parts["stragglers"] - lag * parts.pop(name)
