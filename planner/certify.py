@@ -143,6 +143,7 @@ def certify(
     progress: Callable[[str], None] = lambda _: None,
     tie_break: bool = True,
     begin: Exact = MappingProxyType({}),
+    most: int | None = None,
 ) -> Certificate:
     """Solve `market` to a proof. `engine` is highs, cpsat or both (both: highs solves, cpsat confirms the last program).
 
@@ -150,6 +151,7 @@ def certify(
     every u. `gap` is (objective - bound) / objective. A time limit gives status "stopped" with the bound that was proven.
     `tie_break` picks, among plans of the optimal objective, the one that a stated order prefers; it costs a solve.
     `begin`: where the curves are exact from the first round on, which saves rounds and changes no answer.
+    `most`: a plan whose objective is above it does not count; where the bound is, there is none.
     """
     started = time.perf_counter()
     main = "cpsat" if engine == "cpsat" else "highs"
@@ -189,7 +191,7 @@ def certify(
         name = solution.solver
         if solution.bound is not None:
             bound = solution.bound if bound is None else max(bound, solution.bound)
-        if solution.status == "infeasible":
+        if solution.status == "infeasible" or (most is not None and bound is not None and bound > most):
             return finish("infeasible", program, _cross_check(engine, program, None, left()))
         if solution.point is None:
             return finish("stopped", program)

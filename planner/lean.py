@@ -19,7 +19,7 @@ from zoo.units import Q
 
 from . import columns, space
 from .columns import Memory, Site
-from .prepare import Prepared, catalog_of, keys_of, laid_out, model_of
+from .prepare import Key, Prepared, catalog_of, keys_of, laid_out, model_of
 from .program import quantise
 from .query import Quota, ServeQuery
 from .space import Machine, Runs
@@ -91,11 +91,11 @@ def serves_everybody(query: ServeQuery, memory: Memory) -> bool:
     return columns.served(query, catalog, asked, memory) == set(range(len(query.populations)))
 
 
-def lay_out(query: ServeQuery, memory: Memory) -> None:
-    """Have all machines laid out for a question, so that what is possible in it bounds tighter questions."""
+def price(query: ServeQuery, memory: Memory) -> None:
+    """Have the amounts of all that is on offer known, so that worlds in which only chips differ need not compute them."""
     catalog = catalog_of(query, memory)
     machines = space.machines_of(space.offers_of(query, catalog)[0], catalog)
-    laid_out([machine for machine, _ in machines], model_of(query, catalog), query, memory)
+    columns.priced(query, catalog, columns.rentable(query, catalog, machines, []), memory)
 
 
 # How many kinds of machine are laid out together: fewer calls or less work in vain.
@@ -186,7 +186,7 @@ def _laid_out(
 ) -> list[list[Runs]]:
     """What each kind of machine can run; nothing of those that no plan within the bounds holds.
 
-    What is known of an easier question bounds what a machine carries; the most promising are laid out until all that could
+    What was tried of a machine bounds what it carries; the most promising are laid out until all that could
     still be in a plan are.
     """
     keys = keys_of(machines, query)
@@ -197,7 +197,7 @@ def _laid_out(
         new = laid_out([machines[i] for i in some], model, query, memory)
         found.update({i: runs for i, (runs, _) in zip(some, new, strict=True)})
 
-    lay_out([i for i, key in enumerate(keys) if key in memory.runs or i not in tops])
+    lay_out([i for i in range(len(keys)) if i not in tops])
     while True:
         most = dict(zip(found, _loads(list(found.values())), strict=True))
         offers, _, shares = contest.able([most[i] if i in most else tops[i] for i in range(len(machines))])
@@ -218,28 +218,21 @@ def _loads(kinds: Sequence[Sequence[Runs]]) -> list[dict[int, float]]:
     return [{runs.instances: float(next(loads)) for runs in theirs} for theirs in kinds]
 
 
-def _ceilings(keys: Sequence[tuple[object, ...]], query: ServeQuery, memory: Memory) -> dict[int, dict[int, float]]:
-    """By kind of machine, by instances of a unit: a load that none carries more than, from what is known of an easier question.
+def _ceilings(keys: Sequence[Key], query: ServeQuery, memory: Memory) -> dict[int, dict[int, float]]:
+    """By kind of machine, by instances of a unit: a load that none carries more than, of machines that are not laid out yet.
 
-    A looser TPOT leaves every layout that a tighter one does, up to the batch: of those between two batches of the grid only
-    the largest is known. As residence and prefill time never fall with the batch, another one carries at most as many times
-    more as it is larger. Where every speed is at most f times that of today, every time is at least 1 / f of today's: whoever
-    keeps a TPOT keeps f times that today, and carries at least 1 / f as much there.
+    It follows from what was tried of them for any TPOT. Where every speed is at most f times that of today, every time is at
+    least 1 / f of today's: whoever keeps a TPOT keeps f times that today, and carries at least 1 / f as much there.
     """
     limit = space.tpot_limit(query)
     tightest = math.inf if limit is None else float(limit.m_as("s"))
-    wanted = {key[1:]: i for i, key in enumerate(keys)}
-    near: dict[int, tuple[float, list[Runs], float]] = {}
-    for source, faster in ((memory, 1.0), (memory.today, memory.faster)):
-        if source is None or not math.isfinite(faster):
-            continue
-        for (at, *key), (runs, _) in source.runs.items():
-            i = wanted.get(tuple(key))
-            tpot = math.inf if at is None else float(at)  # type: ignore[arg-type]
-            if i is not None and tpot >= tightest * faster and (i not in near or tpot / faster < near[i][0]):
-                near[i] = (tpot / faster, runs, faster)
-    loads = _loads([runs for _, runs, _ in near.values()])
-    return {
-        i: {span: faster * space.BETWEEN_BATCHES * load for span, load in top.items()}
-        for (i, (_, _, faster)), top in zip(near.items(), loads, strict=True)
-    }
+    tops: dict[int, dict[int, float]] = {}
+    for i, key in enumerate(keys):
+        for source, faster in ((memory, 1.0), (memory.today, memory.faster)):
+            if source is not None and math.isfinite(faster) and key[1:] in source.surveys and key not in memory.runs:
+                most = space.most_carried(source.surveys[key[1:]], tightest * faster)
+                tops[i] = {
+                    span: float(quantise(Q(faster * rate * (1 + 1e-9), "1/s"), "load", "up")) for span, rate in most.items()
+                }
+                break
+    return tops

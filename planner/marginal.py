@@ -21,19 +21,17 @@ from .certify import Certificate
 from .columns import Memory
 from .duals import shadow_prices
 from .infeasible import Asker
-from .lean import lay_out, lean
+from .lean import lean, price
 from .plan import Marginal, Plan
 from .prepare import UNITS, Prepared, Progress, in_objective_units, objective_units, open_catalog, prepare, prove
 from .program import quantise
 from .query import ServeQuery
 from .scalars import text_of
 from .space import format_of
-from .uncertainty import at_other_rates, guarded_query
+from .uncertainty import guarded_query
 
 # A plan changes within this relative width of a switch point: 0.1 %, the rounding of what is printed included.
 _SWITCH_WIDTH = 0.0009
-# Times and speeds are moved by 1 % or a unit; machines are laid out once with at least so much room.
-_EASIER = 1.02
 # Knobs are moved at most by this factor when looking for a switch.
 _FARTHEST = 2.0
 
@@ -274,8 +272,8 @@ def _within(query: ServeQuery, known: Memory, objective: float) -> float | None:
     """The proven best objective of a question where it is no more than `objective`; None where it is more, or infeasible."""
     resource, _ = objective_units(query)
     most = quantise(Q(objective, UNITS[resource]), resource, "up")
-    found = prove(lean(guarded_query(query), known, cap=most), tie_break=False, begin=known.exact).objective
-    return in_objective_units(query, found) if found is not None and found <= most else None
+    prepared = lean(guarded_query(query), known, cap=most)
+    return in_objective_units(query, prove(prepared, tie_break=False, begin=known.exact, most=most).objective)
 
 
 def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: Progress = lambda _: None) -> tuple[Marginal, ...]:
@@ -292,9 +290,7 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     found = [_of_plan(knob, plan, prepared.catalog) for knob in knobs(query)]
     asked = [(knob, looser) for knob in sorted(found, key=lambda knob: knob.scale is None) for looser in (True, False)]
     progress(f"{len(asked)} re-solves")  # what takes longest first
-    # what is possible at looser latencies, or at as much more speed, bounds all that is asked; not what more memory holds
-    farthest = [factor for knob in found if knob.scale != "memory capacity" for factor in _loosenings(knob)]
-    lay_out(at_other_rates(guarded_query(query), 1.0, max([_EASIER, *farthest])), memory)
+    price(guarded_query(query), memory)
 
     def answer(task: tuple[Knob, bool]) -> Any:
         knob, looser = task
@@ -344,10 +340,11 @@ def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> tup
     if _speeds(knob) and _still_holds(plan, question, scales, memory):
         return False, False
     known = world(guarded_query(question), scales, memory)
-    if plan.objective is not None and _within(question, known, plan.objective) is not None:
+    narrowed_first = (_on_chips_of(plan, question), question)  # there is most to be hoped for, at least to be computed
+    if plan.objective is not None and any(_within(one, known, plan.objective) is not None for one in narrowed_first):
         return False, False
     asker = Asker(known)
-    return True, not any(asker.feasible(guarded_query(one)) for one in (_on_chips_of(plan, question), question))
+    return True, not any(asker.feasible(guarded_query(one)) for one in narrowed_first)
 
 
 def _of_plan(knob: Knob, plan: Plan, catalog: Catalog) -> Knob:

@@ -218,10 +218,12 @@ def prove(
     progress: Progress = lambda _: None,
     tie_break: bool = True,
     begin: Exact = MappingProxyType({}),
+    most: int | None = None,
 ) -> Certificate:
     """The certified best purchases of a market. Without `tie_break` any plan of the optimal objective will do.
 
-    `begin`: where curves are exact from the first round on, of the certificate of a similar question.
+    `begin`: where curves are exact from the first round on, of the certificate of a similar question. `most`: plans of a larger
+    objective, in the program's integers, do not count.
     """
     query, market, curves = prepared.query, prepared.market, prepared.choices.curves
     return certify(
@@ -234,6 +236,7 @@ def prove(
         progress,
         tie_break,
         begin,
+        most,
     )
 
 

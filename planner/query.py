@@ -1191,8 +1191,7 @@ def _quota_text(quota: Quota) -> str:
 def _meaning(value: Any) -> Any:
     """A value as JSON that is equal for equal meanings: base units, twelve digits, defaults written out."""
     if isinstance(value, Part):
-        fields = type(value).model_fields
-        items = ((fields[name].alias or name, inner) for name, inner in value)
+        items = ((field.alias or name, getattr(value, name)) for name, field in type(value).model_fields.items())
         return {name: _meaning(inner) for name, inner in items if inner is not None}
     if isinstance(value, Spread):
         return [value.low, value.mid, value.high]

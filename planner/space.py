@@ -373,7 +373,7 @@ def _tried_as_far_as_needed(
         for t, mine, pools in zip(times, shapes, apart, strict=True)
     ]
     rest = [
-        [grid[n:] if n == k else [] for grid, n, k in zip(mine, ns, ks, strict=True)]
+        [grid[n:] if n == k else () for grid, n, k in zip(mine, ns, ks, strict=True)]
         for mine, ns, ks in zip(grids, counts, kept, strict=True)
     ]
     if not any(batches for mine in rest for batches in mine):
@@ -474,6 +474,31 @@ def _between(survey: Survey, good: Times) -> list[list[int]]:
     np.minimum.at(first, survey.tried.shape[slow], survey.tried.batch[slow].astype(int))
     ends = first < np.iinfo(int).max
     return [list(range(last[i] + 1, first[i])) if kept[i] and ends[i] else [] for i in range(count)]
+
+
+def most_carried(survey: Survey, tpot: float) -> dict[int, float]:
+    """By machines of a unit: a rate [1/s] that no unit of so many carries more than at a TPOT [s]; empty where none keeps it.
+
+    Of the batches between two that were tried the largest that keeps TPOT is missing here. As residence and prefill time never
+    fall with the batch, it carries at most as many times more as it is larger. Of C chips apart, some read and the others
+    decode: together at most C / (1 / p + 1 / d), p and d the most that one chip of either kind does.
+    """
+    times, top = survey.tried, dict[int, float]()
+    spans, units = _together(survey, times.at(_keeps(survey, times, tpot)))
+    rates = np.minimum(units.servers / units.prefill_s, BETWEEN_BATCHES * units.slots / units.residence_s)
+    for span in np.unique(spans).tolist():
+        top[span] = float(rates[spans == span].max())
+    decoding = times.at(_keeps_alone(survey, times, tpot))
+    if survey.apart is not None and len(decoding.batch):
+        chips = np.array([shape.chips for shape in survey.shapes])
+        slow_token, slow_first = survey.apart.slow
+        reading = times.at(np.flatnonzero(times.batch == 1))
+        read = np.max(reading.pipeline_parallel / chips[reading.shape] / (slow_first * reading.prompt_s))
+        held = slow_token * decoding.step_s * (1 + survey.apart.output / decoding.tokens)
+        decode = np.max(BETWEEN_BATCHES * decoding.batch / chips[decoding.shape] / held)
+        each = survey.machine.accelerators / (1 / read + 1 / decode)
+        top |= {span: max(top.get(span, 0.0), span * float(each)) for span in _UNIT_SPANS}
+    return top
 
 
 def _grouped(surveys: Sequence[Survey], times: Sequence[Times], alone: Sequence[Times]) -> list[tuple[list[Runs], list[Dropped]]]:
@@ -902,17 +927,18 @@ def tpot_limit(query: ServeQuery) -> Quantity | None:
     return min(limits) if limits else None
 
 
-def _batches(largest: int) -> list[int]:
+@functools.cache
+def _batches(largest: int) -> tuple[int, ...]:
     """The batches tried up to and with `largest`."""
     if largest < 1:
-        return []
+        return ()
     grid = set(range(1, min(largest, _DENSE_BATCHES) + 1)) | {largest}
     for step in range(1, 200):
         batch = round(_DENSE_BATCHES * 2 ** (step / _BATCHES_PER_DOUBLING))
         if batch >= largest:
             break
         grid.add(batch)
-    return sorted(grid)
+    return tuple(sorted(grid))
 
 
 def _undominated(group: np.ndarray, stations: Stations) -> np.ndarray:

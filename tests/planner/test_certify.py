@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -94,8 +95,8 @@ def carries(market: Market, curves: list[Callable[[int], int]], units: tuple[int
     return False
 
 
-def certified(market: Market, curves: list[Callable[[int], int]], engine: str) -> proof.Certificate:
-    return proof.certify(market, lambda j, u: curves[j](u), lambda j: curves[j](10**6) // 10**6 + 1, engine)
+def certified(market: Market, curves: list[Callable[[int], int]], engine: str, **more: Any) -> proof.Certificate:
+    return proof.certify(market, lambda j, u: curves[j](u), lambda j: curves[j](10**6) // 10**6 + 1, engine, **more)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -117,6 +118,20 @@ def test_optimum_equals_enumeration(engine: str, case: tuple[Market, list[Callab
             assert sum(load for _, load in purchase.loads) <= curves[purchase.column](purchase.units)
         for k, rate in enumerate(market.rates):
             assert sum(load for p in certificate.purchases for name, load in p.loads if name == k) == rate
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(markets(), st.sets(st.integers(1, 9), min_size=1))
+def test_where_the_curves_begin_exact_changes_no_optimum(
+    case: tuple[Market, list[Callable[[int], int]]], begin: set[int]
+) -> None:
+    """Nor does what is the most that a plan may cost: it is the optimum, or there is none."""
+    market, curves = case
+    expected = certified(market, curves, "highs").objective
+    exact = {column.machine: begin for column in market.columns}
+    assert certified(market, curves, "highs", begin=exact, most=expected).objective == expected
+    if expected is not None:
+        assert certified(market, curves, "highs", begin=exact, most=expected - 1).status == "infeasible"
 
 
 def test_a_limit_that_gives_way_limits_no_column() -> None:

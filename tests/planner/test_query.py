@@ -502,7 +502,9 @@ def test_the_digest_is_of_the_meaning() -> None:
     same = plain(sla={"tpot": {"p99": "0.04 s"}, "ttft": {"p99": "0.5 s"}})
     same["workload"] |= {"kv_precision": "auto", "rate": "12000 requests/min", "prefix_hit": "0 %"}
     assert Query.from_dict(same) == query and hash(Query.from_dict(same)) == hash(query)
-    assert re.fullmatch(r"[0-9a-f]{64}", query.digest())
+    digest = query.digest()
+    assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    assert isinstance(query, ServeQuery) and query.populations and query.digest() == digest  # whatever was looked at
     for path, value in [
         ("workload.rate", "201/s"),
         ("supply.offers", "[spot, on-demand]"),
