@@ -256,9 +256,8 @@ class _Reader:
         for key in _DEGREES:
             if self.mapping.get(key) is not None:
                 self.fault(f"{key} stands beside prefill and decode, expected in each of them, such as {example}", key)
-        if self.mapping.get("batch") is not None or self.mapping.get("concurrency") is not None:
-            key = "batch" if self.mapping.get("batch") is not None else "concurrency"
-            self.fault(f"{key} is given with prefill and decode apart, expected rate: their queues are those of arrivals", key)
+        if self.mapping.get("batch") is not None:
+            self.fault("batch is given with prefill and decode apart, expected concurrency or rate", "batch")
         prefill, decode = (
             self.pool(inner, *known, at=key) if isinstance(inner := self.mapping.get(key), Mapping) else Pool()
             for key, known in (("prefill", (*_DEGREES, "replicas")), ("decode", (*_DEGREES, "replicas", "batch")))

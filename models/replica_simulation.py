@@ -19,6 +19,7 @@ from .simulation import Engine, Outcome, Traffic, poisson, simulate, simulate_ap
 Array = NDArray[Any]
 SEED = 1
 _WARM_UP = 0.1  # of the time, at either end: replicas fill, and run empty
+_DRAWN = 9973  # lengths at random, taken in turn
 _ENOUGH = 100  # requests, below which a p99 says little
 
 
@@ -64,7 +65,7 @@ def simulate_replica(
 def _differences(asked: Asked, known: Calibration) -> list[str]:
     """Where laws that were fitted to measured engines mean something else than the simulated one does."""
     if asked.prefill is not None:
-        return ["prompts vary (exponential), as the queue of plans takes it"]
+        return ["prompts vary (exponential), as the queue of plans takes it; promised percentiles are not compared"]
     waited = float(np.max(serving_constants(asked.chip, asked.engine, known).step_wait))
     said = [
         f"the law's first token waits for {waited:.2g} steps in progress, as measured engines do; that of the simulated engine "
@@ -114,14 +115,14 @@ def _traffic(asked: Asked, seconds: float, output: float, spread: bool) -> Traff
         arrivals, until = arrivals[arrivals < seconds], 0.0
     else:
         arrivals, until = np.sort(generator.uniform(0, _WARM_UP * seconds / 2, int(asked.amount))), seconds
-    sizes = generator.exponential(1.0, max(len(arrivals), 1)) if spread else np.ones(1)
+    sizes = generator.exponential(1.0, _DRAWN) if spread else np.ones(1)
     return Traffic(arrivals, sizes, _decode_steps(asked, output, generator), until)
 
 
 def _decode_steps(asked: Asked, output: float, generator: np.random.Generator) -> Array:
     """Decode steps of answers after the first token: one a token, or as many as it takes when drafted tokens are accepted by
     chance, one after another until the first that is not. Of mean lengths that are not whole, a mix of both neighbours."""
-    count = 1 if output.is_integer() and asked.speculation is None else 1000
+    count = 1 if output.is_integer() and asked.speculation is None else _DRAWN
     tokens = np.floor(output - 1 + (0.0 if count == 1 else generator.uniform(0, 1, count))).astype(int) * np.ones(count, int)
     if asked.speculation is None:
         return tokens

@@ -1,4 +1,4 @@
-"""Replicas that only read prompts beside replicas that only decode: what they do at an arrival rate.
+"""Replicas that only read prompts beside replicas that only decode: what they do under a load.
 
 By the equations that plans use (`serving.pools_apart` and the queues of wall 7). What is predicted takes the sequences that are
 in flight at the rate; what a plan promises takes a full batch and the pessimistic end of each time, and is the same here.
@@ -65,11 +65,13 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
     """
     assert asked.prefill is not None
     found, output, notes = pools(asked, known), float(asked.traffic.output.m_as("token")), notes_of(asked, known)
-    rate = Q(np.array([asked.amount]), "1/s")
     largest = float(serving.pool_rate(*_queues(found.station), (), asked.variability).m_as("1/s")[0])
     read_memory, keeps = memory(found.reading, float(found.reading.layouts.batch[0]), math.inf), found.reading.layouts.batch[0]
     reads = bool(serving.largest_batch(found.reading)[0] >= keeps)
-    runs, steps, overloaded = found.fits >= 1 and reads, output > 1, asked.amount >= largest
+    closed, curve = asked.law == "closed", _curve(asked, known, found.slots)
+    at = _closed_loop(asked, found, curve, largest) if closed else _at_rate(asked, found, curve, asked.amount, 1.0)
+    overloaded = not closed and asked.amount >= largest
+    runs, steps = found.fits >= 1 and reads, output > 1
     waits = runs and not overloaded
     if not reads:
         notes.append(f"does not fit: a replica that reads prompts keeps {keeps:g} of them beside its weights and the reserve")
@@ -78,13 +80,8 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
     if overloaded:
         slow = "prompts are read" if _reading_limits(found.station) else "sequences are decoded"
         notes.append(f"overloaded: at most {largest:.4g} requests a second are served, as fast as {slow}; TTFT grows for ever")
-    in_flight = _in_flight(asked, known, found.slots, rate)
-    at = pools(asked, known, in_flight)
-    waited = _waits(found, at.decoder.decode_step, rate, asked.variability)
-    ttft = sum(float(np.broadcast_to(part.m_as("ms"), 1)[0]) for part in waited.values())
-    token = serving.Latency(
-        rate, at.station.tpot, np.array([in_flight]), at.station.tpot, {}
-    )  # of the sequences in flight, which no prompt delays
+    ttft, exact = sum(at.waits.values()), pools(asked, known, at.batch)
+    token = serving.Latency(Q(1.0, "s"), exact.station.tpot, np.array([at.batch]), exact.station.tpot, {})
     chips = asked.prefill.replicas * asked.prefill.chips + asked.pool.replicas * asked.pool.chips
     tpot_width, ttft_width = (math.log(slow) for slow in found.slow)
     inside = shares_a_machine(asked)
@@ -97,22 +94,22 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
         "decode": {**degrees(asked.pool), "replicas": asked.pool.replicas, "chips": asked.pool.chips, "batch": found.slots},
         **question(asked),
         "fits": runs,
-        "batch": count(in_flight),
+        "batch": count(at.batch),
         "largest_batch": count(found.fits),
         "largest_rate_per_s": largest if runs else None,
         "overloaded": overloaded,
-        "ttft_ms": between(ttft, ttft_width) if waits else None,
-        "tpot_ms": between(float(at.station.tpot.m_as("ms")[0]), tpot_width) if runs and steps else None,
-        "percentiles_ms": _percentiles(asked, known, found, at, rate) if waits else None,
-        "ttft_parts_ms": milliseconds(waited) if waits else None,
-        "tpot_parts_ms": milliseconds(serving.token_parts(at.decoding, token)) if runs and steps else None,
-        "output_tokens_per_s": between(min(asked.amount, largest) * output, tpot_width) if runs else None,
+        "ttft_ms": between(1e3 * ttft, ttft_width) if waits else None,
+        "tpot_ms": between(1e3 * at.tpot, tpot_width) if runs and steps else None,
+        "percentiles_ms": _percentiles(asked, known, found, at) if waits and not closed else None,
+        "ttft_parts_ms": milliseconds({name: Q(value, "s") for name, value in at.waits.items()}) if waits else None,
+        "tpot_parts_ms": milliseconds(serving.token_parts(exact.decoding, token)) if runs and steps else None,
+        "output_tokens_per_s": between(min(at.rate, largest) * output, tpot_width) if runs else None,
         "kv_transfer": {
             "link": f"{link}, as all of a unit {'share' if inside else 'do not share'} a scale-up domain",
             "bandwidth_gb_per_s": float(bandwidth_of(asked.chip, inside).m_as("GB/s")),  # type: ignore[union-attr]
             "ms": float(found.transfer.m_as("ms")[0]),
         },
-        "memory_gib": memory(found.decoding, in_flight, found.fits),
+        "memory_gib": memory(found.decoding, at.batch, found.fits),
         "prefill_memory_gib": read_memory,
         **basis(known, "modelled", notes),
     }
@@ -128,35 +125,81 @@ def _reading_limits(station: serving.Station) -> bool:
     return bool(np.all(station.servers / station.prefill_time < station.slots / station.residence))
 
 
-def _in_flight(asked: Asked, known: Calibration, slots: int, rate: Quantity) -> float:
-    """Sequences that a replica decodes on average at a rate [1/s]."""
-    batches = np.arange(1.0, slots + 1)
-    residence = np.broadcast_to(pools(asked, known, batches).station.residence.m_as("s"), batches.shape)
-    return serving.sequences_in_flight(batches, Q(residence, "s"), rate[0], asked.pool.replicas, 0.5, asked.variability)
+@dataclass(frozen=True, slots=True)
+class _At:
+    """What they do at one rate [1/s]: the sequences that a replica decodes, and times [s]."""
+
+    rate: float
+    batch: float
+    tpot: float
+    waits: dict[str, float]  # of the first token
 
 
-def _waits(found: Pools, step: Quantity, rate: Quantity, variability: float) -> dict[str, Quantity]:
-    """What the first token waits for on average [s], at steps of the sequences in flight."""
-    station, reader = found.station, found.reader
-    prompts = node.mean_wait(rate, station.prefill_time, station.servers, variability, 1.0)
-    slot = node.mean_wait(rate, station.residence, station.slots, variability, 1.0)
-    return {
-        "client and scheduler, either side": 2 * reader.dispatch, "own prompt": reader.prefill_time,
-        "hand-over of its cache": found.transfer, "step in progress": step, "own step": step, "prompts of others": prompts,
-        "slot": slot,
+def _at_rate(asked: Asked, found: Pools, curve: _Curve, rate: float, seen: float) -> _At:
+    """Means at a rate, of which a request sees the share `seen` in front of itself.
+
+    By Little's law a replica decodes as many sequences as leave at its share of the rate. A sequence that is handed over while
+    another decodes waits for half of the step in progress, 1 - e^-B of the time (M/G/inf); its own step yields the first token.
+    """
+    station = found.station
+    batch = float(np.interp(rate, curve.leaves, curve.batches))
+    step, tpot = (float(np.interp(batch, curve.batches, times)) for times in (curve.step, curve.tpot))
+    busy = -math.expm1(-seen * rate * float(asked.traffic.output.m_as("token")) * tpot / asked.pool.replicas)
+    met = Q(np.array([seen * rate]), "1/s")
+    prompts = node.mean_wait(met, station.prefill_time, station.servers, asked.variability, 1.0)
+    slot = node.mean_wait(met, station.residence, station.slots, asked.variability, 0.0)  # answers are as long as each other
+    own, sent, dispatch = found.reader.prefill_time, found.transfer, found.reader.dispatch
+    waits = {
+        "client and scheduler, either side": 2 * dispatch, "own prompt": own, "hand-over of its cache": sent,
+        "step in progress": Q(busy * step / 2, "s"), "own step": Q(step, "s"), "prompts of others": prompts, "slot": slot,
     }  # fmt: skip
+    return _At(rate, batch, tpot, {name: float(np.max(part.m_as("s"))) for name, part in waits.items()})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Curve:
+    """Replicas that decode at each batch: times [s], and the rate [1/s] at which requests leave all of them."""
+
+    batches: Any
+    step: Any
+    tpot: Any
+    leaves: Any
+
+
+def _curve(asked: Asked, known: Calibration, slots: int) -> _Curve:
+    batches = np.arange(1.0, slots + 1)
+    each = pools(asked, known, batches)
+    times = (each.decoder.decode_step, each.station.tpot, each.station.residence)
+    step, tpot, residence = (np.broadcast_to(time.m_as("s"), batches.shape) for time in times)
+    return _Curve(batches, step, tpot, asked.pool.replicas * batches / residence)
+
+
+def _closed_loop(asked: Asked, found: Pools, curve: _Curve, largest: float) -> _At:
+    """Means with N requests kept in flight: the rate X at which N = X (TTFT + (O - 1) TPOT), below the largest.
+
+    A request sees the loop as it is with one request less: (N - 1) / N of the rate (arrival theorem; Reiser and Lavenberg 1980).
+    At the largest rate, what is left of N / X is waited in front of what limits it.
+    """
+    number, decoded = asked.amount, max(float(asked.traffic.output.m_as("token")) - 1, 0.0)
+    low, high = 0.0, largest
+    for _ in range(50):
+        at = _at_rate(asked, found, curve, (low + high) / 2, 1 - 1 / number)
+        crowded = at.rate * (sum(at.waits.values()) + decoded * at.tpot) > number
+        low, high = (low, at.rate) if crowded else (at.rate, high)
+    rest = number / at.rate - sum(at.waits.values()) - decoded * at.tpot
+    queue = "prompts of others" if _reading_limits(found.station) else "slot"
+    return replace(at, waits={**at.waits, queue: at.waits[queue] + max(rest, 0.0)})
 
 
 def _percentiles(
-    asked: Asked, known: Calibration, found: Pools, at: Pools, rate: Quantity
+    asked: Asked, known: Calibration, found: Pools, at: _At
 ) -> dict[str, dict[str, float | None]]:  # fmt: skip
-    """TTFT and TPOT [ms] at p50, p90 and p99, as predicted, and as a plan promises; None where more find no slot.
-
-    at: the pools with the sequences that are in flight.
-    """
+    """TTFT and TPOT [ms] at p50, p90 and p99, as predicted, and as a plan promises; None where more find no slot."""
+    rate = Q(np.array([asked.amount]), "1/s")
     batches, shares = np.arange(1.0, found.slots + 1), tuple(PERCENTILES.values())
     each, rows = pools(asked, known, batches), {}
-    predicted = replace(found.station, delay=at.station.delay)
+    fixed = ("client and scheduler, either side", "step in progress", "own step")
+    predicted = replace(found.station, delay=Q(np.array([sum(at.waits[name] for name in fixed)]), "s"))
     for end, station, over in (("", predicted, each.station), ("_promised", found.late, each.late)):
         ttft = (serving.first_token_quantile(rate, *_queues(station), share, asked.variability)[0] for share in shares)
         tpot = serving.tpot_percentiles(over, batches, rate[0], asked.pool.replicas, shares, asked.variability)

@@ -83,9 +83,7 @@ def poisson(generator: np.random.Generator, rate: float, count: int, variability
 
 def simulate(traffic: Traffic, engine: Engine, progress: Progress | None = None) -> Outcome:
     """Serve all requests on replicas that read prompts and decode."""
-    coming = [(at + engine.delay, request) for request, at in enumerate(traffic.arrivals.tolist())]
-    sent = traffic.arrivals.tolist()
-    return _serve(coming, sent, traffic, engine, False, progress)
+    return _serve(traffic, engine, lambda request, at: at + engine.delay, False, progress)
 
 
 def simulate_apart(
@@ -94,26 +92,31 @@ def simulate_apart(
     """Prefill and decode apart: `readers` read one prompt at a time, first come first served, and hand it to a decoder.
 
     reading: of a prompt of mean size, during which its reader is held; transfer: of its cache, while the reader reads on. A
-    decoder takes it at its next step if it has a free slot, and the first token comes at the end of that step. Open loops only.
+    decoder takes it at its next step if it has a free slot, and the first token comes at the end of that step.
     """
-    free, coming = [0.0] * readers, []
-    for request, at in enumerate(traffic.arrivals.tolist()):
-        size = float(traffic.sizes[request % len(traffic.sizes)])
+    free, sizes = [0.0] * readers, traffic.sizes.tolist()
+
+    def handed(request: int, at: float) -> float:
+        """When a prompt is at the decoders; requests are sent in the order of time."""
+        size = sizes[request % len(sizes)]
         reader = min(range(readers), key=free.__getitem__)
         free[reader] = max(free[reader], at + engine.delay) + reading * size
-        coming.append((free[reader] + transfer * size, request))
-    return _serve(coming, traffic.arrivals.tolist(), traffic, engine, True, progress)
+        return float(free[reader] + transfer * size)
+
+    return _serve(traffic, engine, handed, True, progress)
 
 
 def _serve(
-    coming: list[tuple[float, int]],
-    sent: list[float],
     traffic: Traffic,
     engine: Engine,
+    admitted: Callable[[int, float], float],
     was_read: bool,
     progress: Progress | None,
 ) -> Outcome:
-    """Requests that come to the scheduler at a time; with `was_read` their prompts are read, so that the first step decodes."""
+    """Requests, of which `admitted` says when one that is sent at a time is at the scheduler; with `was_read` its prompt is read
+    by then, so that its first step decodes."""
+    sent = traffic.arrivals.tolist()
+    coming = [(admitted(request, at), request) for request, at in enumerate(sent)]
     sizes, steps, count = traffic.sizes.tolist(), traffic.steps.tolist(), engine.replicas
     first, last = [np.nan] * len(sent), [np.nan] * len(sent)
     waiting: list[deque[int]] = [deque() for _ in range(count)]
@@ -140,7 +143,7 @@ def _serve(
             sent.append(now)
             first.append(np.nan)
             last.append(np.nan)
-            heappush(coming, (now + engine.delay, len(sent) - 1))
+            heappush(coming, (admitted(len(sent) - 1, now), len(sent) - 1))
 
     while True:
         r = min(range(count), key=busy_until.__getitem__) if count > 1 else 0

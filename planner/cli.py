@@ -334,7 +334,7 @@ def evaluate(
     A replica (`kind: replica`) is one engine on max(tp, ep) x pp chips: tp chips share every layer, ep chips share the experts
     of every layer (where ep exceeds tp, attention runs in ep / tp ranks), pp such groups follow each other. Give one of
     concurrency, rate and batch; measured kernels (calibration: {source: aiconfigurator}) take a concurrency or a batch, not a
-    rate. prefill: {tp, replicas} and decode: {tp, replicas} in place of the degrees are replicas apart, at a rate.
+    rate. prefill: {tp, replicas} and decode: {tp, replicas} in place of the degrees are replicas apart.
     With --simulate its traffic is also served step by step by a simulated engine (continuous batching, always the same random
     numbers), and the table says how far the laws are from that.
 

@@ -170,11 +170,24 @@ def test_prefill_and_decode_apart_by_hand() -> None:
     rho = 6 * service / 2
     waiting = 2 * rho**2 / (1 + rho)
     assert parts["prompts of others"] == pytest.approx(waiting * service / (2 * (1 - rho)) * 1e3)
-    assert parts["own step"] == parts["step in progress"] == pytest.approx(answer["tpot_ms"]["value"])
+    token = answer["tpot_ms"]["value"]
+    assert parts["own step"] == pytest.approx(token), "and half of one in progress, if another sequence decodes"
+    assert parts["step in progress"] == pytest.approx(token / 2 * (1 - np.exp(-6 * 250 * token / 1e3)), rel=1e-6)
     for what in ("ttft", "tpot"):
         assert sum(answer[f"{what}_parts_ms"].values()) == pytest.approx(answer[f"{what}_ms"]["value"], rel=1e-6)
-    assert answer["batch"] == pytest.approx(6 * 251 * answer["tpot_ms"]["value"] / 1e3, abs=1.0), "Little's law, and a step"
+    assert answer["batch"] == pytest.approx(6 * (sent + 251 * token) / 1e3, rel=1e-3), "Little's law: hand-over, steps, one more"
     assert answer["largest_rate_per_s"] == pytest.approx(2 / service, rel=1e-9) and answer["chips"] == 8
+
+
+@pytest.mark.parametrize("population", [1, 16, 400, 2000])
+@pytest.mark.parametrize("slots", [32, 256])
+def test_littles_law_holds_apart_too(population: int, slots: int) -> None:
+    asked = {**APART, "rate": None, "concurrency": population, "decode": {"tp": 4, "replicas": 1, "batch": slots}}
+    answer = evaluate_replica(asked)
+    rate = answer["output_tokens_per_s"]["value"] / 250
+    assert rate * (answer["ttft_ms"]["value"] + 249 * answer["tpot_ms"]["value"]) / 1e3 == pytest.approx(population, rel=1e-6)
+    assert rate <= answer["largest_rate_per_s"] * (1 + 1e-9) and answer["percentiles_ms"] is None
+    assert sum(answer["ttft_parts_ms"].values()) == pytest.approx(answer["ttft_ms"]["value"])
 
 
 def test_more_of_both_kinds_serve_more_and_overload_is_said() -> None:
