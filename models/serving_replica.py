@@ -31,8 +31,8 @@ def evaluate_replica(
     left out: tp chips share every layer, ep chips share the experts of every layer, pp groups of them follow each other; the
     replica has max(tp, ep) x pp chips, and where ep exceeds tp, attention runs in ep / tp ranks that share the requests.
     speculative {draft or cost, acceptance, tokens}: so many tokens are drafted per step. prefill {tp, pp, ep, replicas} and
-    decode {tp, pp, ep, replicas, batch} in place of degrees: replicas apart, under a rate or a concurrency; see `serving_apart`. Every
-    prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
+    decode {tp, pp, ep, replicas, batch} in place of degrees: replicas apart, under a rate or a concurrency (`serving_apart`).
+    Every prediction is {value, low, high}, the 80 % interval. Raises ReplicaError.
     `calibration` replaces the stored constants; who reads a file reads what its key `calibration` names, and gives it here.
     """
     asked = read(mapping, load() if catalog is None else catalog, calibration)
