@@ -47,7 +47,7 @@ def simulate_replica(
     found = run(asked, known, seconds, progress or (lambda _: None))
     seen = found.sent_between(_WARM_UP * seconds, (1 - _WARM_UP) * seconds)
     if not len(seen.sent):
-        raise ReplicaError(((), f"--simulate: no request in {seconds:g} s: give a longer time"))
+        raise ReplicaError(((asked.load,), f"--simulate: no request in the middle of {seconds:g} s: give a longer time"))
     output = float(asked.traffic.output.m_as("token"))
     values = {"ttft_ms": 1e3 * seen.ttft}
     if output > 1:

@@ -1005,12 +1005,14 @@ def _tell(line: str) -> None:
 
 
 def _columns_given(option: str, texts: list[str] | None, example: str) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for text in texts or []:
         column, equals, value = text.partition("=")
         if not equals or not value.strip():
             raise _fail(f"{option} {text}: expected COLUMN=VALUE, such as {example}")
-        found[column.strip()] = value.strip()
+        known = found.setdefault(column.strip(), value.strip())
+        if known != value.strip():
+            raise _fail(f"{option} {text}: {column.strip()} is given twice, and was {known} before")
     return found
 
 
@@ -1044,6 +1046,8 @@ def validate(
         near = nearest(kind, measured.KINDS)
         raise _fail(f"{kind}: unknown kind; expected training or serving" + (f'; did you mean "{near}"?' if near else ""))
     _check_format(format, *FORMATS)
+    if leave_out and calibration is not None:
+        raise _fail(f"--leave-out {leave_out[0]}: refits the stored constants, which --calibration replaces: give one of them")
     excluded = _columns_given("--leave-out", leave_out, "model=Llama-3.1-70B")
     try:
         given = _columns_given("--with", facts, "hardware=H100")

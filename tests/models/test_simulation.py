@@ -90,7 +90,7 @@ def test_laws_of_steps_and_throughput_are_those_of_the_simulation(asked: dict, f
     ("change", "reason"),
     [
         ({"batch": 8}, "a static batch has no queue"), ({"rate": 500}, "the queue grows for ever"),
-        ({"rate": 1, "tp": 1, "precision": "bf16"}, "does not fit"), ({"rate": 0.0001}, "no request in 200 s"),
+        ({"rate": 1, "tp": 1, "precision": "bf16"}, "does not fit"), ({"rate": 0.0001}, "no request in the middle of 200 s"),
     ],
 )  # fmt: skip
 def test_what_has_no_queue_is_not_simulated(change: dict, reason: str) -> None:

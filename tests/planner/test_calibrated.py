@@ -150,3 +150,18 @@ def test_a_calibration_that_is_not_there_is_said_in_words(folder: Path) -> None:
     said = run("validate", "training", "--measurements", rows, "--calibration", folder / "none.yaml")
     assert said.exit_code == 2 and "none.yaml: cannot read: No such file or directory" in said.output
     assert "Errno" not in said.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--with", "tp=1", "--with", "tp=2"), "--with tp=2: tp is given twice, and was 1 before"),
+        (("--leave-out", "model=x", "--calibration", "slow.yaml"), "which --calibration replaces: give one of them"),
+        (("--leave-out", "hardware=zzz"), "no stored measurement has hardware 'zzz'; some have H100"),
+        (("--with", "hardware=H10O"), "--with: hardware: unknown chip 'H10O'; did you mean 'h100-sxm'?"),
+    ],
+)
+def test_an_option_without_effect_or_meaning_is_refused(options: tuple[str, ...], said: str) -> None:
+    rows = Path(__file__).parents[2] / "models" / "data" / "serving_measurements.csv"
+    result = run("validate", "serving", "--measurements", rows, *options)
+    assert result.exit_code == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1
