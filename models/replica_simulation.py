@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import serving, serving_apart
-from .calibration import Calibration, serving_constants, stored_calibration
+from .calibration import Calibration, stored_calibration
 from .replica_file import Asked, ReplicaError, read
 from .replica_report import PERCENTILES
 from .serving_replica import loaded
@@ -56,20 +56,19 @@ def simulate_replica(
     ended = (found.last >= _WARM_UP * seconds) & (found.last < (1 - _WARM_UP) * seconds)
     rate = float(np.sum(ended)) * output / ((1 - 2 * _WARM_UP) * seconds)
     rows.append(_row("output_tokens_per_s", "mean", rate, answer["output_tokens_per_s"]["value"]))
-    notes = _differences(asked, known)
+    notes = _differences(asked)
     if len(seen.sent) < _ENOUGH:
         notes.append(f"only {len(seen.sent)} requests were simulated: a longer time says more")
     return {"seconds": seconds, "seed": SEED, "requests": len(seen.sent), "rows": rows, "notes": notes}
 
 
-def _differences(asked: Asked, known: Calibration) -> list[str]:
+def _differences(asked: Asked) -> list[str]:
     """Where laws that were fitted to measured engines mean something else than the simulated one does."""
     if asked.prefill is not None:
         return ["prompts vary (exponential), as the queue of plans takes it; promised percentiles are not compared"]
-    waited = float(np.max(serving_constants(asked.chip, asked.engine, known).step_wait))
     said = [
-        f"the law's first token waits for {waited:.2g} steps in progress, as measured engines do; that of the simulated engine "
-        "for the rest of one and for its own"
+        "what the law's first token waits for was fitted to measured engines: several steps in progress, ranks that wait for each "
+        "other; the simulated engine has one queue, of which a request waits for the step in progress and its own"
     ]
     if asked.load == "concurrency":
         said.append(
