@@ -67,8 +67,8 @@ def _differences(asked: Asked) -> list[str]:
     if asked.prefill is not None:
         return ["prompts vary (exponential), as the queue of plans takes it; promised percentiles are not compared"]
     said = [
-        "what the law's first token waits for was fitted to measured engines: several steps in progress, ranks that wait for each "
-        "other; the simulated engine has one queue, of which a request waits for the step in progress and its own"
+        "what the law's first token waits for was fitted to measured engines: several steps in progress, ranks that wait for "
+        "each other; the simulated engine has one queue, of which a request waits for the step in progress and its own"
     ]
     if asked.load == "concurrency":
         said.append(
