@@ -741,7 +741,7 @@ def explain(
     from .report import explain as pages
     from .report import tables
     from .uncertainty import guarded_query
-    from .whynot import parse
+    from .whynot import look_up, parse
     from .whynot import why_not as force
 
     _check_format(format, *FORMATS)
@@ -773,8 +773,10 @@ def explain(
             shown = [pages.tornado_table(records)]
             _draw(records, saved.name, plot)
         elif why_not:
-            memory = Memory()
-            records = [force(saved, query, parse(text), memory, progress, switches) for text in why_not]
+            memory, forces = Memory(), [parse(text) for text in why_not]
+            for one in forces:  # every name is looked up before anything is solved
+                look_up(query, one, memory)
+            records = [force(saved, query, one, memory, progress, switches) for one in forces]
             shown = pages.why_not_tables(records, saved)
         elif saved.status == "infeasible":
             if switches:

@@ -9,16 +9,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from zoo.names import nearest
 from zoo.units import Q
 
-from . import in_parallel
+from . import in_parallel, references
 from .columns import Memory
+from .infeasible import sought
 from .marginal import Knob, knobs, moved, turning_points
 from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
-from .prepare import UNITS, model_of
+from .prepare import UNITS, catalog_of, model_of
 from .program import SCALES, dequantise, quantise
 from .query import ServeQuery
 from .records import QueryError
 from .solve import Progress, solve
+from .space import offers_of
 
 # What can be forced, and how the question is narrowed to it: the path that is set, and its value.
 _FORCED: dict[str, Callable[[str], dict[str, object]]] = {
@@ -81,6 +83,18 @@ def forced(query: ServeQuery, forces: Mapping[str, str]) -> ServeQuery:
     return narrowed
 
 
+def look_up(query: ServeQuery, forces: Mapping[str, str], memory: Memory) -> None:
+    """Raises QueryError, one line, for a key that cannot be forced or a name that does not exist; solves nothing."""
+    parse(",".join(f"{key}={value}" for key, value in forces.items()))
+    try:
+        narrowed = forced(query, forces)
+        catalog = catalog_of(narrowed, memory)
+        references.check(narrowed, catalog)
+        offers_of(narrowed, catalog)
+    except QueryError as error:
+        raise in_own_words(error, forces) from None
+
+
 def in_own_words(error: QueryError, forces: Mapping[str, str]) -> QueryError:
     """What is wrong with a forced choice, charged to --why-not instead of to the paths that it sets."""
     text = str(error)
@@ -105,18 +119,18 @@ def why_not(
     exist.
     """
     what = ",".join(f"{key}={value}" for key, value in forces.items())
-    parse(what)
     memory = memory or Memory()
-    try:
-        narrowed = forced(query, forces)
-        best = solve(narrowed, progress, memory, nearest=False)
-    except QueryError as error:
-        raise in_own_words(error, forces) from None
+    look_up(query, forces, memory)
+    narrowed = forced(query, forces)
+    best = solve(narrowed, progress, memory, nearest=False)
     if best.objective is None or plan.objective is None:
         own = {path for key, value in forces.items() for path in _FORCED[key](value)}
+        fixes = fixes_that_keep(own, best.fixes)
+        if switches:
+            fixes = tuple(sought(narrowed, fix, memory, progress) for fix in fixes)
         return WhyNot(
             what=what, status=best.status, objective=None, unit=plan.objective_unit, dearer_by=None, ratio=None, wins_at=None,
-            conflict=best.conflict, fixes=fixes_that_keep(own, best.fixes), removed=best.removed, fleet=(),
+            conflict=best.conflict, fixes=fixes, removed=best.removed, fleet=(),
             note="" if best.objective is not None else _physics(query, forces, best, memory),
         )  # fmt: skip
     ratio = best.objective / plan.objective if plan.objective else None
@@ -127,7 +141,11 @@ def why_not(
             wins.append(f"{what_of} below {1 / ratio:.1%} of today's")
         wins += _limits_that_leave(plan, query, best, memory, progress)
         wins += _moves_that_let_win(query, narrowed, memory, progress) if switches else []
-        if not wins:
+        if not _allowed(query, best, memory):
+            note = "the question as it stands does not allow it" + (
+                "" if wins else "; no limit makes it win, prices were not tried"
+            )
+        elif not wins:
             note = "at no prices: whatever they are, the plan may do without it and be no worse"
             if _PRICED & set(forces):
                 note = f"at no prices: {plan.minimize} is minimised"
@@ -139,6 +157,24 @@ def why_not(
         dearer_by=best.objective - plan.objective, ratio=ratio, wins_at=" or ".join(wins) or None,
         conflict=(), fixes=(), removed=(), fleet=best.fleet, note=note,
     )  # fmt: skip
+
+
+def _allowed(query: ServeQuery, best: Plan, memory: Memory) -> bool:
+    """Whether the question itself allows what a plan of it with X in the place of a clause rents and how that is laid out."""
+    offers = {offer.name for offer in offers_of(query, catalog_of(query, memory))[0]}
+    degrees, workload = query.workload.parallelism, query.workload
+
+    def has(wanted: object, value: object) -> bool:
+        return not isinstance(wanted, tuple) or value in wanted
+
+    return all(
+        pool.offer in offers
+        and pool.layout.precision in workload.precision
+        and pool.layout.kv_precision in workload.kv_precisions(pool.layout.precision)
+        and has(workload.disaggregation, _OF_POOL["disaggregation"](pool))
+        and all(has(getattr(degrees, key), _OF_POOL[key](pool)) for key in ("tp", "pp", "ep"))
+        for pool in best.fleet
+    )
 
 
 # Total of a plan -> (limit, unit it is written in)
@@ -218,7 +254,7 @@ def _moves_that_let_win(query: ServeQuery, narrowed: ServeQuery, memory: Memory,
 
 def _physics(query: ServeQuery, forces: Mapping[str, str], best: Plan, memory: Memory) -> str:
     """Why no layout has what was forced, beside the clauses that clash: what removed its candidates."""
-    model = model_of(query, memory.catalogs[query.folder, query.zoo, query.prices])
+    model = model_of(query, catalog_of(query, memory))
     if "tp" in forces and model.heads % int(forces["tp"]):
         return f"tensor parallelism divides attention heads: {forces['tp']} does not divide the {model.heads} of {model.name}"
     if {"tp", "pp", "ep"} & set(forces) and not best.candidates:

@@ -122,12 +122,14 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
             verdict = "as good" if abs(dearer) < 1e-9 else "dearer" if best.minimize == "cost" else "worse"
             if dearer < -1e-9:  # the question's own clauses forbid it
                 verdict = "better, but not what was asked"
-            ratio = "" if answer.ratio is None else f"x {answer.ratio:.3f}"
-            rows.append(
-                (answer.what, verdict, f"{number(answer.objective, 6)} {answer.unit}", ratio, answer.wins_at or answer.note)
-            )
-    columns = ("why not", "verdict", "best plan then", "ratio", "clash, or when it would win")
-    return [Table("Why not", columns, tuple(rows), frozenset(), tuple(notes)), *tables]
+            ratio = "" if answer.ratio is None else f"{answer.ratio:.3f}"
+            rows.append((answer.what, verdict, number(answer.objective, 6), ratio, answer.wins_at or answer.note))
+            notes += [f"{answer.what}: {answer.note}"] if answer.wins_at and answer.note else []
+    then = f"then {best.objective_unit}"
+    columns = ("why not", "verdict", then, "ratio", "clash, or when it would win")
+    if best.objective is not None:
+        notes.insert(0, f"the plan: {number(best.objective, 6)} {best.objective_unit}; ratio: of the best plan with it to that")
+    return [Table("Why not", columns, tuple(rows), frozenset({then, "ratio"}), tuple(notes)), *tables]
 
 
 def why_infeasible(plan: Plan) -> dict[str, Any]:

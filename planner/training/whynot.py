@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.units import Quantity
+
 from ..query import TrainQuery
 from ..records import CannotBe, QueryError
 from ..whynot import parse, rounded_up
@@ -16,7 +18,7 @@ from .check import job_of
 from .infeasible import why_infeasible
 from .job import UNITS, accelerator_of, limit_for
 from .layouts import cores_of, strategies_of
-from .least import CLAUSES, bounded
+from .least import CLAUSES, bounded, minimising
 from .market import Column, Market, counts_of
 from .plan import Job, Shortfall, TrainPlan, TrainWhyNot
 from .question import Question
@@ -126,21 +128,24 @@ def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker
         what=what, status="optimal", objective=objective, unit=unit,
         dearer_by=None if plan.objective is None else objective - plan.objective, ratio=ratio,
         wins_at=wins, conflict=(), fixes=(), removed=(), job=job,
-        note="" if wins is not None or ratio is None else _never(plan, query, forces, ratio, job),
+        note="" if ratio is None else _note(plan, query, forces, ratio, job, wins is not None),
     )  # fmt: skip
 
 
-def _never(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], ratio: float, job: Job) -> str:
-    """Why X wins nowhere, or that it costs nothing."""
+def _note(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], ratio: float, job: Job, wins: bool) -> str:
+    """Why X wins nowhere, that it costs nothing, or that the question would have to allow it first."""
     if ratio <= 1:
         same = plan.job is not None and (job.offer, job.layout) == (plan.job.offer, plan.job.layout)
         return "" if ratio < 1 else "the plan already does this" if same else "another job that is as good does this"
-    if _PRICED & set(forces):
-        return f"at no prices: {plan.minimize} is minimised"
     paths = {path for key, value in forces.items() if key != "precision" for path in FORCED[key](value)}
     given = {clause.path for clause in query.clauses()}
     if _REPLACES & set(forces) or given & paths or forces.get("precision", "") not in ("", *query.workload.precision):
-        return "within no limit that was tried; prices were not: the question as it stands does not allow it"
+        rest = "" if wins else "; no limit makes it win, prices were not tried"
+        return f"beside the question as it stands: a clause of it was replaced{rest}"
+    if wins:
+        return ""
+    if _PRICED & set(forces):
+        return f"at no prices: {plan.minimize} is minimised"
     return "at no prices: whatever they are, the plan may do without it and be no worse"
 
 
@@ -149,7 +154,8 @@ def _wins(
 ) -> str | None:
     """The prices, intensity or limits at which the best job with X is the best of all; None where none of them makes it that.
 
-    A limit: solved again with no more of a resource than X takes, where the best of all takes more.
+    A limit, where the best of all takes more of a resource than X: what any better job takes at least, over the grid of counts;
+    below that X wins, as long as its own job has room.
     """
     if ratio is None or ratio <= 1:
         return None
@@ -165,12 +171,20 @@ def _wins(
             if resource == query.minimize or used >= own.get(resource, float(job.accelerators)) * (1 - 1e-6):
                 continue
             asker.progress(f"would a limit of {resource} make it win?")
-            needs = limit_for(question, resource, best.totals[resource])
-            then = asker.best(bounded(query, resource, needs))
-            if then is not None and then.objective >= best.objective:
-                size = rounded_up(float((needs * UNITS[resource]).m_as(_SHOWN[resource])))
-                found.append(" ".join(word for word in (path, "at", size, _SHOWN[resource], "(tried there only)") if word))
+            better = asker.question(bounded(query, query.minimize, limit_for(question, query.minimize, best.objective - 1)))
+            least = asker.market(minimising(better, resource)).best
+            needs, below = (limit_for(question, resource, 0 if one is None else one.totals[resource]) for one in (best, least))
+            if below > needs:
+                low, high = rounded_up(_written(query, resource, needs)), f"{_written(query, resource, below):,.8g}"
+                found.append(f"{path} from {low} to below {high} {_SHOWN[resource]}".strip())
     return " or ".join(found) or None
+
+
+def _written(query: TrainQuery, resource: str, bound: int) -> float:
+    """A bound as the question would state it, in the unit of reports: a deadline with the wait for the machines."""
+    asked = bounded(query, resource, bound)
+    value: Any = asked.deadline if resource == "time" else getattr(asked.limits, resource)
+    return float(value.m_as(_SHOWN[resource])) if isinstance(value, Quantity) else float(value)
 
 
 _SHOWN = {"time": "day", "cost": "USD", "carbon": "tCO2e", "power": "kW", "water": "kL", "chips": ""}

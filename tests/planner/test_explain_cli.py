@@ -88,6 +88,7 @@ def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
     [
         (("explain", "--why-not", "chp=l40s"), 'did you mean "chip"'),
         (("explain", "--why-not", "chip=l40z"), "l40s"),
+        (("explain", "--why-not", "tp=2", "--why-not", "chip=l40z"), "l40s"),
         (("explain", "--wall", "23"), "--wall 23"),
         (("explain", "--budget", "1 USD/h"), "only together with --synthesis"),
         (("explain", "--plot", "a.png"), "only together with --tornado"),
@@ -102,6 +103,13 @@ def test_a_fault_is_one_line(arguments: tuple[str, ...], words: str, plan: Path)
     result = run(arguments[0], plan, *arguments[1:])
     assert result.exit_code == 2 and result.stdout == ""
     assert words in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_every_choice_is_looked_up_before_any_is_solved(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.whynot.solve", lambda *_, **__: pytest.fail("solved before all names were looked up"))
+    for wrong in ("region=mars", "chip=l40z", "precision=int3", "offer=spt"):
+        result = run("explain", plan, "--why-not", "tp=2", "--why-not", wrong)
+        assert result.exit_code == 2 and wrong.partition("=")[2] in result.stderr, result.output
 
 
 def test_what_needs_a_plan_says_so(infeasible: Path) -> None:

@@ -139,6 +139,21 @@ def test_what_is_chosen_already_costs_nothing_more(put: Callable[[Catalog], None
         assert answer.dearer_by == 0 and answer.wins_at is None
 
 
+def test_a_choice_beside_the_question_is_said_to_be_that(put: Callable[[Catalog], None]) -> None:
+    """Blue is not among the chips asked for, and another degree replaces the one asked for: no price lets the plan be them."""
+    fast_and_thrifty(put)
+    narrow = tiny.question(supply={"chips": ["red"], "offers": ["on-demand"]})
+    answer = why_not(solve(narrow), narrow, {"chip": "blue"})
+    assert answer.wins_at is not None and answer.note == "the question as it stands does not allow it"
+    assert not why_not(solve(tiny.question()), tiny.question(), {"chip": "blue"}).note
+    put(tiny.world([tiny.chip()], [tiny.model()], [tiny.region()], [tiny.offer("here/one", "red", 4.0, 4)]))
+    given = tiny.question(limits={"chips": 400}).set("workload.rate", "900/s")
+    best = {degree: solve(given.set("workload.parallelism.tp", f"[{degree}]")) for degree in (1, 4)}
+    good, bad = sorted(best, key=lambda degree: best[degree].objective or 0.0)
+    answer = why_not(best[good], given.set("workload.parallelism.tp", f"[{good}]"), {"tp": str(bad)})
+    assert answer.dearer_by and answer.dearer_by > 0 and "does not allow it" in answer.note and "at no prices" not in answer.note
+
+
 @pytest.mark.parametrize("text", ["chip", "chip=", "chp=l40s", "=x", "tpp=8", "chip=red,", "chip=red,tp", "chip=red,chip=blue"])
 def test_what_cannot_be_forced_is_one_line(text: str) -> None:
     with pytest.raises(QueryError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from copy import deepcopy
@@ -136,12 +137,14 @@ class Table:
         sizes = {
             "deadline": job.days * share * 86400, "limits.cost": job.cost_usd * share * 100, "limits.power": job.power_kw * 1000,
             "limits.carbon": job.carbon_tco2e * share * 1e6, "limits.chips": job.accelerators,
+            "limits.water": job.water_m3 * share * 1e4,
         }  # fmt: skip
-        units = {"deadline": "s", "limits.cost": "USD", "limits.power": "W", "limits.carbon": "gCO2e", "limits.chips": ""}
+        units = {"deadline": "s", "limits.cost": "USD", "limits.power": "W", "limits.carbon": "gCO2e", "limits.chips": "",
+                 "limits.water": "L"}  # fmt: skip
         for path, value in clauses.items():
             if path in sizes:
                 bound = value if isinstance(value, int) else float(tiny.Q(value).m_as(units[path]))
-                bound *= 100 if path == "limits.cost" else 1
+                bound *= {"limits.cost": 100, "limits.water": 10}.get(path, 1)
                 if math.ceil(sizes[path] * (1 - 1e-9)) > math.floor(bound * (1 + 1e-9)):
                     return False
             elif (
@@ -329,9 +332,18 @@ def test_why_not_is_a_forced_re_solve_and_its_prices_and_limits_make_it_win(seed
             put(catalog.with_offers(offers))
             assert solve(query_of(), today=TODAY).job.chip == chip  # type: ignore[union-attr]
             put(catalog)
-        if answer.wins_at and "deadline at" in answer.wins_at:
-            days = float(answer.wins_at.split("deadline at ")[1].split()[0].replace(",", ""))
-            assert table.best({"deadline": f"{days * (1 + 1e-6)} day"}) == pytest.approx(forced, abs=0.011)
+        for part in (answer.wins_at or "").split(" or "):
+            if " to below " not in part:
+                continue
+            path, low, high = re.match(r"([\w.]+) from (\S+) to below (\S+)", part.replace(",", "")).groups()  # type: ignore[union-attr]
+            units = {"deadline": "day", "limits.power": "kW", "limits.carbon": "tCO2e", "limits.water": "kL", "limits.chips": ""}
+            unit = units[path]
+            within = [float(low) * (1 + 1e-6), float(high) * (1 - 1e-6)] if unit else [int(low), int(high) - 1]
+            beyond = float(high) * (1 + 1e-6) if unit else int(high)
+            for value in within:  # X wins at both ends, and loses where the range ends
+                assert table.best({path: f"{value} {unit}" if unit else value}) == pytest.approx(forced, abs=0.011)
+            better = table.best({path: f"{beyond} {unit}" if unit else beyond})
+            assert better is not None and better < answer.objective - 0.005
 
 
 def test_why_not_says_by_how_much_memory_is_short(put: Callable[[Catalog], None]) -> None:
