@@ -65,11 +65,12 @@ def simulate_replica(
 def _differences(asked: Asked) -> list[str]:
     """Where laws that were fitted to measured engines mean something else than the simulated one does."""
     if asked.prefill is not None:
-        return ["prompts vary (exponential), as the queue of plans takes it; promised percentiles are not compared"]
-    said = [
-        "what the law's first token waits for was fitted to measured engines: several steps in progress, ranks that wait for "
-        "each other; the simulated engine has one queue, of which a request waits for the step in progress and its own"
-    ]
+        said = ["prompts vary (exponential), as the queue of plans takes it; promised percentiles are not compared"]
+    else:
+        said = [
+            "what the law's first token waits for was fitted to measured engines: several steps in progress, ranks that wait for "
+            "each other; the simulated engine has one queue, of which a request waits for the step in progress and its own"
+        ]
     if asked.load == "concurrency":
         said.append(
             "the law's first token is that of benchmarks, whose clients begin together and stay partly in step; simulated "

@@ -970,9 +970,7 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
             step = elsewhere(busy_step(d, batch, together))
         decode, disturbed = step.decode.m_as("s"), c.interference * others * step.prompt.m_as("s")
         work = np.maximum(population - 1, 0.0) * alone
-        reading = np.maximum(work / (work + output * decode), 1e-3)
-        sent = kappa * (reading / 0.3) ** c.wait_utilisation_exponent
-        sent = np.minimum(sent * np.maximum(ahead, 1e-9) ** (c.wait_concurrency_exponent - 1), 1.0)
+        sent = sent_together(c, work / (work + output * decode), ahead, kappa)
         read, found = alone * (stages + ahead * sent), alone * ahead * (1 - sent) / np.maximum(population, 1e-9)
         low, high = np.zeros_like(largest + read), largest + 0 * read
         for _ in range(45):
@@ -995,6 +993,17 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
     at_once["prompts of others"] = whole.m_as("s") - at_once["own prompt"]
     waits = {name: Q(np.where(load.static, at_once.get(name, 0.0), value), "s") for name, value in apart.items()}
     return Latency(_sum(waits), Q(decode + seen * (tpot - decode), "s"), batch, step.decode, waits)
+
+
+def sent_together(c: Constants, reading: Any, ahead: Any, kappa: Any) -> Array:
+    """Share of the requests of a closed loop that are in front of a prompt because they were sent together with it; fitted.
+
+    s = kappa (rho / 0.3)^g ahead^(c - 1), at most 1
+
+    reading rho: share of the time spent in prefill; ahead: the other requests of one reader of prompts. Dimensionless.
+    """
+    sent = kappa * (np.maximum(reading, 1e-3) / 0.3) ** c.wait_utilisation_exponent
+    return np.minimum(sent * np.maximum(ahead, 1e-9) ** (c.wait_concurrency_exponent - 1), 1.0)
 
 
 def _followed(busy: Array, decoded: Array) -> Array:

@@ -69,7 +69,7 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
     read_memory, keeps = memory(found.reading, float(found.reading.layouts.batch[0]), math.inf), found.reading.layouts.batch[0]
     reads = bool(serving.largest_batch(found.reading)[0] >= keeps)
     closed, curve = asked.law == "closed", _curve(asked, known, found.slots)
-    at = _closed_loop(asked, found, curve, largest) if closed else _at_rate(asked, found, curve, asked.amount, 1.0)
+    at = _closed_loop(asked, found, curve, largest) if closed else _at_rate(asked, found, curve, asked.amount)
     overloaded = not closed and asked.amount >= largest
     runs, steps = found.fits >= 1 and reads, output > 1
     waits = runs and not overloaded
@@ -135,18 +135,21 @@ class _At:
     waits: dict[str, float]  # of the first token
 
 
-def _at_rate(asked: Asked, found: Pools, curve: _Curve, rate: float, seen: float) -> _At:
-    """Means at a rate, of which a request sees the share `seen` in front of itself.
+def _at_rate(asked: Asked, found: Pools, curve: _Curve, rate: float, population: float = math.inf) -> _At:
+    """Means at a rate; of a closed loop, with so many requests in flight.
 
     By Little's law a replica decodes as many sequences as leave at its share of the rate. A sequence that is handed over while
     another decodes waits for half of the step in progress, 1 - e^-B of the time (M/G/inf); its own step yields the first token.
+    A request of a closed loop sees it with one request less (arrival theorem; Reiser and Lavenberg 1980).
     """
-    station = found.station
+    station, seen = found.station, 1 - 1 / population
     batch = float(np.interp(rate, curve.leaves, curve.batches))
     step, tpot = (float(np.interp(batch, curve.batches, times)) for times in (curve.step, curve.tpot))
     busy = -math.expm1(-seen * rate * float(asked.traffic.output.m_as("token")) * tpot / asked.pool.replicas)
     met = Q(np.array([seen * rate]), "1/s")
     prompts = node.mean_wait(met, station.prefill_time, station.servers, asked.variability, 1.0)
+    if math.isfinite(population):
+        prompts = Q(_prompts_in_front(asked, found, step, rate, population), "s")
     slot = node.mean_wait(met, station.residence, station.slots, asked.variability, 0.0)  # answers are as long as each other
     own, sent, dispatch = found.reader.prefill_time, found.transfer, found.reader.dispatch
     waits = {
@@ -154,6 +157,21 @@ def _at_rate(asked: Asked, found: Pools, curve: _Curve, rate: float, seen: float
         "step in progress": Q(busy * step / 2, "s"), "own step": Q(step, "s"), "prompts of others": prompts, "slot": slot,
     }  # fmt: skip
     return _At(rate, batch, tpot, {name: float(np.max(part.m_as("s"))) for name, part in waits.items()})
+
+
+def _prompts_in_front(asked: Asked, found: Pools, step: float, rate: float, population: float) -> float:
+    """What a prompt of a closed loop waits for others [s], by the law of `serving.closed_loop`, which is fitted to benchmarks.
+
+    V - S,  V = S (1 + A s) / (1 - X S A (1 - s) / N),  A = N / readers - 1: of the A others of its reader the share s was sent
+    together with it (`serving.sent_together`), the rest is found there as often as a prompt is read (Schweitzer 1979).
+    """
+    c, service = found.decoding.constants, float(np.max(found.station.prefill_time.m_as("s")))
+    ahead = max(population / float(np.max(found.station.servers)) - 1, 0.0)
+    work = max(population / asked.pool.replicas - 1, 0.0) * service
+    share = work / (work + float(asked.traffic.output.m_as("token")) * step)
+    together = float(np.max(serving.sent_together(c, share, ahead, c.prompt_wait_random)))
+    held = min(rate * service * ahead * (1 - together) / population, 1 - 1e-9)
+    return service * (1 + ahead * together) / (1 - held) - service
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,13 +195,12 @@ def _curve(asked: Asked, known: Calibration, slots: int) -> _Curve:
 def _closed_loop(asked: Asked, found: Pools, curve: _Curve, largest: float) -> _At:
     """Means with N requests kept in flight: the rate X at which N = X (TTFT + (O - 1) TPOT), below the largest.
 
-    A request sees the loop as it is with one request less: (N - 1) / N of the rate (arrival theorem; Reiser and Lavenberg 1980).
     At the largest rate, what is left of N / X is waited in front of what limits it.
     """
     number, decoded = asked.amount, max(float(asked.traffic.output.m_as("token")) - 1, 0.0)
     low, high = 0.0, largest
     for _ in range(50):
-        at = _at_rate(asked, found, curve, (low + high) / 2, 1 - 1 / number)
+        at = _at_rate(asked, found, curve, (low + high) / 2, number)
         crowded = at.rate * (sum(at.waits.values()) + decoded * at.tpot) > number
         low, high = (low, at.rate) if crowded else (at.rate, high)
     rest = number / at.rate - sum(at.waits.values()) - decoded * at.tpot

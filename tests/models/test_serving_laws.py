@@ -3,13 +3,14 @@
 Against Little's law, numbers to check with a pencil, and continuous batching simulated event by event.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from models import serving
-from models.calibration import serving_constants
+from models import serving, serving_rows
+from models.calibration import serving_constants, serving_measurements
 from models.serving_replica import evaluate_replica
 from models.simulation import Engine, Traffic, poisson, simulate
 from zoo.catalog import load
@@ -188,6 +189,29 @@ def test_littles_law_holds_apart_too(population: int, slots: int) -> None:
     assert rate * (answer["ttft_ms"]["value"] + 249 * answer["tpot_ms"]["value"]) / 1e3 == pytest.approx(population, rel=1e-6)
     assert rate <= answer["largest_rate_per_s"] * (1 + 1e-9) and answer["percentiles_ms"] is None
     assert sum(answer["ttft_parts_ms"].values()) == pytest.approx(answer["ttft_ms"]["value"])
+
+
+def test_measured_runs_of_pools_apart_lie_in_the_interval() -> None:
+    """Six runs of Kimi-K2.5 on GB200, whose notes say how many workers of which layout read prompts and decode.
+
+    Found: TPOT 4 to 23 % too small; TTFT in the interval but for an outlier of 3 s and one that is 17 % above its end.
+    """
+    inside = []
+    for row in serving_rows.read_rows(serving_measurements()):
+        said = re.search(r"prefill (\d+) workers tp(\d+) dp(\d+).*?decode (\d+) workers tp(\d+) dp1", row["note"])
+        if said is None:
+            continue
+        readers, tensor, ranks, decoders, decoding = map(int, said.groups())
+        answer = evaluate_replica(
+            {"model": "kimi-k2.5", "chip": "gb200", "precision": "fp4", "kv_precision": "fp8",
+             "engine": serving_rows.engine_of(row), "tokens": {"input": int(row["isl"]), "output": int(row["osl"])},
+             "prefill": {"tp": tensor, "ep": tensor * ranks, "replicas": readers},
+             "decode": {"tp": decoding, "replicas": decoders}, "concurrency": int(row["concurrency_or_batch"])}
+        )  # fmt: skip
+        for what in ("tpot_ms", "ttft_ms"):
+            inside.append(answer[what]["low"] <= float(row[what]) <= answer[what]["high"])
+        assert abs(answer["tpot_ms"]["value"] / float(row["tpot_ms"]) - 1) < 0.25
+    assert len(inside) == 12 and sum(inside) >= 10 and answer["fits"]
 
 
 def test_more_of_both_kinds_serve_more_and_overload_is_said() -> None:

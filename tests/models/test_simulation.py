@@ -68,7 +68,7 @@ def test_clients_of_a_closed_loop_obey_littles_law_and_slots(clients: int) -> No
     [
         ({**ASKED, "rate": 8}, 0.5), ({**ASKED, "concurrency": 1}, 0.01), ({**ASKED, "concurrency": 64}, 4.0),
         ({**ASKED, "rate": 6, "speculative": {"draft": "llama-3.2-1b", "acceptance": 0.7, "tokens": 4}}, 0.7),
-        (APART, 0.05), ({**APART, "rate": None, "concurrency": 64}, 0.1),
+        (APART, 0.05), ({**APART, "rate": None, "concurrency": 16}, 1.0),
     ],
 )  # fmt: skip
 def test_laws_of_steps_and_throughput_are_those_of_the_simulation(asked: dict, first: float) -> None:
