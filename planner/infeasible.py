@@ -60,7 +60,7 @@ def without(query: ServeQuery, clauses: list[Clause]) -> ServeQuery:
     for metric in ("ttft", "tpot"):
         if metric in sla and not sla[metric]:
             del sla[metric]
-    if not (sla.get("ttft") or sla.get("tpot")):
+    if not sla.get("tpot"):  # said the same way with and without TTFT: then machines are laid out once
         sla["tpot"] = {"p50": "1000 h"}
     data["sla"] = {key: value for key, value in sla.items() if value}
     return ServeQuery.from_dict(data, source=query.source, folder=query.folder)
@@ -98,8 +98,14 @@ class Asker:
         """Whether an answer takes so long that asking in other processes pays."""
         return self.seconds > 0.05 * len(self.answers)
 
-    def prepared(self, query: ServeQuery, least: Least | None = None) -> Prepared:
-        return lean(query, self.memory, least)
+    def proof(self, query: ServeQuery, least: Least | None = None) -> Certificate:
+        """The certified optimum of a question, begun where the last proof left the curves."""
+        return self._proven(lean(query, self.memory, least))
+
+    def _proven(self, prepared: Prepared) -> Certificate:
+        certificate = prove(prepared, tie_break=False, begin=self.memory.exact)
+        self.memory.exact = certificate.exact or self.memory.exact
+        return certificate
 
     def feasible(self, query: ServeQuery) -> bool:
         """Whether any plan exists: where anything is limited, a solver says so, which stops at its first plan."""
@@ -116,11 +122,11 @@ class Asker:
     def _answer(self, query: ServeQuery) -> bool:
         if query.supply.mixed and not query.supply.quota and all(bound is None for _, bound in query.limits):
             return serves_everybody(query, self.memory)
-        prepared = self.prepared(query, Least())
+        prepared = lean(query, self.memory, Least())
         pools = alone(prepared)
         if pools is not None and not pools.late(prepared).all():
             return True
-        return prove(prepared, tie_break=False).status != "infeasible"
+        return self._proven(prepared).status != "infeasible"
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +441,7 @@ def _beyond(query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Ask
         return fix
     progress(f"what if {fix.clause} moved further?")
     resource, others = query.minimize, [clause for clause in together if clause is not sized[0]]
-    least = prove(asker.prepared(without(query, together)), tie_break=False).objective
+    least = asker.proof(without(query, together)).objective
     if least is None:
         return fix
     found, near = fix.model_copy(update={"without": in_objective_units(query, least)}), math.floor(least * (1 + _WITHIN))
@@ -447,7 +453,7 @@ def _beyond(query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Ask
     move = _least_move(bounded, sized[0], asker, [])
     if move is None or move.value == "dropped":
         return found
-    then = prove(asker.prepared(move.query), tie_break=False).objective
+    then = asker.proof(move.query).objective
     value = "; ".join(move.value if clause is sized[0] else "dropped" for clause in together)
     return found.model_copy(update={"further": value, "further_objective": in_objective_units(query, then)})
 
@@ -463,7 +469,7 @@ class Move:
 
 def _fix(move: Move, clauses: list[Clause], asker: Asker, how: Literal["alone", "least sum", "in turn"]) -> plan.Fix:
     """A repair with the best plan that it allows."""
-    optimum = move.optimum or prove(asker.prepared(move.query), tie_break=False).objective
+    optimum = move.optimum or asker.proof(move.query).objective
     objective, unit = in_objective_units(move.query, optimum), objective_units(move.query)[1]
     clause, change = " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses)
     return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit, how=how)
@@ -497,7 +503,7 @@ def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[C
     def holds(steps: int) -> bool:
         return asker.feasible(without(moved(steps), relaxed))
 
-    free = asker.prepared(without(dropped, relaxed))
+    free = lean(without(dropped, relaxed), asker.memory)
     floor = math.floor(_least_latency(free, clause) / size * (1 - 1e-9)) - 1
     start, enough = max(at, floor), _enough_alone(free, clause)
     if enough is not None and math.ceil(enough / size) > start and holds(math.ceil(enough / size)):
@@ -620,8 +626,7 @@ def _last(holds: Callable[[int], bool], good: int, bad: int) -> int:
 def _least_limit(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
     """The least bound of a limit that leaves a plan: the least of its resource under every other clause, one optimisation."""
     resource = clause.path.removeprefix("limits.")
-    prepared = asker.prepared(without(query, [clause, *relaxed]), Least(resource))
-    least = prove(prepared, tie_break=False).objective
+    least = asker.proof(without(query, [clause, *relaxed]), Least(resource)).objective
     if least is None:
         return None
     path, value = _bounded(clause.path, resource, least)
@@ -634,7 +639,7 @@ def _least_count(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
     assert isinstance(position, int)
     quota = query.supply.quota[position]
     resource = "chips" if quota.chips is not None else "instances"
-    least = prove(asker.prepared(without(query, [clause, *relaxed]), Least(resource, quota)), tie_break=False).objective
+    least = asker.proof(without(query, [clause, *relaxed]), Least(resource, quota)).objective
     if least is None:
         return None
     return Move(query.set(f"{clause.path}.{resource}", least), f"{least} {resource}")
