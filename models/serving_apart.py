@@ -77,6 +77,9 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
         notes.append(f"does not fit: a replica that reads prompts keeps {keeps:g} of them beside its weights and the reserve")
     if found.fits < 1:
         notes.append("does not fit: weights, one whole sequence and the reserve exceed the memory of a chip that decodes")
+    if found.fits >= 1 and (asked.pool.batch or 0) > found.slots:
+        limit = "fit" if found.fits < asked.pool.batch else "are scheduled"  # type: ignore[operator]
+        notes.append(f"decode.batch is {asked.pool.batch}, of which {found.slots} {limit}")
     if overloaded:
         slow = "prompts are read" if _reading_limits(found.station) else "sequences are decoded"
         notes.append(f"overloaded: at most {largest:.4g} requests a second are served, as fast as {slow}; TTFT grows for ever")
@@ -105,7 +108,7 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
         "tpot_parts_ms": milliseconds(serving.token_parts(exact.decoding, token)) if runs and steps else None,
         "output_tokens_per_s": between(min(at.rate, largest) * output, tpot_width) if runs else None,
         "kv_transfer": {
-            "link": f"{link}, as all of a unit {'share' if inside else 'do not share'} a scale-up domain",
+            "link": f"{link}: a unit of both kinds {'fits' if inside else 'does not fit'} into one scale-up domain",
             "bandwidth_gb_per_s": float(bandwidth_of(asked.chip, inside).m_as("GB/s")),  # type: ignore[union-attr]
             "ms": float(found.transfer.m_as("ms")[0]),
         },
