@@ -292,6 +292,13 @@ def model_of(row: Row, catalog: Catalog) -> Transformer | None:
         raise Unpredictable(
             f"params_b is {own['params_b']:g}, but the name {name!r} says {said:g}: expected that or another name"
         )
+    elif found is None and own["params_b"] is None and own["layers"] and own["hidden"] and math.isinf(said_active):
+        shape = 12 * own["layers"] * own["hidden"] ** 2 / 1e9  # of a dense transformer, embeddings excluded
+        if said > 0 and not 1 / 3 < said / shape < 3:
+            raise Unpredictable(
+                f"layers {own['layers']:g} and hidden {own['hidden']:g} make about {shape:.2g} billion parameters, but the name "
+                f"says {said:g}: expected another name, or params_b and active_params_b"
+            )
     total = own["params_b"] or (found.parameters / 1e9 if found else said)
     if math.isnan(total):
         return None

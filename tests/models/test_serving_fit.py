@@ -316,6 +316,9 @@ def test_a_name_that_states_another_size_than_its_row_is_noticed(plain: dict) ->
     figures = {"params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8"}
     report = serving_fit.validate_serving([{**plain, **figures, "model": name} for name in ("Llama-9-70B", "Llama-9-8B")])
     assert report["predicted"] == 1 and "'Llama-9-70B' says 70" in report["skipped"][0]["reason"]
+    shape = {key: value for key, value in figures.items() if key != "params_b"} | {"params_b": ""}
+    report = serving_fit.validate_serving([{**plain, **shape, "model": name} for name in ("Llama-9-70B", "Llama-9-8B")])
+    assert report["predicted"] == 1 and "make about 6.4 billion" in report["skipped"][0]["reason"]
 
 
 def test_lengths_of_a_vllm_result_are_not_guessed_from_an_unknown_number_of_requests(tmp_path: Path) -> None:
