@@ -126,7 +126,9 @@ def _decode_steps(asked: Asked, output: float, generator: np.random.Generator) -
     tokens = np.floor(output - 1 + (0.0 if count == 1 else generator.uniform(0, 1, count))).astype(int) * np.ones(count, int)
     if asked.speculation is None:
         return tokens
-    accepted = generator.geometric(1 - asked.speculation.acceptance, (count, int(tokens.max(initial=1))))
+    longest = int(tokens.max(initial=1))
+    tokens = tokens[: max(4_000_000 // longest, 100)]  # answers are drawn token by token
+    accepted = generator.geometric(1 - asked.speculation.acceptance, (len(tokens), longest))
     gained = np.cumsum(np.minimum(accepted, asked.speculation.tokens + 1), axis=1)
     return np.where(tokens > 0, 1 + np.sum(gained < tokens[:, None], axis=1), 0)
 
