@@ -437,7 +437,7 @@ def _beyond(query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Ask
     plan at all, and the objective's own limit no further.
     """
     sized = [clause for clause in together if _has_size(clause.path)]
-    if len(sized) != 1 or sized[0].path.endswith("rate") or fix.objective is None:
+    if len(sized) != 1 or sized[0].path.endswith("rate") or fix.objective is None or set(fix.value.split("; ")) == {"dropped"}:
         return fix
     progress(f"what if {fix.clause} moved further?")
     resource, others = query.minimize, [clause for clause in together if clause is not sized[0]]

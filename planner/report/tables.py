@@ -285,7 +285,7 @@ def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
     if "in turn" in hows:
         notes.append("other joint moves: each as little as those after it, dropped, allow")
     if "not sought" in hows:
-        notes.append("?: together these would do; `wallplan explain PLAN --switches` finds how little of each is enough")
+        notes.append("?: together these would do; `explain` with `--switches` finds how little of each is enough")
     if "dropped" in hows:
         notes.append("dropped: without any limit in its place; in brackets what the best plan then has")
     if any(fix.further is not None for fix in fixes):

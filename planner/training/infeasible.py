@@ -152,12 +152,7 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
     query, asker = question.query, asked.asker
     if not asked.feasible(query, clauses):
         return Explanation()
-    core = _clash(query, clauses, clauses, asked, known)
-    clashes = [core]
-    for clause in core:  # another clash, without this clause, blames others too
-        others = [c for c in clauses if c is not clause]
-        if all(clause in clash for clash in clashes) and not asked.feasible(query, [clause]):
-            clashes.append(_clash(query, clauses, sorted(others, key=lambda c: c not in core), asked))
+    core, *_ = clashes = _clashes(query, clauses, asked, known)
     lone = [clause for clause in core if asked.feasible(query, [clause])]  # every clash has these
     stuck = dict.fromkeys(c.path for clash in clashes for c in clash if c not in lone)
     repairs: list[Repair] = []
@@ -189,6 +184,17 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
         tuple(_blamed(c, memory) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), near, by, best_then,
         further=tuple(tuple(_blamed(c) for c in clash) for clash in clashes[1:]), only=lone == core, stuck=tuple(stuck),
     )  # fmt: skip
+
+
+def _clashes(query: TrainQuery, clauses: list[Clause], asked: _Asked, known: list[Clause]) -> list[list[Clause]]:
+    """A minimal clash, and for each clause of it whose removal does not repair another one that does not have it."""
+    core = _clash(query, clauses, clauses, asked, known)
+    clashes = [core]
+    for clause in core:
+        others = [c for c in clauses if c is not clause]
+        if all(clause in clash for clash in clashes) and not asked.feasible(query, [clause]):
+            clashes.append(_clash(query, clauses, sorted(others, key=lambda c: c not in core), asked))
+    return clashes
 
 
 def _clash(

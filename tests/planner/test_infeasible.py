@@ -22,10 +22,10 @@ from planner import Plan, PlanError
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.columns import Memory
-from planner.infeasible import Explanation, sought, why_infeasible
+from planner.infeasible import Asker, Explanation, _clashes, _Subsets, sought, why_infeasible
 from planner.plan import Fix
 from planner.pyomo_milp import model
-from planner.query import Query, ServeQuery
+from planner.query import Clause, Query, ServeQuery
 from planner.report import tables
 from planner.solve import solve
 from zoo.catalog import Catalog
@@ -213,7 +213,7 @@ def check_clash(case: Case, core: list[str]) -> None:
         assert best(case.ask(rest)) is not None, f"{path} is not needed for the clash"
 
 
-def check(case: Case) -> None:
+def check(case: Case) -> Explanation:
     """Everything that is said of why a question has no plan."""
     why = why_infeasible(preparing.prepare(case.question))
     core = [clause.clause for clause in why.conflict]
@@ -234,6 +234,7 @@ def check(case: Case) -> None:
         for path in fix.clause.split(" + ") if fix.how != "least sum" else ():
             kept = {p: v for p, v in case.clauses.items() if p == path or p not in fix.clause.split(" + ")}
             assert best(case.ask(kept)) is None
+    return why
 
 
 # More of them: PLANTED=1000 pytest tests/planner/test_infeasible.py
@@ -254,8 +255,9 @@ def test_planted_conflicts(seed: int, put: Callable[[Catalog], None]) -> None:
 # ---------------------------------------------------------------- conflicts that a linear program cannot see
 
 
-def whole_machines(seed: int) -> Case:
-    """Machines of several chips, and a limit that lies between two whole numbers of them."""
+def whole_machines(seed: int) -> tuple[Case, str, str]:
+    """Machines of several chips, and a limit that lies between two whole numbers of them; its path, and by hand what would do:
+    what the next whole number of machines takes."""
     draw = Random(seed)
     each = draw.choice([2, 4])
     chip = tiny.chip("red", memory_bandwidth=Q(draw.choice([0.5, 1.0, 2.0]), "TB/s"))
@@ -271,12 +273,13 @@ def whole_machines(seed: int) -> Case:
     amounts, limit = column.choices.columns[0].amounts, draw.choice(["chips", "cost", "power", "quota"])
     between = machines + draw.choice([0.4, 0.8])
     if limit in ("chips", "quota"):
-        count = machines * each + each - 1
-        clauses |= {"limits.chips": count} if limit == "chips" else {"supply.quota[0]": {"chips": count}}
-    else:
-        unit = 1e-4 if limit == "cost" else 1e-3
-        clauses[f"limits.{limit}"] = f"{amounts[limit] * between * unit:.4f} {HOURLY[limit]}"
-    return Case(catalog, clauses)
+        count, enough = machines * each + each - 1, (machines + 1) * each
+        if limit == "chips":
+            return Case(catalog, clauses | {"limits.chips": count}), "limits.chips", str(enough)
+        return Case(catalog, clauses | {"supply.quota[0]": {"chips": count}}), "supply.quota[0]", f"{enough} chips"
+    unit, path = STEP[limit], f"limits.{limit}"
+    clauses[path] = f"{amounts[limit] * between * unit:.4f} {HOURLY[limit]}"
+    return Case(catalog, clauses), path, f"{amounts[limit] * (machines + 1) * unit:.10g} {HOURLY[limit]}"
 
 
 def has_a_plan_in_fractions(query: ServeQuery) -> bool:
@@ -293,10 +296,12 @@ def has_a_plan_in_fractions(query: ServeQuery) -> bool:
 
 @pytest.mark.parametrize("seed", range(24))
 def test_whole_machines_clash_where_fractions_do_not(seed: int, put: Callable[[Catalog], None]) -> None:
-    case = whole_machines(seed)
+    case, path, enough = whole_machines(seed)
     put(case.catalog)
     assert best(case.question) is None and has_a_plan_in_fractions(case.question)
-    check(case)
+    why = check(case)
+    assert not why.further and {"workload.rate", path} <= {clause.clause for clause in why.conflict}
+    assert next(fix.value for fix in why.fixes if fix.clause == path) == enough
 
 
 # ---------------------------------------------------------------- clashes that overlap
@@ -320,6 +325,37 @@ def check_all(why: Explanation, expected: set[frozenset[str]], paths: list[str])
     assert not {c.clause for c in why.innocent} & frozenset().union(*expected)
     blamed = frozenset().union(*expected) | {p for fix in why.fixes for p in fix.clause.split(" + ")}
     assert {c.clause for c in why.innocent} & set(paths) == set(paths) - blamed
+
+
+class Planted(_Subsets):
+    """Clauses of which only the planted cores clash."""
+
+    def __init__(self, clauses: list[Clause], cores: list[frozenset[int]]) -> None:
+        super().__init__(tiny.question(), clauses, Asker())
+        self.cores = cores
+
+    def hold(self, kept: frozenset[int]) -> bool:
+        self.asked += 1
+        return not any(core <= kept for core in self.cores)
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+def test_the_planted_cores_are_the_clashes_that_are_found(size: int) -> None:
+    """A hundred systems of overlapping cores each: all of them and no other are found, and the repairs are the least sets that
+    have a clause of every core, by trying all sets. Where the search is cut short, what was found is true."""
+    draw = Random(size)
+    clauses = [Clause(f"c{i}", f"c{i}", "", None) for i in range(size)]
+    every = [frozenset(some) for k in range(size + 1) for some in combinations(range(size), k)]
+    for _ in range(100):
+        drawn = {frozenset(draw.sample(range(size), draw.randint(1, min(size, 4)))) for _ in range(draw.randint(1, 5))}
+        cores = [core for core in drawn if not any(other < core for other in drawn)]
+        hitting = [one for one in every if all(one & core for core in cores)]
+        least = {one for one in hitting if not any(other < one for other in hitting)}
+        found, corrections, complete = _clashes(Planted(clauses, cores), lambda _: None)
+        assert len(set(found)) == len(found) and set(found) <= set(cores) and set(corrections) <= least and corrections
+        assert {one for one in least if len(one) == 1} <= set(corrections)
+        if complete:
+            assert set(found) == set(cores) and set(corrections) == least
 
 
 def two_limits() -> Case:

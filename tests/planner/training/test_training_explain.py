@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
@@ -27,13 +27,14 @@ from typer.testing import CliRunner
 from planner import load as ask
 from planner.cli import app
 from planner.plan import Plan
-from planner.query import Query, TrainQuery
+from planner.query import Clause, Query, TrainQuery
 from planner.records import QueryError
 from planner.training import asking, figures, question
 from planner.training.alternatives import alternatives
 from planner.training.arguments import page_of
 from planner.training.asking import Asker
 from planner.training.check import Decision, evaluate, layout_of
+from planner.training.infeasible import _Asked, _clashes
 from planner.training.job import accelerator_of
 from planner.training.layouts import cores_of, strategies_of
 from planner.training.least import first_from
@@ -213,6 +214,64 @@ def test_the_clash_is_minimal_and_every_repair_is_exact(seed: int, put: Callable
                 assert table.best(moved) == pytest.approx(fix.objective, abs=0.011)
             continue
         _check_alone(table, clauses, fix)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whole_instances_clash_where_fractions_do_not(seed: int, put: Callable[[Catalog], None]) -> None:
+    """Instances of four: four chips are late, eight too many; a quarter of one job and three of the other would be neither."""
+    draw = Random(seed)
+    red = tiny.chip("red", domain_kind="rack", memory=tiny.Q(draw.choice([8.0, 16.0]), "GiB"))
+    offer = tiny.offer("here/one", "red", draw.choice([4.0, 9.0]), 4)
+    catalog = tiny.world([red], [tiny.model()], [tiny.region()], [offer])
+    put(catalog)
+    table = Table(catalog)
+    days = {job.accelerators: job.days for job in table.rows}
+    late, early = days[4], days[8]
+    deadline = early + draw.uniform(0.3, 0.9) * (late - early)
+    assert 0.25 * late + 0.75 * early < deadline < late
+    clauses = {"deadline": f"{deadline:.6f} day", "limits.chips": draw.choice([6, 7])}
+    plan = solve(query_of(clauses), today=TODAY)
+    assert plan.status == "infeasible" and not plan.further
+    assert {c.clause for c in plan.conflict} == {"workload.tokens", *clauses}
+    fixes = {fix.clause: fix for fix in plan.fixes}
+    assert fixes["limits.chips"].value == "8"
+    assert fixes["deadline"].value == f"{math.ceil(late * 100 - 1e-9) / 100:.10g} day"
+    for fix in plan.fixes:
+        _check_alone(table, clauses, fix)
+
+
+class Planted(_Asked):
+    """Clauses of which only the planted cores clash."""
+
+    def __init__(self, clauses: list[Clause], cores: list[frozenset[str]]) -> None:
+        super().__init__(Asker(TODAY))
+        self.clauses, self.cores = clauses, cores
+
+    def feasible(self, query: TrainQuery, relaxed: Collection[Clause] = ()) -> bool:
+        kept = {clause.path for clause in self.clauses} - {clause.path for clause in relaxed}
+        return not any(core <= kept for core in self.cores)
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+def test_only_planted_cores_are_found(size: int) -> None:
+    """A hundred systems of overlapping cores each. Where each clause of the first repairs alone there is no other core, as is
+    said then; else one is found for each clause that does not."""
+    draw, query = Random(size), query_of()
+    clauses = [Clause(f"c{i}", f"c{i}", "", None) for i in range(size)]
+    for _ in range(100):
+        drawn = {
+            frozenset(f"c{i}" for i in draw.sample(range(size), draw.randint(1, min(size, 4)))) for _ in range(draw.randint(1, 5))
+        }
+        cores = [core for core in drawn if not any(other < core for other in drawn)]
+        asked = Planted(clauses, cores)
+        found = [frozenset(c.path for c in one) for one in _clashes(query, clauses, asked, list(clauses))]
+        assert len(set(found)) == len(found) and set(found) <= set(cores)
+        for clause in clauses:
+            if clause.path in found[0]:
+                lone = asked.feasible(query, [clause])
+                assert lone == all(clause.path in core for core in cores) == all(clause.path in one for one in found)
+        if all(asked.feasible(query, [clause]) for clause in clauses if clause.path in found[0]):
+            assert cores == found
 
 
 def _value(path: str, text: str) -> Any:
