@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -197,6 +197,13 @@ def figure(catalog: Catalog, parameter: str, level: str = "typical") -> float:
     return float(value)
 
 
+def _magnitudes(values: Sequence[Quantity], unit: Any) -> np.ndarray:
+    """Magnitudes in a unit; one that stands many times (a chip's power, a region's intensity) is converted once."""
+    known = {id(value): value for value in values}
+    sizes = {which: value.m_as(unit) for which, value in known.items()}
+    return np.array([sizes[id(value)] for value in values])
+
+
 def amounts_of(
     chips: list[Accelerator],
     accelerators: np.ndarray,
@@ -213,11 +220,11 @@ def amounts_of(
     the query counts it.
     """
     hour = Q(1.0, "hour")
-    tdp = Q(np.array([chip.tdp.m_as(_WATT) for chip in chips if chip.tdp is not None]), "watt")
+    tdp = Q(_magnitudes([chip.tdp for chip in chips if chip.tdp is not None], _WATT), "watt")
     share = np.array([chip.host_power_share for chip in chips])
     pue = np.array([site.pue for site in sites])
-    wue = Q(np.array([site.wue.m_as(_LITRE_PER_KWH) for site in sites]), "liter/kWh")
-    intensity = Q(np.array([site.intensity.m_as(_PER_KWH) for site in sites]), "gCO2e/kWh")
+    wue = Q(_magnitudes([site.wue for site in sites], _LITRE_PER_KWH), "liter/kWh")
+    intensity = Q(_magnitudes([site.intensity for site in sites], _PER_KWH), "gCO2e/kWh")
     draw = figure(catalog, f"average draw as fraction of TDP, {activity}")
     energy = operations.energy(operations.node_power(accelerators, tdp, draw, share), hour)
     carbon = operations.carbon(energy, pue, intensity)

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -323,7 +324,8 @@ def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuer
     chips = {machine.accelerator.name: machine.accelerator for machine in machines}
     reached = {} if like else {name: serving_constants(chip, calibration=known) for name, chip in chips.items()}
     constants = [one.constants for one in like] or [reached[machine.accelerator.name] for machine in machines]
-    fits = _largest_batches(machines, shapes, constants, model, query)
+    kinds = _Kinds(machines, shapes, constants, model, query)
+    fits = _largest_batches(kinds)
     grids = [[_batches(int(top)) for top in tops] for tops in fits]
     modes = query.workload.disaggregation
     together = "none" in modes
@@ -331,10 +333,7 @@ def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuer
         apart_of(machine, model, query, fitted) if "pools" in modes else None
         for machine, fitted in zip(machines, constants, strict=True)
     ]
-    if like:
-        tried = _tried_as_far_as_needed(machines, shapes, constants, grids, model, query, like, apart)
-    else:
-        tried = _times(machines, shapes, constants, grids, model, query)
+    tried = _tried_as_far_as_needed(kinds, grids, like, apart) if like else _times(kinds, grids)
     for gone, tops in zip(dropped, fits, strict=True):
         _count(gone, 2, "memory", tops < 1, "weights, one sequence's cache and the reserve exceed the accelerator's memory")
     return [
@@ -346,16 +345,10 @@ def surveys_of(machines: Sequence[Machine], model: Transformer, query: ServeQuer
 
 
 def _tried_as_far_as_needed(
-    machines: Sequence[Machine],
-    shapes: Sequence[Sequence[Shape]],
-    constants: Sequence[Constants],
-    grids: Sequence[Sequence[Sequence[int]]],
-    model: Transformer,
-    query: ServeQuery,
-    like: Sequence[Survey],
-    apart: Sequence[Apart | None],
+    kinds: _Kinds, grids: Sequence[Sequence[Sequence[int]]], like: Sequence[Survey], apart: Sequence[Apart | None]
 ) -> list[Times]:
     """`_times` of each grid up to its first batch that breaks TPOT: as far as in `like`, the rest where all of those keep it."""
+    query = kinds.query
     limit = tpot_limit(query)
     tightest = np.inf if limit is None else float(limit.m_as("s"))
 
@@ -366,11 +359,11 @@ def _tried_as_far_as_needed(
     first = [_first_broken(survey, tightest) for survey in like]
     counts = [[cut(grid, at) for grid, at in zip(mine, ends, strict=True)] for mine, ends in zip(grids, first, strict=True)]
     begun = [[grid[:n] for grid, n in zip(mine, ns, strict=True)] for mine, ns in zip(grids, counts, strict=True)]
-    times = _times(machines, shapes, constants, begun, model, query)
+    times = _times(kinds, begun)
     together = "none" in query.workload.disaggregation
     kept = [
         np.bincount(t.shape[_least_tpot(t, together, pools) <= tightest], minlength=len(mine))
-        for t, mine, pools in zip(times, shapes, apart, strict=True)
+        for t, mine, pools in zip(times, kinds.shapes, apart, strict=True)
     ]
     rest = [
         [grid[n:] if n == k else () for grid, n, k in zip(mine, ns, ks, strict=True)]
@@ -378,7 +371,7 @@ def _tried_as_far_as_needed(
     ]
     if not any(batches for mine in rest for batches in mine):
         return times
-    return [one.and_also(more) for one, more in zip(times, _times(machines, shapes, constants, rest, model, query), strict=True)]
+    return [one.and_also(more) for one, more in zip(times, _times(kinds, rest), strict=True)]
 
 
 def _first_broken(survey: Survey, tightest: float) -> np.ndarray:
@@ -418,8 +411,8 @@ def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) ->
         [sorted({*one, *other}) for one, other in zip(_between(survey, good), _between(survey, better), strict=True)]
         for survey, good, better in zip(surveys, kept, alone, strict=True)
     ]
-    machines, shapes = [survey.machine for survey in surveys], [survey.shapes for survey in surveys]
-    finer = _times(machines, shapes, [survey.constants for survey in surveys], between, model, query)
+    machines, shapes, constants = ([getattr(survey, name) for survey in surveys] for name in ("machine", "shapes", "constants"))
+    finer = _times(_Kinds(machines, shapes, constants, model, query), between)
     kept = [
         _with_largest(good, more.at(_keeps(survey, more, tightest)))
         for survey, good, more in zip(surveys, kept, finer, strict=True)
@@ -741,57 +734,73 @@ def _too_lossy(query: ServeQuery, weights: Format, cache: Format) -> bool:
     return any(loss is None for loss in losses) or sum(loss or 0.0 for loss in losses) > query.sla.quality.loss
 
 
-def _deployment(
-    machines: Sequence[Machine],
-    shapes: Sequence[Sequence[Shape]],
-    constants: Sequence[Constants],
-    at: np.ndarray,
-    model: Transformer,
-    query: ServeQuery,
-) -> tuple[serving.Deployment, tuple[np.ndarray, np.ndarray]]:
-    """(the layouts at batch 1, on all their kinds of machine; how slow they may be, of TPOT and TTFT) as arrays.
+@dataclass(frozen=True)
+class _Kinds:
+    """Kinds of machine with their layouts, counted over all of them: what the forward model wants of each is gathered once."""
 
-    `at` picks shapes, counted over all machines.
-    """
-    where = np.repeat(np.arange(len(machines)), [len(mine) for mine in shapes])[at]
-    chips = [machine.accelerator for machine in machines]
-    numbers = np.array(
-        [
-            (
-                s.weights.bytes_per_element.magnitude,
-                s.cache.bytes_per_element.magnitude,
-                s.peak.magnitude,
-                c.compute_efficiency[s.weights.computes_in],
-                s.tensor_parallel,
-                s.pipeline_parallel,
-                s.expert_parallel,
-                s.drafted,
-            )
-            for mine, c in zip(shapes, constants, strict=True)
-            for s in mine
-        ],
-        float,
-    )[at]
-    weights, cache, peak, efficiency, tensor, pipeline, expert, tokens = numbers.T
-    layouts = serving.Layouts(
-        Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, np.ones(len(at))
-    )
-    deployment = serving.Deployment(
-        serving.work_of(model, traffic(query), layouts.kv_bytes),
-        layouts,
-        serving.gather([serving.device_of(chip) for chip in chips], where),
-        serving.gather([links_of(machine) for machine in machines], where),
-        serving.gather(constants, where),
-        draft_of(query, model, layouts.kv_bytes, tokens),
-    )
-    known = calibrated.constants_of(query)
-    slow = np.array(
-        [
-            [serving.slowness(model, chip, c, known, drafting) for drafting in (False, True)]
-            for chip, c in zip(chips, constants, strict=True)
+    machines: Sequence[Machine]
+    shapes: Sequence[Sequence[Shape]]
+    constants: Sequence[Constants]
+    model: Transformer
+    query: ServeQuery
+
+    @cached_property
+    def _of_machines(self) -> tuple[serving.Device, serving.Links, Constants, np.ndarray]:
+        """(devices, links, constants, how slow they may be: of TPOT, TTFT, by whether tokens are drafted) of all kinds."""
+        chips, all_of_them = [machine.accelerator for machine in self.machines], np.arange(len(self.machines))
+        known = calibrated.constants_of(self.query)
+        slow = [
+            [serving.slowness(self.model, chip, c, known, drafting) for drafting in (False, True)]
+            for chip, c in zip(chips, self.constants, strict=True)
         ]
-    )[where, (tokens > 0).astype(int)]
-    return deployment, (slow[:, 0], slow[:, 1])
+        return (
+            serving.gather([serving.device_of(chip) for chip in chips], all_of_them),
+            serving.gather([links_of(machine) for machine in self.machines], all_of_them),
+            serving.gather(self.constants, all_of_them),
+            np.array(slow),
+        )
+
+    @cached_property
+    def _of_layouts(self) -> np.ndarray:
+        """Layouts x (weights, cache, peak, efficiency, tensor, pipeline, expert, drafted, position of the machine)."""
+        return np.array(
+            [
+                (
+                    s.weights.bytes_per_element.magnitude,
+                    s.cache.bytes_per_element.magnitude,
+                    s.peak.magnitude,
+                    c.compute_efficiency[s.weights.computes_in],
+                    s.tensor_parallel,
+                    s.pipeline_parallel,
+                    s.expert_parallel,
+                    s.drafted,
+                    i,
+                )
+                for i, (mine, c) in enumerate(zip(self.shapes, self.constants, strict=True))
+                for s in mine
+            ],
+            float,
+        )
+
+    def deployment(self, at: np.ndarray, batch: np.ndarray) -> tuple[serving.Deployment, tuple[np.ndarray, np.ndarray]]:
+        """(the layouts `at`, each with its batch; how slow they may be, of TPOT and TTFT) as arrays."""
+        *numbers, machine = self._of_layouts[at].T
+        weights, cache, peak, efficiency, tensor, pipeline, expert, tokens = numbers
+        layouts = serving.Layouts(
+            Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, batch
+        )
+        where = machine.astype(int)
+        device, links, constants, slow = self._of_machines
+        deployment = serving.Deployment(
+            serving.work_of(self.model, traffic(self.query), layouts.kv_bytes),
+            layouts,
+            serving.take(device, where),
+            serving.take(links, where),
+            serving.take(constants, where),
+            draft_of(self.query, self.model, layouts.kv_bytes, tokens),
+        )
+        slow = slow[where, (tokens > 0).astype(int)]
+        return deployment, (slow[:, 0], slow[:, 1])
 
 
 def measured_kernels(
@@ -832,8 +841,7 @@ def measured_kernels(
     ]
     calibration = calibrated.constants_of(query)
     constants = [serving_constants(chip, calibration=calibration) for chip in chips]
-    deployment, _ = _deployment(theirs, same, constants, at[ask], model, query)
-    deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch[ask]))
+    deployment, _ = _Kinds(theirs, same, constants, model, query).deployment(at[ask], batch[ask])
     names = [(c.name, s.weights.name, s.cache.name) for mine, c in zip(shapes, chips, strict=True) for s in mine]
     chip, weights, cache = np.array(names)[at[ask]].T
     found, known[ask] = silicon.measured(deployment, model, chip, weights, cache, tool)
@@ -851,39 +859,27 @@ def draft_of(query: ServeQuery, model: Transformer, kv_bytes: Quantity, tokens: 
     return serving.draft_of(model, traffic(query), kv_bytes, tokens, speculative.acceptance, speculative.cost or 0.0)
 
 
-def _largest_batches(
-    machines: Sequence[Machine],
-    shapes: Sequence[Sequence[Shape]],
-    constants: Sequence[Constants],
-    model: Transformer,
-    query: ServeQuery,
-) -> list[np.ndarray]:
+def _largest_batches(kinds: _Kinds) -> list[np.ndarray]:
     """By machine and shape, the most sequences that fit in memory and that the engine schedules; zero where none fits."""
-    ends = np.cumsum([len(mine) for mine in shapes])
+    ends = np.cumsum([len(mine) for mine in kinds.shapes])
     if not len(ends) or not ends[-1]:
-        return [np.zeros(0) for _ in shapes]
-    deployment, _ = _deployment(machines, shapes, constants, np.arange(ends[-1]), model, query)
+        return [np.zeros(0) for _ in kinds.shapes]
+    deployment, _ = kinds.deployment(np.arange(ends[-1]), np.ones(ends[-1]))
     scheduled = deployment.constants.largest_batch * deployment.layouts.attention_parallel  # by every attention rank
     return np.split(np.minimum(serving.largest_batch(deployment), np.floor(scheduled)), ends[:-1])
 
 
-def _times(
-    machines: Sequence[Machine],
-    shapes: Sequence[Sequence[Shape]],
-    constants: Sequence[Constants],
-    grids: Sequence[Sequence[Sequence[int]]],
-    model: Transformer,
-    query: ServeQuery,
-) -> list[Times]:
+def _times(kinds: _Kinds, grids: Sequence[Sequence[Sequence[int]]]) -> list[Times]:
     """By machine: what the forward model says of each shape at each batch of its grid."""
+    machines, shapes, model, query = kinds.machines, kinds.shapes, kinds.model, kinds.query
     counts = [len(grid) for mine in grids for grid in mine]
     at = np.repeat(np.arange(len(counts)), counts)
     batch = np.array([float(size) for mine in grids for grid in mine for size in grid])
     if not len(at):
         return [Times(np.zeros(0, int), *(np.zeros(0) for _ in fields(Times)[1:])) for _ in machines]
-    deployment, slow = _deployment(machines, shapes, constants, at, model, query)
+    deployment, slow = kinds.deployment(at, batch)
     measured, _ = measured_kernels(machines, shapes, at, batch, model, query)
-    deployment = replace(deployment, layouts=replace(deployment.layouts, batch=batch), measured=measured)
+    deployment = replace(deployment, measured=measured)
     predicted = serving.replicas(deployment, *slow)
     replica = ranked(query, predicted)
     shape = np.concatenate([np.arange(len(mine)) for mine in shapes])[at]
