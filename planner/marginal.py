@@ -18,16 +18,28 @@ from zoo.units import Q, Quantity
 
 from . import in_parallel
 from .certify import Certificate
-from .columns import Memory
+from .columns import Memory, choices_of
 from .duals import shadow_prices
 from .infeasible import Asker
 from .lean import lean, price
 from .plan import Marginal, Plan
-from .prepare import UNITS, Prepared, Progress, in_objective_units, objective_units, open_catalog, prepare, prove
+from .prepare import (
+    UNITS,
+    Prepared,
+    Progress,
+    catalog_of,
+    in_objective_units,
+    laid_out,
+    model_of,
+    objective_units,
+    open_catalog,
+    prepare,
+    prove,
+)  # fmt: skip
 from .program import quantise
 from .query import ServeQuery
 from .scalars import text_of
-from .space import format_of
+from .space import format_of, machines_of, offers_of
 from .uncertainty import guarded_query
 
 # A plan changes within this relative width of a switch point: 0.1 %, the rounding of what is printed included.
@@ -229,7 +241,10 @@ def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: 
         memory.catalogs[files] = open_catalog(query)
         prepare(query, memory=memory)
     today = memory.catalogs[files]
-    other = varied(today, scales, chip)
+    asked = today
+    if "prices" in scales:  # there are thousands of offers: of those that the question permits
+        asked = today.with_offers({offer.name: offer for offer in offers_of(query, today)[0]})
+    other = varied(asked, scales, chip)
     if set(scales) <= {"prices", "carbon intensity"}:
         return Memory(memory.surveys, memory.runs, memory.curves, catalogs={files: other}, exact=memory.exact)
     amounts = {} if "prices" in scales else {
@@ -337,9 +352,9 @@ def _loosened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> dict
 def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> tuple[bool, bool]:
     """(whether every plan is worse than today's where a knob is 1 % tighter, whether there is none then)."""
     question, scales = moved(query, knob, 2 - knob.looser)
-    if _speeds(knob) and _still_holds(plan, question, scales, memory):
-        return False, False
     known = world(guarded_query(question), scales, memory)
+    if _speeds(knob) and _still_holds(plan, question, known):
+        return False, False
     narrowed_first = (_on_chips_of(plan, question), question)  # there is most to be hoped for, at least to be computed
     if plan.objective is not None and any(_within(one, known, plan.objective) is not None for one in narrowed_first):
         return False, False
@@ -403,13 +418,16 @@ def _on_chips_of(plan: Plan, query: ServeQuery) -> ServeQuery:
     return narrowed
 
 
-def _still_holds(plan: Plan, query: ServeQuery, scales: Mapping[str, float], memory: Memory) -> bool:
+def _still_holds(plan: Plan, query: ServeQuery, known: Memory) -> bool:
     """Whether the fleet of a plan, each pool laid out anew, carries its loads in a moved question: it costs what it did."""
-    narrowed = _on_chips_of(plan, guarded_query(query))
-    if narrowed.uncertain.hold is not None:  # the loads of the plan are those of the question, not of the guarded one
+    if query.uncertain.hold is not None:  # the loads of the plan are those of the question, not of the guarded one
         return False
-    prepared = prepare(narrowed, memory=world(guarded_query(query), scales, memory))
-    names, columns, curves = prepared.market.populations, prepared.choices.columns, prepared.choices.curves
+    catalog = catalog_of(query, known)
+    machines = machines_of([catalog.find("offers", name) for name in dict.fromkeys(p.offer for p in plan.fleet)], catalog)
+    runs = laid_out([machine for machine, _ in machines], model_of(query, catalog), query, known)
+    grouped = [(one, offers) for (one, _), (_, offers) in zip(runs, machines, strict=True)]
+    choices = choices_of(query, catalog, grouped, [], known)
+    names = [population.name for population in query.populations]
     for pool in plan.fleet:
         served = {names.index(name) for name in pool.serves}
         load = quantise(Q(pool.load_per_s, "1/s"), "load", "up")
@@ -417,8 +435,8 @@ def _still_holds(plan: Plan, query: ServeQuery, scales: Mapping[str, float], mem
             column.offer.name == pool.offer
             and served <= set(column.populations)
             and pool.instances % column.instances == 0
-            and curves[column.curve].best(pool.instances // column.instances)[0] >= load
-            for column in columns
+            and choices.curves[column.curve].best(pool.instances // column.instances)[0] >= load
+            for column in choices.columns
         ):
             return False
     return True
