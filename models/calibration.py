@@ -143,7 +143,6 @@ class Constants:
     engine: str
     compute_efficiency: Mapping[str, Any]
     sustained: Number
-    engine_efficiency: Number
     prefill_efficiency: Number
     half_efficiency_rows: Number
     roofline_exponent: Number
@@ -268,7 +267,7 @@ class Selector:
         )  # fmt: skip
         reference = np.array([float(_families()[f]["tflops_per_watt"] or "nan") for f, _, _ in self._keys])
         relative = np.asarray(selection.tflops_per_watt, float) / reference
-        relative = np.maximum(np.where(np.isfinite(relative), relative, 1.0), 1.0)
+        relative = np.where(np.isfinite(relative), relative, 1.0)
         self.power = float(relative.reshape(-1)[0]) if self._scalar else relative
         self.engine = selection.engine if self._scalar else "several"
         self._cuda_cores = [_engines()[e]["attention"] for _, _, e in self._keys]
@@ -339,8 +338,8 @@ class Selector:
         several = values.ndim > 1
         g = {name: values[..., at, None] if several else float(values[at]) for name, at in self.index.items() if "." not in name}
         overhead = v["overhead"] * v["young_port_overhead"]
-        efficiency = v["engine_efficiency"] * v["young_port_efficiency"]
-        compute = {bits: np.minimum(v[f"compute_{bits}bit"] * efficiency, 0.95) for bits in (16, 8, 4)}
+        efficiency = {16: v["engine_efficiency"] * v["young_port_efficiency"], 8: v["engine_efficiency"], 4: v["engine_efficiency"]}
+        compute = {bits: np.minimum(v[f"compute_{bits}bit"] * factor, 0.95) for bits, factor in efficiency.items()}
         waits = self.columns["attention_parallel_wait"] != self._neutral
 
         def time(value: Any) -> Quantity:
@@ -349,8 +348,7 @@ class Selector:
         return Constants(
             engine=self.engine,
             compute_efficiency={name: compute[min(bits, 16)] for name, bits in PRECISION_BITS.items()},
-            sustained=self.power ** -g["power_exponent"],
-            engine_efficiency=efficiency,
+            sustained=np.maximum(self.power, g["power_floor"]) ** -g["power_exponent"],
             prefill_efficiency=v["prefill_efficiency"],
             half_efficiency_rows=g["half_efficiency_rows"],
             roofline_exponent=np.maximum(g["roofline_exponent"], 1.0),
@@ -371,7 +369,7 @@ class Selector:
             decode_attention=v["decode_attention"],
             decode_attention_latent=v["decode_attention_latent"],
             attention_exponent=g["attention_exponent"],
-            prefill_attention=g["prefill_attention"] * efficiency,
+            prefill_attention=g["prefill_attention"] * efficiency[16],
             attention_half_tokens=g["attention_half_tokens"],
             collective_latency=time(v["collective_latency"] * v["collective_latency_factor"]),
             bus_bandwidth=g["bus_bandwidth"],

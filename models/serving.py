@@ -620,7 +620,7 @@ def products(d: Deployment, tokens: Any, prefill: Any) -> Products:
         like=operations,
     )
     return Products(
-        Q(operations, "flop"), Q(peaks, "flop/s"), np.clip(efficiency, 1e-6, 1.0), Q(traffic, "byte"), np.clip(reads, 1e-6, 0.95)
+        Q(operations, "flop"), Q(peaks, "flop/s"), np.clip(efficiency, 1e-6, 0.95), Q(traffic, "byte"), np.clip(reads, 1e-6, 0.95)
     )
 
 
@@ -1057,6 +1057,15 @@ def share_following(u: Array) -> Array:
     return np.where(u <= 1, u - u * u / 2, 0.5)
 
 
+def fluctuation(load: Array, customers: Array) -> Array:
+    """Services that a customer of a finite run waits beyond the fluid backlog, where arrivals are random and services are not.
+
+    1 / sqrt(1/s^2 + 1/t^2),  s = rho / (2 (1 - rho)) below saturation, 1 / (2 rho (rho - 1)) above,  t = 0.53 sqrt(n)
+    """
+    steady = np.where(load < 1, load, 1 / np.maximum(load, 1e-9)) / (2 * np.maximum(np.abs(1 - load), 1e-9))
+    return 1 / np.sqrt(1 / np.maximum(steady, 1e-12) ** 2 + 1 / np.maximum(0.28 * customers, 1e-9))
+
+
 def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: int = 25) -> Latency:
     """TTFT and TPOT at an arrival rate, on the upper (loaded) branch of Little's fixed point.
 
@@ -1087,27 +1096,32 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
     launches, own = stages * fixed_time(d), (stages * (prompt_time(d, 1.0) + c.prefill_launch)).m_as("s")
     fixed = (c.first_token_fixed + launches).m_as("s") + own
     bursts = np.where(settled, (variability - 1) / 2 * reading / (1 - reading) * service, 0.0)
+    each = service
 
     one = np.ones_like(limit)
     mean = tpot = busy_step(d, one, one).decode.m_as("s") + count / 2 * service / steps
-    batch = waited = queue = decode = before = after = np.zeros_like(tpot)
+    batch = waited = queue = decode = before = after = backlog = np.zeros_like(tpot)
     for turn in range(iterations):
         lasts, u = steps * tpot, steps * mean / window
-        flight = np.where(finite, 1 + np.maximum(count - 1, 0) * share_in_flight(u), served * lasts + (1 + variability) / 2)
+        others = np.where(finite, np.maximum(count - 1, 0) * share_in_flight(u), served * lasts)
+        flight = others + np.where(finite, 1.0, (1 + variability) / 2)
         serves = mean + own / stages / room
-        queue = c.queue_factor * fleet.m_d_1_wait(Q(reading / serves, "1/s"), Q(serves, "s")).m_as("s") + bursts
-        waited = c.step_wait * (1 - np.exp(-np.where(settled, served * lasts, flight))) * mean
+        steady = fleet.m_d_1_wait(Q(reading / serves, "1/s"), Q(serves, "s")).m_as("s")
+        queue = c.queue_factor * np.where(finite, serves * fluctuation(offered * each, count), steady) + bursts
+        backlog = np.where(finite, count / 2 * np.maximum(each - 1 / offered, 0), 0.0)
+        waited = c.step_wait * (1 - np.exp(-others)) * mean
         flight = np.where(load.known_batch, load.concurrency * lasts / (lasts + fixed + waited + queue), flight)
         drained = 1 - c.natural_drain * np.where(load.natural & finite, u / (1 + u), 0.0)
         batch = np.maximum(np.clip(flight, 1.0, limit) * drained, 1.0)
         followers = np.where(
-            finite, drained * count * share_following(u), np.where(load.known_batch, batch, served * steps * mean)
+            finite, drained * count * share_following(u + (waited + queue + backlog) / window), np.where(load.known_batch, batch, served * steps * mean)
         )
         followers = np.where(finite, np.minimum(followers, count / 2), followers)
         most = np.minimum(steps * room, 2 * followers)  # evenly from none to all of them follow: so many at most are read
         followers = np.where(finite, most - most**2 / np.maximum(4 * followers, 1e-9), np.minimum(followers, steps * room))
         step = busy_step(d, batch, np.clip(followers / steps, 1.0, room))
         decode, prompt = step.decode.m_as("s"), c.interference * step.prompt.m_as("s")
+        each = prompt + decode / (stages * room)
         read = np.where(settled, np.minimum(served * prompt, 1 - 1e-9), followers / steps * prompt)
         new = np.where(settled, decode / (1 - np.where(settled, read, 0.0)), decode + read)
         new = np.minimum(new, decode + room * prompt)  # no step reads more
@@ -1117,7 +1131,6 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
             slope = np.nan_to_num(np.clip((seen - after) / (tpot - before), 0.0, 0.9))
         before, after = tpot, seen
         tpot = np.maximum(tpot + (seen - tpot) * np.where(settled & (turn > 0), 1 / (1 - slope), 0.5), decode / 2)
-    backlog = count / 2 * np.maximum(service - 1 / np.maximum(offered, 1e-9), 0)
     crowded = finite & (count > 1.05 * limit)
     slot = np.where(
         crowded, np.maximum(count * share_in_flight(w.output * tpot / window) / limit - 1, 0) * w.output * tpot * 0.5, 0.0
