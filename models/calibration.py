@@ -306,7 +306,7 @@ class Selector:
         families = ("compute_16bit", "compute_8bit", "compute_4bit", "memory", "cache_read", "collective_latency")
         engines = [
             "engine_efficiency", "prefill_efficiency", "step", "layer", "tensor_parallel_layer", "sequence", "prefill_launch",
-            "collective_latency_factor", "expert_layer_factor", "memory_share", "batch_limit", "interference",
+            "collective_latency_factor", "expert_layer_factor", "memory_share", "batch_limit", "step_tokens", "interference",
             "first_token_fixed", "step_wait", "prompt_wait_random", "prompt_wait_fixed", "queue_factor", "tail",
         ]  # fmt: skip
         columns = {name: self._by(name, "families") for name in families}
@@ -391,7 +391,7 @@ class Selector:
             workspace=Q(g["workspace"], "byte"),
             smallest_cache=g["smallest_cache"],
             batch_limit=v["batch_limit"],
-            step_tokens=g["step_tokens"],
+            step_tokens=v["step_tokens"],
             interference=v["interference"],
             median_share=g["median_share"],
             first_token_fixed=time(v["first_token_fixed"]),
