@@ -813,6 +813,15 @@ def prompt_time(d: Deployment, prompts: Any) -> Quantity:
     return time if d.measured is None else time * d.measured.prefill
 
 
+def reading_time(d: Deployment, prompts: Any) -> Quantity:
+    """Prefill of `prompts` prompts through one stage, in as many steps as the engine's budget of tokens asks for [s].
+
+    s (t_prefill(prompts / s) + t_launch),  s = prompts / `prompts_per_step`, at least one
+    """
+    steps = np.maximum(prompts / prompts_per_step(d), 1.0)
+    return steps * (prompt_time(d, prompts / steps) + d.constants.prefill_launch)
+
+
 # ------------------------------------------------------------------------------------------- laws of the six regimes
 
 
@@ -906,13 +915,14 @@ def full_step(d: Deployment, sequences: Any) -> Busy:
 def slot_time(d: Deployment, sequences: Any, step: Busy) -> Quantity:
     """How long a request holds its slot when all of `sequences` are busy: O steps that read sequences / O prompts each.
 
-    O t_decode + phi sequences t_prompt
+    O t_decode + (1 + (phi - 1) (O - 1)/O) sequences t_prompt
 
     One of the steps reads the prompt and yields the first token, the others decode. phi, `interference`: what a prompt adds to
-    a step that decodes, over what it takes alone. step: `full_step`. Returns [s].
+    a step in which the request decodes, over what it takes alone. step: `full_step`. Returns [s].
     Source: Agrawal et al. (2024), Sarathi-Serve, for prefill work inside decode steps, without which the error triples.
     """
-    return d.work.output * step.decode + d.constants.interference * sequences * step.prompt
+    disturbed = 1 + (d.constants.interference - 1) * (1 - 1 / np.asarray(d.work.output, float))
+    return d.work.output * step.decode + disturbed * sequences * step.prompt
 
 
 def capacity(d: Deployment, sequences: Any) -> Quantity:
@@ -922,6 +932,13 @@ def capacity(d: Deployment, sequences: Any) -> Quantity:
     """
     kept = kept_busy(d, sequences)
     return kept / slot_time(d, kept, full_step(d, kept))
+
+
+def full_token_time(d: Deployment, sequences: Any) -> Quantity:
+    """TPOT when all of so many slots are busy [s], the longest of a steady state: t_decode + phi sequences t_prompt / O."""
+    kept = kept_busy(d, sequences)
+    step = full_step(d, kept)
+    return step.decode + d.constants.interference * kept / np.asarray(d.work.output, float) * step.prompt
 
 
 def closed_loop(d: Deployment, load: Load) -> Latency:
@@ -935,25 +952,27 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
     with one request less. In front of its prompt are those of the others that have not been read either, the share X V/N of
     the time (Bard 1979, Schweitzer 1979), and the share s of them that were sent together with it,
     s = kappa (rho / 0.3)^g (N - 1)^(c - 1) with rho the share of time spent in prefill, fitted. w: steps waited for while
-    another request decodes, P = 1 - O^(1 - N). At the largest rate, the wait for a slot is what is left of N/X. The step is
+    another request decodes, P = 1 - O^(1 - N). At the largest rate, the wait for a slot is what is left of N/X. Whoever waits
+    for a slot is in nobody's way, so that N is at most the number of slots in all but Little's law. The step is
     taken at the B of every slot busy, then once more at the B found. A request of one token (O = 1) has no TPOT: what stands
     there is the time between steps.
 
-    A static batch has no interference, and its first token comes when all prompts are read. Disaggregated prefill does not
-    disturb decode. A client that reports medians sees `median_share` of stalls and waits.
+    A static batch has no interference, and its first token comes when all prompts of its wave are read (`static_waves`).
+    Disaggregated prefill does not disturb decode. A client that reports medians sees `median_share` of stalls and waits.
     """
     w, x, c = d.work, d.layouts, d.constants
     stages, population, output = x.pipeline_parallel, np.asarray(load.concurrency, float), np.asarray(w.output, float)
     inside = np.minimum(population, slots(d, load))
     inside = np.where(load.static, inside, kept_busy(d, inside))
-    others = np.maximum(population - 1, 0.0) / np.maximum(population, 1e-9)  # (N - 1) / N
-    readers = population / load.prefill_workers * np.where(load.disaggregated, load.replicas, 1.0)
+    served = np.minimum(population, inside)
+    others = np.maximum(served - 1, 0.0) / np.maximum(served, 1e-9)  # (N - 1) / N
+    readers = served / load.prefill_workers * np.where(load.disaggregated, load.replicas, 1.0)
     ahead = np.maximum(readers - 1, 0.0)
     launches, alone = stages * fixed_time(d), (prompt_time(d, 1.0) + c.prefill_launch).m_as("s")
     fixed = (c.first_token_fixed + launches).m_as("s")
     kappa = np.where(load.fixed_lengths, c.prompt_wait_fixed, c.prompt_wait_random)
     gathers = np.where((np.asarray(w.latent_layers) > 0) & (x.expert_parallel > 1), c.attention_parallel_wait, 0.0)
-    steps = np.where(load.disaggregated, 0.0, (1 - output ** (1 - np.maximum(population, 1.0))) * (c.step_wait + gathers))
+    steps = np.where(load.disaggregated, 0.0, (1 - output ** (1 - np.maximum(served, 1.0))) * (c.step_wait + gathers))
 
     def elsewhere(step: Busy) -> Busy:
         return replace(step, prompt=np.where(load.static | load.disaggregated, 0.0, 1.0) * step.prompt)
@@ -962,6 +981,7 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
     together = prompts_together(d, inside / stages)
     step = elsewhere(busy_step(d, batch, together))
     largest = (inside / slot_time(d, inside, step)).m_as("1/s")
+    slowest = np.where(load.static | load.disaggregated, np.inf, full_token_time(d, inside).m_as("s"))
     rate = tpot = prompts = each = np.zeros(1)
     decoded, room = np.maximum(output - 1, 1e-6), prompts_per_step(d)
     for at_the_rate in (False, True):
@@ -969,9 +989,9 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
             batch = np.where(load.static, inside, np.minimum(1 + others * rate * (output - 1) * tpot, inside))
             step = elsewhere(busy_step(d, batch, together))
         decode, disturbed = step.decode.m_as("s"), c.interference * others * step.prompt.m_as("s")
-        work = np.maximum(population - 1, 0.0) * alone
+        work = np.maximum(served - 1, 0.0) * alone
         sent = sent_together(c, work / (work + output * decode), ahead, kappa)
-        read, found = alone * (stages + ahead * sent), alone * ahead * (1 - sent) / np.maximum(population, 1e-9)
+        read, found = alone * (stages + ahead * sent), alone * ahead * (1 - sent) / np.maximum(served, 1e-9)
         low, high = np.zeros_like(largest + read), largest + 0 * read
         for _ in range(45):
             rate = (low + high) / 2
@@ -979,7 +999,7 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
             busy = np.minimum(rate * disturbed, 1 - 1e-9)
             each = decode / (1 - busy)
             behind = stages * alone + (prompts - stages * alone + steps * each) / room
-            tpot = each + behind * _followed(busy, decoded)
+            tpot = np.minimum(each + behind * _followed(busy, decoded), slowest)
             crowded = rate * (fixed + steps * each + prompts + (output - 1) * tpot) > population
             low, high = np.where(crowded, low, rate), np.where(crowded, rate, high)
     seen = np.where(load.median, c.median_share, 1.0)
@@ -989,8 +1009,11 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
         "steps in progress": steps * each, "prompts of others": seen * (prompts - stages * alone), "slot": slot,
     }  # fmt: skip
     at_once = {"launches": apart["launches"], "own prompt": apart["own prompt"]}
-    whole = stages * (prompt_time(d, np.maximum(population, 1.0)) + c.prefill_launch)
+    whole = stages * reading_time(d, np.maximum(inside, 1.0))
     at_once["prompts of others"] = whole.m_as("s") - at_once["own prompt"]
+    full, more = static_waves(population, inside)
+    before = inside * full * (full - 1) / 2 + full * more  # waves before the one of a request, summed over requests
+    at_once["slot"] = static_time(d, inside).m_as("s") * before / np.maximum(population, 1e-9)
     waits = {name: Q(np.where(load.static, at_once.get(name, 0.0), value), "s") for name, value in apart.items()}
     return Latency(_sum(waits), Q(decode + seen * (tpot - decode), "s"), batch, step.decode, waits)
 
@@ -1022,16 +1045,28 @@ def _sum(parts: Mapping[str, Quantity]) -> Quantity:
     return total
 
 
-def static_throughput(d: Deployment, load: Load) -> Quantity:
-    """Output tokens per second of B prompts read together, then decoded in lockstep; in waves when the cache overflows.
+def static_waves(population: Any, inside: Any) -> tuple[Array, Array]:
+    """(full waves, requests of the last one) of a static batch of which `inside` requests fit at once."""
+    full = np.floor(population / inside)
+    return full, population - full * inside
 
-    B O / (t_prefill(B) + (O - 1) t_decode(B)): the first token comes with the prompts
-    """
-    w, c = d.work, d.constants
-    batch = np.minimum(load.concurrency, live_sequences(d))
+
+def static_time(d: Deployment, batch: Any) -> Quantity:
+    """How long one wave of a static batch takes [s]: t_prefill(B) + (O - 1) t_decode(B), the first token with the prompts."""
     step = decode_time(d, batch, pass_time(d, batch, False).total)
-    time = prompt_time(d, batch) + c.prefill_launch + fixed_time(d) + np.maximum(np.asarray(w.output) - 1, 0) * step
-    return Q(batch * w.output, "token") / time
+    return reading_time(d, batch) + fixed_time(d) + np.maximum(np.asarray(d.work.output) - 1, 0) * step
+
+
+def static_throughput(d: Deployment, load: Load) -> Quantity:
+    """Output tokens per second of N prompts read together, then decoded in lockstep, B at a time where not all of them fit.
+
+    N O / (k t(B) + t(N - k B)),  k = floor(N / B), t = `static_time`
+    """
+    population = np.asarray(load.concurrency, float)
+    inside = np.minimum(population, slots(d, load))
+    full, more = static_waves(population, inside)
+    last = np.where(more > 0, 1.0, 0.0) * static_time(d, np.maximum(more, 1e-9))
+    return Q(population * d.work.output, "token") / (full * static_time(d, inside) + last)
 
 
 def max_throughput(d: Deployment, load: Load) -> Quantity:
@@ -1088,9 +1123,10 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
     settled = paced & ~finite & ~np.asarray(load.known_batch, bool)
     count, rate = np.where(finite, requests, 0.0), np.where(paced, load.rate, 0.0)
     largest = capacity(d, limit).m_as("1/s") if np.any(settled) else np.inf
+    slowest = full_token_time(d, limit).m_as("s") if np.any(settled) else np.inf
     served = np.where(settled, np.minimum(rate, largest), rate)
     window = np.where(finite, np.where(paced, count / np.maximum(rate, 1e-9), 1e-3), 1e30)
-    service = (prompt_time(d, room) / room + c.prefill_launch).m_as("s")
+    service = (reading_time(d, room) / room).m_as("s")
     offered = np.where(paced, rate, 1e9)
     reading = np.minimum(offered * service, 0.85)
     launches, own = stages * fixed_time(d), (stages * (prompt_time(d, 1.0) + c.prefill_launch)).m_as("s")
@@ -1106,7 +1142,7 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
         others = np.where(finite, np.maximum(count - 1, 0) * share_in_flight(u), served * lasts)
         flight = others + np.where(finite, 1.0, (1 + variability) / 2)
         serves = mean + own / stages / room
-        steady = fleet.m_d_1_wait(Q(reading / serves, "1/s"), Q(serves, "s")).m_as("s")
+        steady = fleet.m_d_1_wait(Q(reading / each, "1/s"), Q(each, "s")).m_as("s")
         queue = c.queue_factor * np.where(finite, each * fluctuation(offered * each, count), steady) + bursts
         backlog = np.where(finite, count / 2 * np.maximum(each - 1 / offered, 0), 0.0)
         waited = c.step_wait * (1 - np.exp(-others)) * mean
@@ -1127,6 +1163,7 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
         new = np.minimum(new, decode + room * prompt)  # no step reads more
         mean = np.where(settled, new, 0.5 * mean + 0.5 * new)
         seen = new + (own + (waited + queue) / room) * _followed(1 - decode / new, steps)
+        seen = np.where(settled, np.minimum(seen, slowest), seen)
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = np.nan_to_num(np.clip((seen - after) / (tpot - before), 0.0, 0.9))
         before, after = tpot, seen
@@ -1194,9 +1231,9 @@ def _gamma(mean: Array, spread: Array, share: float) -> Array:
 
 
 def token_percentile(d: Deployment, load: Load, latency: Latency, share: float, variability: float = 1.0) -> Quantity:
-    """The TPOT [s] that a share of the requests of a steady open loop does not exceed, at most that of all slots busy.
+    """The TPOT [s] that a share of the requests of a steady open loop does not exceed.
 
-    A gamma variable of mean TPOT and variance TPOT^2 z/n ((rho / (1 - rho))^2 + e^2 g / (1 - e)),  n = rate (O - 1) TPOT
+    A beta variable between the step of one sequence alone and the TPOT of all slots busy, of mean TPOT and variance TPOT^2 z/n ((rho / (1 - rho))^2 + e^2 g / (1 - e)),  n = rate (O - 1) TPOT
 
     While a request decodes, n others arrive, with the variance z n: TPOT = t_decode / (1 - rho) moves with their rate by
     rho / (1 - rho), less rho^(O - 1) of it that comes too late, and with the sequences in flight by e = d ln t_decode / d ln B.
@@ -1206,9 +1243,7 @@ def token_percentile(d: Deployment, load: Load, latency: Latency, share: float, 
     """
     steps, limit = np.maximum(np.asarray(d.work.output, float) - 1, 1e-6), slots(d, load)
     token, decode = latency.tpot.m_as("s"), latency.decode.m_as("s")
-    kept = kept_busy(d, limit)
-    full = (slot_time(d, kept, full_step(d, kept)) / d.work.output).m_as("s")
-    flight = np.minimum(load.rate, (kept / full / d.work.output)) * steps * token
+    flight = np.minimum(load.rate, capacity(d, limit).m_as("1/s")) * steps * token
     prompts = np.clip(flight / steps, 1.0, prompts_per_step(d))
     more = (busy_step(d, 1.05 * latency.batch, prompts).decode / busy_step(d, latency.batch, prompts).decode).m_as("")
     slope = np.clip(np.log(more) / np.log(1.05), 0.0, 0.95)
@@ -1216,8 +1251,23 @@ def token_percentile(d: Deployment, load: Load, latency: Latency, share: float, 
     left = 2 * (x - 1 + np.exp(-x)) / x**2
     busy = np.clip(1 - decode / token, 1e-12, 1 - 1e-9)
     moved = (busy * -np.expm1(steps * np.log(busy)) / (1 - busy)) ** 2 + slope**2 * left / x
-    spread = token * np.sqrt((1 + variability) / 2 / np.maximum(flight, 1e-9) * moved)
-    return Q(np.clip(_gamma(token, spread, share), decode, np.maximum(full, token)), "s")
+    variance = token**2 * (1 + variability) / 2 / np.maximum(flight, 1e-9) * moved
+    least, most = busy_step(d, 1.0, 1.0).decode.m_as("s"), full_token_time(d, limit).m_as("s")
+    return Q(_beta(token, variance, np.minimum(least, token), np.maximum(most, token), share), "s")
+
+
+def _beta(mean: Array, variance: Array, least: Array, most: Array, share: float) -> Array:
+    """The quantile of a beta variable between two ends, of this mean and variance, or the most that leaves it a single peak.
+
+    The mean itself where it is one of the ends.
+    """
+    from scipy import special
+
+    width = np.maximum(most - least, 1e-12)
+    at = np.clip((mean - least) / width, 1e-6, 1 - 1e-6)
+    size = np.maximum(at * (1 - at) / np.maximum(variance / width**2, 1e-12) - 1, 1 / np.minimum(at, 1 - at))
+    inner = least + width * special.betaincinv(at * size, (1 - at) * size, share)
+    return np.where((mean > least * (1 + 1e-9)) & (mean < most * (1 - 1e-9)), inner, mean)
 
 
 # --------------------------------------------------------------------------------------- one replica, for the planner

@@ -77,11 +77,12 @@ def test_beyond_the_slots_only_the_wait_grows() -> None:
 def test_a_slot_is_held_for_as_many_steps_as_there_are_tokens() -> None:
     """Four slots, answers of two tokens: a step reads two prompts, and 1 + 3 x 1/2 = 2.5 sequences decode, as one of them sees.
 
-    Two steps of 2.5 sequences, and the four prompts that are read in them, which delay by phi.
+    Two steps of 2.5 sequences, and the four prompts that are read in them: they delay by phi in the step that decodes, and in the
+    step that reads the sequence's own prompt by what they take alone.
     """
     d = deployment(output=2.0, interference=1.1)
     step = serving.busy_step(d, 2.5, 2.0)
-    by_hand = 2 * seconds(step.decode) + 1.1 * 4 * seconds(step.prompt)
+    by_hand = 2 * seconds(step.decode) + (1.1 + 1.0) / 2 * 4 * seconds(step.prompt)
     assert seconds(serving.slot_time(d, 4.0, serving.full_step(d, 4.0))) == pytest.approx(by_hand)
     assert float(serving.capacity(d, 4.0).m_as("1/s")[0]) == pytest.approx(4 / by_hand)
 
