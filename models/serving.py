@@ -1093,12 +1093,17 @@ def share_following(u: Array) -> Array:
 
 
 def fluctuation(load: Array, customers: Array) -> Array:
-    """Services that a customer of a finite run waits beyond the fluid backlog, where arrivals are random and services are not.
+    """Services that a customer of a finite run waits on average beyond the backlog n/2 (1 - 1/rho), as arrivals are random.
 
-    1 / sqrt(1/s^2 + 1/t^2),  s = rho / (2 (1 - rho)) below saturation, 1 / (2 rho (rho - 1)) above,  t = 0.53 sqrt(n)
+    1 / sqrt(1/s^2 + 1/t^2),  s = rho / (2 (1 - rho)) below saturation, 1 / (2 rho (rho - 1)) above,  t = 4/3 sqrt(n / (2 pi))
+
+    load rho: rate over the rate of service; customers n of the run, the first of whom finds nobody. s: of the M/D/1 queue once
+    it has settled, and what an overloaded one loses before it never empties again. t: at rho = 1, from Spitzer's identity,
+    E[W_k] = sum over j <= k of E[max(S_j, 0)] / j with S_j the sum of j differences, normal, and the mean over k. Dimensionless.
+    Source: Spitzer (1956); Pollaczek and Khinchine. Within a third, or half a service, of simulated runs (test_serving_laws.py).
     """
     steady = np.where(load < 1, load, 1 / np.maximum(load, 1e-9)) / (2 * np.maximum(np.abs(1 - load), 1e-9))
-    return 1 / np.sqrt(1 / np.maximum(steady, 1e-12) ** 2 + 1 / np.maximum(0.28 * customers, 1e-9))
+    return 1 / np.sqrt(1 / np.maximum(steady, 1e-12) ** 2 + 1 / np.maximum(8 / 9 / np.pi * customers, 1e-9))
 
 
 def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: int = 25) -> Latency:
@@ -1107,13 +1112,16 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
     B = rate (O - 1) TPOT(B) + z, z = (1 + variability)/2 (a finite run: 1 + requests x share_in_flight)
     TPOT = t_decode(B) + phi followers/(O - 1) t_prompt, followers = rate (O - 1) TPOT (a finite run: requests x share_following)
     TTFT = fixed + t_prefill + w P TPOT + q wait for other prompts + backlog of a finite run when overloaded + wait for a slot
+    wait = variability rho s / (2 (1 - rho)) (a finite run: s x `fluctuation`),  backlog = requests/2 (s - 1/rate)
 
     z: a sequence that decodes sees itself and, when arrivals are bursty, more others than the mean over time; peakedness of an
     infinite-server group (Eckberg 1983). `variability`: squared coefficient of variation of the time between arrivals. A step
-    reads `prompts_per_step` at most. P = 1 - e^-B, of an M/G/inf queue: an idle engine has no step to wait for. The prompts of
-    the M/D/1 queue join the batch between steps, so that it is served in steps, not in prefill times; the wait for a slot is
-    that of an M/D/slots queue; both are scaled by Allen and Cunneen (Allen 1990). A steady rate beyond `capacity` is served
-    at the capacity, and its TTFT has no meaning. Where the mean number in flight is known, B is the share of it that decodes.
+    reads `prompts_per_step` at most. P = 1 - e^-others, of an M/G/inf queue: an idle engine has no step to wait for. Prompts join
+    the batch between steps: whoever comes waits for the steps in progress, w, and for the prompts in front, an M/D/1 queue of the
+    work s = phi t_prompt + t_decode / prompts_per_step at rho = rate s; the wait for a slot is that of an M/D/slots queue; both
+    are scaled by Allen and Cunneen (Allen 1990). In a finite run, prompts that come while a request waits are read while it
+    decodes. A steady rate beyond `capacity` is served at the capacity, and its TTFT has no meaning. Where the mean number in
+    flight is known, B is the share of it that decodes.
     Source: Little (1961); `fleet.m_d_1_wait`; Erlang (1917). Iterated from above: damped, in a steady state by secants.
     """
     w, c = d.work, d.constants
@@ -1128,30 +1136,27 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
     window = np.where(finite, np.where(paced, count / np.maximum(rate, 1e-9), 1e-3), 1e30)
     service = (reading_time(d, room) / room).m_as("s")
     offered = np.where(paced, rate, 1e9)
-    reading = np.minimum(offered * service, 0.85)
     launches, own = stages * fixed_time(d), (stages * (prompt_time(d, 1.0) + c.prefill_launch)).m_as("s")
     fixed = (c.first_token_fixed + launches).m_as("s") + own
-    bursts = np.where(settled, (variability - 1) / 2 * reading / (1 - reading) * service, 0.0)
     each = service
 
     one = np.ones_like(limit)
     mean = tpot = busy_step(d, one, one).decode.m_as("s") + count / 2 * service / steps
-    batch = waited = queue = decode = before = after = backlog = np.zeros_like(tpot)
+    batch = waited = queue = decode = before = after = backlog = reading = np.zeros_like(tpot)
     for turn in range(iterations):
         lasts, u = steps * tpot, steps * mean / window
         others = np.where(finite, np.maximum(count - 1, 0) * share_in_flight(u), served * lasts)
         flight = others + np.where(finite, 1.0, (1 + variability) / 2)
-        serves = mean + own / stages / room
-        steady = fleet.m_d_1_wait(Q(reading / each, "1/s"), Q(each, "s")).m_as("s")
-        queue = c.queue_factor * np.where(finite, each * fluctuation(offered * each, count), steady) + bursts
+        reading = np.minimum(offered * each, 0.98)
+        steady = variability * fleet.m_d_1_wait(Q(reading / each, "1/s"), Q(each, "s")).m_as("s")
+        queue = c.queue_factor * np.where(finite, each * fluctuation(offered * each, count), steady)
         backlog = np.where(finite, count / 2 * np.maximum(each - 1 / offered, 0), 0.0)
         waited = c.step_wait * (1 - np.exp(-others)) * mean
         flight = np.where(load.known_batch, load.concurrency * lasts / (lasts + fixed + waited + queue), flight)
         drained = 1 - c.natural_drain * np.where(load.natural & finite, u / (1 + u), 0.0)
         batch = np.maximum(np.clip(flight, 1.0, limit) * drained, 1.0)
-        followers = np.where(
-            finite, drained * count * share_following(u + (waited + queue + backlog) / window), np.where(load.known_batch, batch, served * steps * mean)
-        )
+        come = drained * count * share_following(u + (waited + queue + backlog) / window)
+        followers = np.where(finite, come, np.where(load.known_batch, batch, served * steps * mean))
         followers = np.where(finite, np.minimum(followers, count / 2), followers)
         most = np.minimum(steps * room, 2 * followers)  # evenly from none to all of them follow: so many at most are read
         followers = np.where(finite, most - most**2 / np.maximum(4 * followers, 1e-9), np.minimum(followers, steps * room))
@@ -1172,7 +1177,7 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
     slot = np.where(
         crowded, np.maximum(count * share_in_flight(w.output * tpot / window) / limit - 1, 0) * w.output * tpot * 0.5, 0.0
     )
-    blocked, queue = one, np.maximum(queue, 0.0)
+    blocked = one
     if np.any(settled):
         kept, peaked = kept_busy(d, limit), (1 + variability) / 2
         used = np.where(rate < largest, rate / largest, 0.98)
@@ -1183,7 +1188,7 @@ def open_loop(d: Deployment, load: Load, variability: float = 1.0, iterations: i
         "steps in progress": waited, "prompts of others": queue + backlog, "slot": slot,
     }  # fmt: skip
     rest = np.minimum(waited, mean / 2)  # of the step in progress: evenly between nothing and twice that
-    longer = np.maximum(queue / np.maximum(reading, 1e-12), service)  # of those that wait for other prompts: for one at least
+    longer = np.maximum(queue / np.maximum(reading, 1e-12), each)  # of those that wait for other prompts: for one at least
     spread = np.sqrt(rest**2 / 3 + np.maximum(queue * (2 * longer - queue), 0.0) + slot**2 * (2 / blocked - 1))
     parts = {name: Q(one * value, "s") for name, value in waits.items()}
     least = _sum(parts) - Q(rest + queue + backlog + slot, "s")

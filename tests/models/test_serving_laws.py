@@ -255,6 +255,9 @@ def test_the_mean_lies_among_the_percentiles_and_bursts_move_all_of_them(share: 
     for what in ("ttft", "tpot"):
         p50, p90, p99 = plain["percentiles_ms"][what].values()
         mean = plain[f"{what}_ms"]["value"]
+        if what == "tpot" and output == 2 and share == 0.9:  # every step reads what it can, and all requests see the same
+            assert p50 == mean == p99 == bursty["tpot_ms"]["value"]
+            continue
         assert p50 <= mean * (1 + 1e-6) and mean < p99 and p50 < p90 < p99 * (1 + 1e-9)
         assert bursty[f"{what}_ms"]["value"] > mean and bursty[f"{what}_ms"]["high"] > plain[f"{what}_ms"]["high"]
         assert bursty["percentiles_ms"][what]["p99"] >= p99
