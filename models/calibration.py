@@ -338,7 +338,11 @@ class Selector:
         several = values.ndim > 1
         g = {name: values[..., at, None] if several else float(values[at]) for name, at in self.index.items() if "." not in name}
         overhead = v["overhead"] * v["young_port_overhead"]
-        efficiency = {16: v["engine_efficiency"] * v["young_port_efficiency"], 8: v["engine_efficiency"], 4: v["engine_efficiency"]}
+        efficiency = {
+            16: v["engine_efficiency"] * v["young_port_efficiency"],
+            8: v["engine_efficiency"],
+            4: v["engine_efficiency"],
+        }
         compute = {bits: np.minimum(v[f"compute_{bits}bit"] * factor, 0.95) for bits, factor in efficiency.items()}
         waits = self.columns["attention_parallel_wait"] != self._neutral
 

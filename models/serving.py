@@ -336,25 +336,12 @@ def gather(records: Sequence[Any], at: Array) -> Any:
 # ------------------------------------------------------------------------------------------- models, traffic, chips
 
 
-def is_sparse(model: Transformer) -> bool:
-    """Whether attention reads a selection of the cache (DeepSeek sparse attention), as the zoo's source says."""
-    return "sparse attention reads fewer tokens" in model.source.note
-
-
-def work_of(
-    model: Transformer,
-    traffic: Traffic,
-    kv_bytes: Quantity,
-    sparse: bool | None = None,
-    sparse_tokens: float = 2048.0,
-    sparse_index: float = 0.1,
-) -> Work:
+def work_of(model: Transformer, traffic: Traffic, kv_bytes: Quantity, sparse_index: float = 0.1) -> Work:
     """What one request of `traffic` asks of `model` with a cache of `kv_bytes` [byte] per element.
 
-    Sparse attention reads and multiplies a window of `sparse_tokens` per query, and an index worth `sparse_index` of the
-    whole cache (DeepSeek-AI 2025, V3.2: 2,048 tokens). Decode is taken at the mean context, input + output / 2.
+    Sparse attention reads and multiplies a window of the model's `sparse_tokens` per query, and an index worth `sparse_index`
+    (assumed) of the whole cache (DeepSeek-AI 2025, V3.2). Decode is taken at the mean context, input + output / 2.
     """
-    sparse = is_sparse(model) if sparse is None else sparse
     mean, longest = traffic.input + traffic.output / 2, traffic.input + traffic.output
     fresh = traffic.input * (1 - traffic.prefix_hit)
     nothing = Q(0.0, "byte")
@@ -365,8 +352,8 @@ def work_of(
         return read, step, node.attention_operations(which, fresh, traffic.input - fresh)
 
     read, step, prompt = attention(model)
-    if sparse:
-        selected = replace(model, sliding_layers=model.kv_layers, sliding_window=int(sparse_tokens))
+    if model.sparse_tokens:
+        selected = replace(model, sliding_layers=model.kv_layers, sliding_window=model.sparse_tokens)
         read, step, prompt = (
             few + sparse_index * all_ for few, all_ in zip(attention(selected), (read, step, prompt), strict=True)
         )
@@ -378,7 +365,7 @@ def work_of(
         moe_layers=float(model.moe_layers if routed else 0),
         shared_layers=float(model.moe_layers if routed and model.shared_experts else 0),
         latent_layers=float(model.layers if model.attention == "MLA" else 0),
-        sparse_layers=float(model.layers if sparse else 0),
+        sparse_layers=float(model.layers if model.sparse_tokens else 0),
         state_layers=float(model.state_layers),
         hidden=float(model.hidden),
         dense=max(model.parameters - routed - tables * table, 0.02 * model.parameters),
@@ -1238,7 +1225,8 @@ def _gamma(mean: Array, spread: Array, share: float) -> Array:
 def token_percentile(d: Deployment, load: Load, latency: Latency, share: float, variability: float = 1.0) -> Quantity:
     """The TPOT [s] that a share of the requests of a steady open loop does not exceed.
 
-    A beta variable between the step of one sequence alone and the TPOT of all slots busy, of mean TPOT and variance TPOT^2 z/n ((rho / (1 - rho))^2 + e^2 g / (1 - e)),  n = rate (O - 1) TPOT
+    A beta variable between the step of one sequence alone and the TPOT of all slots busy, of mean TPOT and variance
+    TPOT^2 z/n ((rho / (1 - rho))^2 + e^2 g / (1 - e)),  n = rate (O - 1) TPOT
 
     While a request decodes, n others arrive, with the variance z n: TPOT = t_decode / (1 - rho) moves with their rate by
     rho / (1 - rho), less rho^(O - 1) of it that comes too late, and with the sequences in flight by e = d ln t_decode / d ln B.

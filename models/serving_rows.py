@@ -534,9 +534,10 @@ def run_of(row: Row, catalog: Catalog) -> Run:
     drawn = 0.9 if "[0.8,1.0]" in note else 1.0  # lengths drawn evenly from this share of the nominal length
     natural = output_tokens != round(output_tokens / 16) * 16 and output_tokens % 100 != 0
     traffic = serving.Traffic(Q(max(input_tokens * drawn, 1.0), "token"), Q(max(output_tokens * drawn, 1.0), "token"))
-    sparse = "DSA" in cells.text("kv_heads") or serving.is_sparse(model)
+    if "DSA" in cells.text("kv_heads") and model.sparse_tokens is None:  # DeepSeek sparse attention, as published models have it
+        model = replace(model, sparse_tokens=_SELECTED)
     kv_bytes = Q(_BYTES[formats.cache], "byte")
-    work = serving.work_of(model, traffic, kv_bytes, sparse)
+    work = serving.work_of(model, traffic, kv_bytes)
     layout = _layout(cells, model, chip, formats, work, moe, inferred)
 
     concurrency, requests, limit = _in_flight(cells)
@@ -700,6 +701,7 @@ def _layout(
     return _Layout(tensor, stages, expert, replicas, workers, bool(pools))
 
 
+_SELECTED = 2048  # tokens that a query reads in DeepSeek-V3.2 and GLM-5
 _WIDEST = 16  # no engine splits attention over more chips: a wider group is expert parallel
 
 

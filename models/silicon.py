@@ -31,7 +31,7 @@ from .serving_rows import format_of, known_model
 Array = NDArray[Any]
 
 _INSTALL = "needs the package aiconfigurator, which is not installed: pip install 'wallplan[silicon]'"
-_SHAPE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "experts", "top_k", "attention")
+_SHAPE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "experts", "top_k", "attention", "sparse_tokens")
 _MODES = {  # the package's names of number formats, the first that it has data for: matrix products, then experts
     "bf16": (("bfloat16", "bfloat16"),),
     "fp8": (("fp8", "fp8"), ("fp8_block", "fp8_block")),
@@ -126,7 +126,7 @@ def names_of(model: Transformer, tool: Tool) -> dict[str, tuple[str, ...]]:
     """Number format -> the package's names of checkpoints with the shape of a model, one in that format first."""
     same = [
         name for name, known in tool.models.items()
-        if all(getattr(known, k) == getattr(model, k) for k in _SHAPE) and serving.is_sparse(known) == serving.is_sparse(model)
+        if all(getattr(known, k) == getattr(model, k) for k in _SHAPE)
     ]  # fmt: skip
     plain = [name for name in same if not format_of(name)]
     own = {"fp8": ("fp8",), "fp4": ("nvfp4", "fp4"), "bf16": ()}

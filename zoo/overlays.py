@@ -57,8 +57,8 @@ _CHIP = {
 }
 _COUNTS = (
     "layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "ffn_hidden", "kv_layers", "sliding_window", "sliding_layers",
-    "state_layers", "state_elements", "state_parameters", "experts", "top_k", "shared_experts", "moe_ffn_hidden", "moe_layers",
-    "ffn_layers", "kv_lora_rank", "q_lora_rank", "qk_rope_dim", "qk_nope_dim", "v_head_dim",
+    "sparse_tokens", "state_layers", "state_elements", "state_parameters", "experts", "top_k", "shared_experts", "moe_ffn_hidden",
+    "moe_layers", "ffn_layers", "kv_lora_rank", "q_lora_rank", "qk_rope_dim", "qk_nope_dim", "v_head_dim",
 )  # fmt: skip
 _TRANSFORMER = {
     **dict.fromkeys(_COUNTS, "count"),

@@ -30,7 +30,8 @@ class Transformer:
     """A decoder transformer: dense, MoE, GQA, MLA, sliding-window or hybrid with constant-state layers.
 
     Counts are dimensionless integers. `kv_layers` layers keep a growing KV cache; of these
-    `sliding_layers` keep at most `sliding_window` tokens; `state_layers` layers keep a constant
+    `sliding_layers` keep at most `sliding_window` tokens; where `sparse_tokens` is given, layers keep the whole cache and a query
+    reads so many tokens of it, which an indexer selects (DeepSeek sparse attention); `state_layers` layers keep a constant
     `state_elements` elements per sequence per layer instead (SSM, linear attention).
     A hybrid may have more or fewer attention, state and MLP layers than `layers`: `ffn_layers` dense MLPs (None:
     every layer that is not MoE), `moe_layers` expert layers. `state_elements` counts the recurrent state and the
@@ -56,6 +57,7 @@ class Transformer:
     kv_layers: int = 0
     sliding_window: int | None = None
     sliding_layers: int = 0
+    sparse_tokens: int | None = None
     state_layers: int = 0
     state_elements: int = 0
     experts: int = 0

@@ -45,6 +45,7 @@ def _transformer(row: Row) -> Transformer:
         kv_layers=integer(row["kv_layers"]) or 0,
         sliding_window=integer(row["sliding_window"]),
         sliding_layers=integer(row["sliding_layers"]) or 0,
+        sparse_tokens=integer(row["sparse_tokens"]),
         state_layers=integer(row["state_layers"]) or 0,
         state_elements=integer(row["state_elements"]) or 0,
         state_parameters=integer(row["state_parameters"]) or 0,

@@ -232,6 +232,29 @@ def test_selecting_for_many_equals_selecting_for_one() -> None:
         assert many.constants(known.values).layer[k] == one.layer
 
 
+def test_a_young_port_slows_products_in_16_bits_alone() -> None:
+    """vLLM of 2024 on CDNA 3: kernels for 8 bits were tuned, those for 16 bits were not; no other engine is slowed."""
+    chip = CATALOG.find("chips", "mi300x")
+    value = {r.name: r.value for r in stored_calibration().records}
+    old, new = (serving_constants(chip, engine).compute_efficiency for engine in ("vllm24", "vllm"))
+    engine, young = value["engine_efficiency.vllm24"], value["young_port_efficiency.vllm24:cdna3"]
+    assert old["bf16"] == pytest.approx(value["compute_16bit.cdna3"] * engine * young)
+    assert old["fp8"] == pytest.approx(min(value["compute_8bit.cdna3"] * engine, 0.95))
+    assert new["bf16"] == pytest.approx(min(value["compute_16bit.cdna3"] * value["engine_efficiency.vllm"], 0.95))
+
+
+def test_a_card_sustains_the_more_of_its_peak_the_more_watts_it_has_for_it() -> None:
+    """H100 PCIe draws half of what an SXM card draws at 76 % of its peak; MI325X a third more than MI300X at the same peak."""
+    value = {r.name: r.value for r in stored_calibration().records}
+    sxm, pcie, mi300, mi325, mi300a = (
+        serving_constants(CATALOG.find("chips", name)).sustained
+        for name in ("h100-sxm", "h100-pcie", "mi300x", "mi325x", "mi300a")
+    )
+    assert pcie < sxm == pytest.approx(1, abs=0.01) and mi325 > mi300 == pytest.approx(1, abs=0.01)
+    assert mi325 == pytest.approx((1307.4 / 1000 / 1.743) ** -value["power_exponent"], rel=1e-2)
+    assert mi300a == pytest.approx(value["power_floor"] ** -value["power_exponent"])  # no further than what was measured
+
+
 def test_unknown_engine_is_one_line() -> None:
     with pytest.raises(CalibrationError, match="unknown engine 'triton', expected one of vllm"):
         serving_constants(H100, "triton")

@@ -216,6 +216,7 @@ def _transformer(config: _Config, name: str) -> Transformer:
         kv_layers=sum(kind in (FULL, SLIDING) for kind in kinds),
         sliding_window=window if SLIDING in kinds else None,
         sliding_layers=kinds.count(SLIDING),
+        sparse_tokens=config.count("index_topk"),
         state_layers=kinds.count(STATE),
         ffn_layers=None if ffn_layers == layers - experts.get("moe_layers", 0) else ffn_layers,
         tie_embeddings=_tied(config),
