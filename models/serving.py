@@ -1040,8 +1040,8 @@ def static_waves(population: Any, inside: Any) -> tuple[Array, Array]:
 
 def static_time(d: Deployment, batch: Any) -> Quantity:
     """How long one wave of a static batch takes [s]: t_prefill(B) + (O - 1) t_decode(B), the first token with the prompts."""
-    step = decode_time(d, batch, pass_time(d, batch, False).total)
-    return reading_time(d, batch) + fixed_time(d) + np.maximum(np.asarray(d.work.output) - 1, 0) * step
+    read = d.layouts.pipeline_parallel * (reading_time(d, batch) + fixed_time(d))
+    return read + np.maximum(np.asarray(d.work.output) - 1, 0) * busy_step(d, batch, 1.0).decode
 
 
 def static_throughput(d: Deployment, load: Load) -> Quantity:
@@ -1049,11 +1049,11 @@ def static_throughput(d: Deployment, load: Load) -> Quantity:
 
     N O / (k t(B) + t(N - k B)),  k = floor(N / B), t = `static_time`
     """
-    population = np.asarray(load.concurrency, float)
+    population, steps = np.asarray(load.concurrency, float), in_steps(d)
     inside = np.minimum(population, slots(d, load))
     full, more = static_waves(population, inside)
-    last = np.where(more > 0, 1.0, 0.0) * static_time(d, np.maximum(more, 1e-9))
-    return Q(population * d.work.output, "token") / (full * static_time(d, inside) + last)
+    last = np.where(more > 0, 1.0, 0.0) * static_time(steps, np.maximum(more, 1e-9))
+    return Q(population * d.work.output, "token") / (full * static_time(steps, inside) + last)
 
 
 def max_throughput(d: Deployment, load: Load) -> Quantity:
