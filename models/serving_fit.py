@@ -115,7 +115,7 @@ def _errors(part: _Part, values: Array) -> Array:
             continue
         log = np.log(np.maximum(predicted[..., there], 1e-12) / measured[there])
         log = np.clip(np.nan_to_num(log, nan=5.0, posinf=5.0, neginf=-5.0), -5.0, 5.0)
-        error = 0.5 * (log + np.expm1(np.minimum(log, 2.5)))
+        error = 0.25 * log + 0.75 * np.expm1(np.minimum(log, 2.5))
         trust = part.runs.trust[there] * (part.runs.trust_ttft[there] if regime == "closed_ttft" else 1.0)
         size = np.abs(error) / _SOFT
         out.append(_WEIGHTS[regime] * trust * _SOFT * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + size * size) - 1)))
