@@ -951,15 +951,14 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
     stages, population, output = x.pipeline_parallel, np.asarray(load.concurrency, float), np.asarray(w.output, float)
     inside = np.minimum(population, slots(d, load))
     inside = np.where(load.static, inside, kept_busy(d, inside))
-    served = np.minimum(population, inside)
-    others = np.maximum(served - 1, 0.0) / np.maximum(served, 1e-9)  # (N - 1) / N
-    readers = served / load.prefill_workers * np.where(load.disaggregated, load.replicas, 1.0)
+    others = np.maximum(inside - 1, 0.0) / np.maximum(inside, 1e-9)  # (N - 1) / N
+    readers = inside / load.prefill_workers * np.where(load.disaggregated, load.replicas, 1.0)
     ahead = np.maximum(readers - 1, 0.0)
     launches, alone = stages * fixed_time(d), (prompt_time(d, 1.0) + c.prefill_launch).m_as("s")
     fixed = (c.first_token_fixed + launches).m_as("s")
     kappa = np.where(load.fixed_lengths, c.prompt_wait_fixed, c.prompt_wait_random)
     gathers = np.where((np.asarray(w.latent_layers) > 0) & (x.expert_parallel > 1), c.attention_parallel_wait, 0.0)
-    steps = np.where(load.disaggregated, 0.0, (1 - output ** (1 - np.maximum(served, 1.0))) * (c.step_wait + gathers))
+    steps = np.where(load.disaggregated, 0.0, (1 - output ** (1 - np.maximum(inside, 1.0))) * (c.step_wait + gathers))
 
     def elsewhere(step: Busy) -> Busy:
         return replace(step, prompt=np.where(load.static | load.disaggregated, 0.0, 1.0) * step.prompt)
@@ -976,9 +975,9 @@ def closed_loop(d: Deployment, load: Load) -> Latency:
             batch = np.where(load.static, inside, np.minimum(1 + others * rate * (output - 1) * tpot, inside))
             step = elsewhere(busy_step(d, batch, together))
         decode, disturbed = step.decode.m_as("s"), c.interference * others * step.prompt.m_as("s")
-        work = np.maximum(served - 1, 0.0) * alone
+        work = np.maximum(inside - 1, 0.0) * alone
         sent = sent_together(c, work / (work + output * decode), ahead, kappa)
-        read, found = alone * (stages + ahead * sent), alone * ahead * (1 - sent) / np.maximum(served, 1e-9)
+        read, found = alone * (stages + ahead * sent), alone * ahead * (1 - sent) / np.maximum(inside, 1e-9)
         low, high = np.zeros_like(largest + read), largest + 0 * read
         for _ in range(45):
             rate = (low + high) / 2

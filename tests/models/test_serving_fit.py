@@ -63,7 +63,7 @@ def test_published_runs_lie_in_their_intervals(report) -> None:  # type: ignore[
     """A handful of published runs, one or more of each kind."""
     wanted = {
         "mlperfv5.1-llama2-70b-99-gb200x4-server": {"open_tpot"},
-        "trtllm014-online-llama-3.1-8b-h100-sxm-80gb-tp1-467x16-qps32": {"open_tpot"},
+        "trtllm014-online-llama-3.1-8b-h100-sxm-80gb-tp1-467x256-qps16": {"open_tpot"},
         "trtllm017-llama-3.1-70b-a100-sxm-80gb-tp2-1000x1000": {"max_throughput"},
         "trtllm09-llama-2-7b-a100-sxm-80gb-tp1-b256-128x128": {"static_throughput"},
     }
