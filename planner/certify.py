@@ -25,6 +25,8 @@ SOLVERS: dict[str, Callable[[Program, float, float], Solution]] = {"highs": pyom
 
 # carries(column, units) -> load that this many units carry at the SLA, exactly, in integer load units
 Curve = Callable[[int, int], int]
+# learn(pairs of column and units) before all of these are asked for: whoever is faster then need not be
+Learn = Callable[[list[tuple[int, int]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,21 @@ class Certificate:
 class Cuts:
     """The curves as they are cut now: for each column the unit counts at which its curve is exact."""
 
-    def __init__(self, market: Market, curve: Curve, slope: Callable[[int], int], begin: Exact = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        market: Market,
+        curve: Curve,
+        slope: Callable[[int], int],
+        begin: Exact = MappingProxyType({}),
+        learn: Learn = lambda _: None,
+    ) -> None:
         self.market, self.curve, self.slope = market, curve, slope
-        self.points: list[list[int]] = []
-        for j, column in enumerate(market.columns):
-            exact = begin.get(column.machine, ())
-            self.points.append(sorted({*exact, self._enough(j, max(exact))}) if exact else [])
+        self.points: list[list[int]] = [sorted(begin.get(column.machine, ())) for column in market.columns]
+        learn([(j, units) for j, exact in enumerate(self.points) for units in exact])
+        for j, exact in enumerate(self.points):
+            if exact:
+                exact.append(self._enough(j, exact[-1]))
+        learn([(j, exact[-1]) for j, exact in enumerate(self.points) if exact])
 
     def exact(self) -> dict[str, frozenset[int]]:
         """By kind of machine, the unit counts below the last one at which one of its curves is exact."""
@@ -144,6 +155,7 @@ def certify(
     tie_break: bool = True,
     begin: Exact = MappingProxyType({}),
     most: int | None = None,
+    learn: Learn = lambda _: None,
 ) -> Certificate:
     """Solve `market` to a proof. `engine` is highs, cpsat or both (both: highs solves, cpsat confirms the last program).
 
@@ -151,11 +163,12 @@ def certify(
     every u. `gap` is (objective - bound) / objective. A time limit gives status "stopped" with the bound that was proven.
     `tie_break` picks, among plans of the optimal objective, the one that a stated order prefers; it costs a solve.
     `begin`: where the curves are exact from the first round on, which saves rounds and changes no answer.
-    `most`: a plan whose objective is above it does not count; where the bound is, there is none.
+    `most`: a plan whose objective is above it does not count; where the bound is, there is none. `learn` is told which values
+    of curves will be asked for together.
     """
     started = time.perf_counter()
     main = "cpsat" if engine == "cpsat" else "highs"
-    cuts = Cuts(market, curve, slope, begin)
+    cuts = Cuts(market, curve, slope, begin, learn)
     rounds = solves = 0
     name = ""
     bound: int | None = None

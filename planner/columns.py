@@ -7,7 +7,7 @@ exactly, one number of units at a time and only where a solver asks: that is wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -66,36 +66,8 @@ class Curve:
         if units not in self.known:
             # a solver that asks for one number of units asks for its neighbours next, and one call for all is as fast
             asked = dict.fromkeys((units, 2 * units, *range(units - _NEIGHBOURS, units + _NEIGHBOURS + 1)))
-            self._learn([near for near in asked if near not in self.known])
+            learn([(self, asked)])
         return self.known[units]
-
-    def _learn(self, counts: list[int]) -> None:
-        self.known |= {units: (0, -1) for units in counts if units < 1 or not len(self.usable)}
-        asked = np.array([units for units in counts if units not in self.known], int)
-        if not len(asked):
-            return
-        # nothing carries more than its saturation: a few promising layouts first, then what is in time at the best rate of these
-        order = self.usable[np.argsort(-self.saturation[self.usable], kind="stable")]
-        at, rates = order[:_PROMISING], self._rates(order[:_PROMISING], asked)
-        rest = self._carrying(order[_PROMISING:], asked, rates.max(axis=0))
-        if len(rest):
-            at, rates = np.append(at, rest), np.vstack([rates, self._rates(rest, asked)])
-        loads = quantise(Q(rates.max(axis=0), "1/s"), "load", "down")
-        for units, load, mine in zip(asked.tolist(), loads, rates.T, strict=True):
-            self.known[units] = (load, int(at[mine == mine.max()].min()))  # the first of equals, whatever order they stand in
-
-    def _rates(self, at: np.ndarray, units: np.ndarray) -> np.ndarray:
-        """What each of the layouts `at` carries [1/s], by row, at each number of units, by column."""
-        rates = pool_rates(self.runs, np.repeat(at, len(units)), np.tile(units, len(at)), self.targets, self.variability)
-        return rates.reshape(len(at), len(units))
-
-    def _carrying(self, at: np.ndarray, units: np.ndarray, rates: np.ndarray) -> np.ndarray:
-        """Those of the layouts `at` that carry at least the rate [1/s] that goes with one of the numbers of units."""
-        row, column = np.nonzero(self.saturation[at, None] * units > rates)
-        if self.targets and len(row):
-            pools = queues(self.runs.stations.at(at[row]), units[column])
-            row = row[serving.in_time(Q(rates[column], "1/s"), *pools, self.targets, self.variability)]
-        return at[np.unique(row)]
 
 
 # How many units more and less than asked for are looked at together.
@@ -103,10 +75,66 @@ _NEIGHBOURS = 3
 # How many layouts are looked at before the others are held against the best of them.
 _PROMISING = 8
 
+Pools = tuple[Curve, np.ndarray, np.ndarray]  # of one curve: layouts, and as many numbers of units
 
-def pool_rates(runs: Runs, at: np.ndarray, units: np.ndarray | int, targets: Targets, variability: float) -> np.ndarray:
-    """Rate [1/s] that `units` units (one number, or one for each) carry within the targets, for the layouts at `at`."""
-    return np.asarray(serving.pool_rate(*queues(runs.stations.at(at), units), targets, variability).m_as("1/s"))
+
+def learn(asked: Iterable[tuple[Curve, Collection[int]]]) -> None:
+    """Have curves of one question know what these numbers of units carry: all in one call, which is as fast as one of them.
+
+    Nothing carries more than its saturation: a few promising layouts first, then what is in time at the best rate of these.
+    """
+    new: dict[int, tuple[Curve, set[int]]] = {}
+    for curve, counts in asked:
+        curve.known |= {units: (0, -1) for units in counts if units < 1 or not len(curve.usable)}
+        new.setdefault(id(curve), (curve, set()))[1].update(units for units in counts if units not in curve.known)
+    wanted = [
+        (curve, curve.usable[np.argsort(-curve.saturation[curve.usable], kind="stable")], np.array(sorted(counts)))
+        for curve, counts in new.values()
+        if counts
+    ]
+    if not wanted:
+        return
+    rates = _rates([(curve, order[:_PROMISING], units) for curve, order, units in wanted])
+    best = [mine.max(axis=0) for mine in rates]
+    rest = _in_time([(curve, order[_PROMISING:], units, top) for (curve, order, units), top in zip(wanted, best, strict=True)])
+    more = _rates([(curve, at, units) for (curve, _, units), at in zip(wanted, rest, strict=True)])
+    for (curve, order, units), others, *both in zip(wanted, rest, rates, more, strict=True):
+        at, found = np.append(order[:_PROMISING], others), np.vstack(both)
+        loads = quantise(Q(found.max(axis=0), "1/s"), "load", "down")
+        for count, load, mine in zip(units.tolist(), loads, found.T, strict=True):
+            curve.known[count] = (load, int(at[mine == mine.max()].min()))  # the first of equals, whatever order they stand in
+
+
+def _rates(asked: Sequence[Pools]) -> list[np.ndarray]:
+    """For each (curve, layouts, numbers of units): what each layout carries [1/s], by row, at each number of units, by column."""
+    pools = [(curve, np.repeat(at, len(units)), np.tile(units, len(at))) for curve, at, units in asked]
+    sizes = [len(at) for _, at, _ in pools]
+    rates = np.asarray(serving.pool_rate(*_queues_of(pools)).m_as(_PER_SECOND)) if sum(sizes) else np.zeros(0)
+    parts = np.split(rates, np.cumsum(sizes)[:-1])
+    return [part.reshape(len(at), len(units)) for part, (_, at, units) in zip(parts, asked, strict=True)]
+
+
+def _in_time(asked: Sequence[tuple[Curve, np.ndarray, np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """For each (curve, layouts, numbers of units, a rate [1/s] for each number): the layouts that carry one of the rates."""
+    pairs = [np.nonzero(curve.saturation[at, None] * units > rates) for curve, at, units, rates in asked]
+    pools = [(curve, at[row], units[column]) for (curve, at, units, _), (row, column) in zip(asked, pairs, strict=True)]
+    rate = np.concatenate([rates[column] for (*_, rates), (_, column) in zip(asked, pairs, strict=True)])
+    fine = np.ones(len(rate), bool)
+    if len(rate) and asked[0][0].targets:
+        fine = serving.in_time(ureg.Quantity(rate, _PER_SECOND), *_queues_of(pools))
+    parts = np.split(fine, np.cumsum([len(at) for _, at, _ in pools])[:-1])
+    return [np.unique(at[good]) for good, (_, at, _) in zip(parts, pools, strict=True)]
+
+
+def _queues_of(pools: Sequence[Pools]) -> tuple[Any, ...]:
+    """What pools are to `serving.pool_rate`, one after the other."""
+    stations = Stations.joined([curve.runs.stations.at(at) for curve, at, _ in pools])
+    first, sizes = pools[0][0], [len(at) for _, at, _ in pools]
+    targets = []
+    for i, (percentile, _) in enumerate(first.targets):
+        seconds = np.repeat([curve.targets[i][1].m_as(_SECOND) for curve, _, _ in pools], sizes)
+        targets.append((percentile, ureg.Quantity(seconds, _SECOND)))
+    return *queues(stations, np.concatenate([units for *_, units in pools])), tuple(targets), first.variability
 
 
 def queues(stations: Stations, units: np.ndarray | int) -> tuple[Quantity, Quantity, np.ndarray, np.ndarray, Quantity]:

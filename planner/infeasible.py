@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -150,8 +150,13 @@ class Explanation:
     stuck: tuple[str, ...] = ()
 
 
-def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memory: Memory | None = None) -> Explanation:
-    """The clashes and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is."""
+def why_infeasible(
+    prepared: Prepared, progress: Progress = lambda _: None, memory: Memory | None = None, kept: Collection[str] = ()
+) -> Explanation:
+    """The clashes and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is.
+
+    `kept`: paths of clauses that may be to blame, but that no repair moves.
+    """
     query, asker = prepared.query, Asker(memory or Memory())
     clauses = relaxable(query)
     clashes, corrections, complete = _clashes(_Subsets(query, clauses, asker), progress)
@@ -162,7 +167,8 @@ def why_infeasible(prepared: Prepared, progress: Progress = lambda _: None, memo
     joint = [one for one in together if len(one) > 1][:_MOST_JOINT]
     # moving several latencies takes tens of questions: where something repairs alone that is left to whoever asks for it
     later = [one for one in joint if alone and any(clause.path.startswith("sla.t") for clause in one)]
-    repairs = _repairs(query, alone, [one for one in joint if one not in later], asker, progress)
+    tasks = [*([clause] for clause in alone), *([[]] if alone else []), *(one for one in joint if one not in later)]
+    repairs = _repairs(query, [t for t in tasks if not any(clause.path in kept for clause in t)], asker, progress)
     freed = [one for one in joint if not alone and sum(_has_size(clause.path) for clause in one) > 1]
     nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
     cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
@@ -291,12 +297,11 @@ def _size(value: Any) -> float:
     return float(value.to_base_units().magnitude) if isinstance(value, Quantity) else float(value)
 
 
-def _repairs(query: ServeQuery, alone: list[Clause], joint: list[list[Clause]], asker: Asker, progress: Progress) -> list[Repair]:
-    """For each clause whose removal is enough: its least move, and the best plan then. After them the joint repairs.
+def _repairs(query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progress: Progress) -> list[Repair]:
+    """For each set of clauses whose removal is enough: its least moves, and the best plan then.
 
-    Where a clause alone is enough, among those the moves with the least sum, where that is less than any single one.
+    For no clauses: the moves with the least sum, where that is less than any single one.
     """
-    tasks: list[list[Clause]] = [*([clause] for clause in alone), *([[]] if alone else []), *joint]
 
     def repair(together: list[Clause]) -> Repair | None:
         found = _joint_fix(query, together, asker, progress) if together else _least_joint_move(query, asker)

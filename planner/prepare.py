@@ -237,6 +237,7 @@ def prove(
         tie_break,
         begin,
         most,
+        lambda asked: columns.learn((curves[market.columns[j].curve], [units]) for j, units in asked),
     )
 
 

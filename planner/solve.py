@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -24,18 +24,20 @@ from .space import Choice, Shape
 from .written_by import this_version
 
 
-def solve(query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, nearest: bool = True) -> Plan:
+def solve(
+    query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, kept: Collection[str] = ()
+) -> Plan:
     """The best plan with its proof, or the reasons why there is none.
 
     Raises QueryError (one line) for names that do not exist and data that is missing. Infeasible is a plan whose status
-    says so, with the clash and the fixes, and (`nearest`) the nearest plan that is possible; "stopped" is a plan without
-    proof, when the time ran out.
+    says so, with the clash and the fixes, and the nearest plan that is possible; "stopped" is a plan without proof, when the
+    time ran out. `kept`: paths of clauses that no repair moves; then there is no nearest plan either.
     """
-    return solve_with_program(query, progress, memory, nearest)[0]
+    return solve_with_program(query, progress, memory, kept)[0]
 
 
 def solve_with_program(
-    query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, nearest: bool = True
+    query: ServeQuery, progress: Progress = lambda _: None, memory: Memory | None = None, kept: Collection[str] = ()
 ) -> tuple[Plan, Program | None]:
     """`solve`, with the last program that was solved: what the certificate is about."""
     started = time.perf_counter()
@@ -45,18 +47,18 @@ def solve_with_program(
     found = answer(prepared, certificate, asked=query)
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        found = found.model_copy(update=_explained(prepared, memory, progress, nearest))
+        found = found.model_copy(update=_explained(prepared, memory, progress, kept))
     return found.model_copy(update={"seconds": time.perf_counter() - started}), certificate.program
 
 
-def _explained(prepared: Prepared, memory: Memory, progress: Progress, nearest: bool) -> dict[str, Any]:
+def _explained(prepared: Prepared, memory: Memory, progress: Progress, kept: Collection[str]) -> dict[str, Any]:
     """What an infeasible plan says: the clashes, the repairs, who is not to blame, and the best plan that is possible anyway."""
-    why = infeasible.why_infeasible(prepared, progress, memory)
+    why = infeasible.why_infeasible(prepared, progress, memory, kept)
     said: dict[str, Any] = {
         "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",
         "fixes": why.fixes, "not_enough_alone": why.stuck, "innocent": why.innocent,
     }  # fmt: skip
-    if not nearest:
+    if kept:
         return said
     wanted = [*(freed for _, freed in why.freed), *([why.nearest] if why.nearest is not None else [])]
     plans = in_parallel.each(lambda question: _best_of(question, memory), wanted)

@@ -122,9 +122,9 @@ def why_not(
     memory = memory or Memory()
     look_up(query, forces, memory)
     narrowed = forced(query, forces)
-    best = solve(narrowed, progress, memory, nearest=False)
+    own = {path for key, value in forces.items() for path in _FORCED[key](value)}
+    best = solve(narrowed, progress, memory, own)
     if best.objective is None or plan.objective is None:
-        own = {path for key, value in forces.items() for path in _FORCED[key](value)}
         fixes = fixes_that_keep(own, best.fixes)
         if switches:
             fixes = tuple(sought(narrowed, fix, memory, progress) for fix in fixes)
