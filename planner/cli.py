@@ -675,7 +675,7 @@ def _explain_training(
             raise typer.Exit(OK)
         elif swings:
             records = list(tornado(saved, query, asker))
-            shown = [pages.tornado_table(records)]
+            shown = pages.tornado_tables(records)
             _draw(records, saved.name, plot)
         else:
             records = list(marginals(saved, query, asker, switches))
@@ -771,7 +771,7 @@ def explain(
             from .sensitivity import tornado as swings
 
             records = list(swings(saved, query, progress))
-            shown = [pages.tornado_table(records)]
+            shown = pages.tornado_tables(records)
             _draw(records, saved.name, plot)
         elif why_not:
             memory, forces = Memory(), [parse(text) for text in why_not]
@@ -901,7 +901,7 @@ def alternatives(
     progress.close()
     _show(
         format,
-        [pages.alternatives_table(found, within)],
+        pages.alternatives_tables(found, within),
         [a.model_dump(mode="json") for a in found],
         rows(found),
         _headline(saved),

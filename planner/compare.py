@@ -24,10 +24,13 @@ def differences(
             change = None
             if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (before, after)) and before:
                 change = (after - before) / abs(before)  # type: ignore[operator, arg-type]
-            rows.append(Difference(part=part, name=name, old=_text(before), new=_text(after), change=change))
+            rows.append(Difference(part=part, name=name, old=text(before), new=text(after), change=change))
 
     add("answer", "status", old.status, new.status)
-    add("answer", f"objective [{new.objective_unit}]", old.objective, new.objective)
+    if old.objective_unit == new.objective_unit:
+        add("answer", f"objective [{new.objective_unit}]", old.objective, new.objective)
+    else:  # two questions: their answers are no two values of one figure
+        add("answer", "objective", *(f"{text(plan.objective)} {plan.objective_unit}" for plan in (old, new)))
     for key in dict.fromkeys((*old.totals, *new.totals)):
         add("total", key, old.totals.get(key), new.totals.get(key))
     for name in dict.fromkeys((*machines_before, *machines_after)):
@@ -52,9 +55,12 @@ def _pool(pool: Pool) -> str:
     )
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """A value as one cell."""
     if value is None:
         return "-"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -402,7 +402,7 @@ def pool_walls(query: ServeQuery, c: Checked) -> list[WallRow]:
         _row(4, "serving", "TPOT", c.pool.tpot_ms, None if limit is None else float(limit.m_as("ms")), "ms",
              limit is not None and c.pool.tpot_ms > _STEP * float(limit.m_as("ms")),
              "query" if limit is not None else "none", where),
-        _row(5, "batching", "sequences", c.pool.layout.batch, float(replica.largest_batch[0]), "sequences", memory_full,
+        _row(5, "batching", "batch", c.pool.layout.batch, float(replica.largest_batch[0]), "sequences", memory_full,
              "physics", where),
     ]  # fmt: skip
     rows += [

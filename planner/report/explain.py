@@ -52,24 +52,31 @@ def switch_table(marginals: Sequence[Marginal]) -> Table:
     return Table("Where the answer changes", heads, rows if asked else (), frozenset(), notes)
 
 
-def tornado_table(swings: Sequence[Swing]) -> Table:
-    """The optimum at both ends of each uncertain figure, and which plan wins there."""
+def tornado_tables(swings: Sequence[Swing]) -> list[Table]:
+    """The optimum at both ends of each uncertain figure, and which plan wins there; then what the plans rent."""
     unit = swings[0].unit if swings else ""
+    winners = [swings[0].plan] if swings else []
+    winners += [plan for s in swings for plan, other in ((s.plan_low, s.switches_low), (s.plan_high, s.switches_high)) if other]
+    letters = {plan: chr(ord("A") + i) for i, plan in enumerate(dict.fromkeys(plan for plan in winners if plan))}
     rows = []
     for s in swings:
-        winners = [
-            f"{'low' if low else 'high'}: {plan or 'no plan'}"
-            for low, plan, switches in ((True, s.plan_low, s.switches_low), (False, s.plan_high, s.switches_high))
+        wins = [
+            f"{end}: {letters.get(plan, 'no plan')}"
+            for end, plan, switches in (("low", s.plan_low, s.switches_low), ("high", s.plan_high, s.switches_high))
             if switches
         ]
         ends = [number(value, 6) if value is not None else "infeasible" for value in (s.objective_low, s.objective_high)]
-        rows.append((s.what, f"x {s.low:g} to {s.high:g}", *ends, "; ".join(winners) or "the same plan wins", s.source))
+        rows.append((s.what, f"x {s.low:g} to {s.high:g}", *ends, "; ".join(wins) or "the same plan wins", s.source))
     heads = ("figure", "range", f"low {unit}", f"high {unit}", "which plan wins", "range from")
     notes = (
-        f"today: {number(swings[0].objective, 6)} {unit} with {swings[0].plan}" if swings else "",
+        f"today: {number(swings[0].objective, 6)} {unit} with plan A" if swings else "",
         "each figure alone, re-solved at both ends; a plan is another one when it rents other machines, however many",
     )
-    return Table("Tornado", heads, tuple(rows), frozenset({f"low {unit}", f"high {unit}"}), notes)
+    plans = tuple((letter, plan) for plan, letter in letters.items())
+    return [
+        Table("Tornado", heads, tuple(rows), frozenset({f"low {unit}", f"high {unit}"}), notes),
+        Table("What these plans rent", ("plan", "machines"), plans),
+    ]
 
 
 def synthesis_table(needs: Sequence[Need], plan: Plan, budget: str | None) -> Table:
@@ -158,18 +165,18 @@ def conflict_lines(plan: Plan) -> list[dict[str, Any]]:
     return lines
 
 
-def alternatives_table(found: Sequence[Alternative], within: str) -> Table:
-    """Near-optimal plans that differ, and the cheapest of the best chips and regions."""
+def alternatives_tables(found: Sequence[Alternative], within: str) -> list[Table]:
+    """Near-optimal plans that differ, and the cheapest of the best chips and regions; then the machines of each."""
     rows = tuple(
         (
+            str(i),
             a.kind,
             a.name + (f" (the same in {len(a.same_in)} more)" if a.same_in else ""),
             number(a.objective, 6),
             "" if a.ratio is None else f"+{a.ratio - 1:.1%}",
             "yes" if a.within else "no",
-            fleet_line(a.fleet),
         )
-        for a in found
+        for i, a in enumerate(found, 1)
     )
     unit = found[0].unit if found else ""
     notes = (
@@ -177,13 +184,19 @@ def alternatives_table(found: Sequence[Alternative], within: str) -> Table:
         f"within {within} also: wholly of another purchase option, precision, degree (tp, pp, ep) or way of disaggregation,",
         "and `fewest`: the cheapest plan with the fewest instances of what today's plan rents that stays within",
     )
-    heads = ("best on", "", unit, "dearer", f"within {within}", "fleet")
-    return Table("Alternatives", heads, rows, frozenset({unit, "dearer"}), notes)
+    heads = ("#", "best on", "", unit, "dearer", f"within {within}")
+    fleets = tuple(
+        (str(i) if j == 0 else "", pool) for i, a in enumerate(found, 1) for j, pool in enumerate(fleet_lines(a.fleet))
+    )
+    return [
+        Table("Alternatives", heads, rows, frozenset({"#", unit, "dearer"}), notes),
+        Table("Their machines", ("#", "instances, offer, chip, precision, layout"), fleets, frozenset({"#"})),
+    ]
 
 
-def fleet_line(fleet: Sequence[Pool]) -> str:
-    """A fleet in one line."""
-    return "; ".join(f"{p.instances} x {p.offer} ({p.chip}, {p.layout.precision}, {p.layout.in_full})" for p in fleet)
+def fleet_lines(fleet: Sequence[Pool]) -> list[str]:
+    """Each pool of a fleet in one line."""
+    return [f"{p.instances} x {p.offer} ({p.chip}, {p.layout.precision}, {p.layout.in_full})" for p in fleet]
 
 
 def comparison_table(differences: Sequence[Difference]) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..plan import Certificate, Conflict, Fix, Plan, Pool
 
@@ -250,7 +252,12 @@ def assumption_table(plan: Plan) -> Table:
 
 
 def conflict_rows(conflict: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
-    return tuple((c.text, f"{c.file}:{c.line}" if c.line else c.file, c.clause, ", ".join(c.walls)) for c in conflict)
+    return tuple((c.text, _near(c.file) + (f":{c.line}" if c.line else ""), c.clause, ", ".join(c.walls)) for c in conflict)
+
+
+def _near(file: str) -> str:
+    """A file as it is called from here, where that is shorter."""
+    return min(file, os.path.relpath(file), key=len) if Path(file).is_absolute() else file
 
 
 def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:

@@ -96,9 +96,10 @@ def _stages(layers: tuple[int, ...]) -> str:
 def job_table(job: Job) -> Table:
     layout = job.layout
     spare = f" ({job.spare_instances} spare)" if job.spare_instances else ""
+    rented = f"{job.instances} instance" + ("" if job.instances == 1 else "s")
     rows = (
         ("offer", job.offer),
-        ("machines", f"{job.instances} instances{spare}, {job.accelerators:,} x {job.chip} at work"),
+        ("machines", f"{rented}{spare}, {job.accelerators:,} x {job.chip} at work"),
         ("layout", f"{degrees(layout)}, {layout.precision}"),
         ("microbatches", f"{layout.microbatches} of {layout.microbatch} sequences"),
         ("options", _rest(layout)),

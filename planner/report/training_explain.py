@@ -33,27 +33,27 @@ def why_not_tables_of(answers: Sequence[TrainWhyNot], best: TrainPlan) -> list[T
     return tables
 
 
+# Of the best on each chip and in each region so many are printed; the JSON has all.
+_MOST = 10
+
+
 def alternatives_tables(found: Sequence[TrainAlternative], within: str) -> list[Table]:
-    """Near-optimal jobs that differ, then the best job on every chip and in every region, whatever it takes."""
-    tables = [_table(f"Alternatives within {within}", [a for a in found if a.within])]
+    """Near-optimal jobs that differ, then the best job on each chip and in each region, the cheapest of them; then the jobs."""
+    parts = [(f"Alternatives within {within}", [a for a in found if a.within])]
     for kind, title in (("chip", "Best on each chip"), ("region", "Best in each region")):
-        tables.append(_table(title, [a for a in found if a.kind == kind]))
-    return [table for table in tables if table.rows]
-
-
-def _table(title: str, found: Sequence[TrainAlternative]) -> Table:
-    rows = tuple(
-        (
-            a.kind,
-            a.name + (f" (the same in {len(a.same_in)} more)" if a.same_in else ""),
-            number(a.objective, 6),
-            "" if a.ratio is None else f"+{a.ratio - 1:.1%}",
-            job_line(a.job),
-        )
-        for a in found
-    )
+        parts.append((title, [a for a in found if a.kind == kind]))
     unit = found[0].unit if found else ""
-    return Table(title, ("best with", "", unit, "more", "job"), rows, frozenset({unit, "more"}))
+    tables, jobs, count = [], list[tuple[str, str]](), 0
+    for title, some in parts:
+        rows = []
+        for a in some[:_MOST]:
+            count += 1
+            name = a.name + (f" (the same in {len(a.same_in)} more)" if a.same_in else "")
+            rows.append((str(count), a.kind, name, number(a.objective, 6), "" if a.ratio is None else f"+{a.ratio - 1:.1%}"))
+            jobs.append((str(count), job_line(a.job)))
+        notes = (f"and {len(some) - _MOST} more, which --format json and csv have",) if len(some) > _MOST else ()
+        tables.append(Table(title, ("#", "best with", "", unit, "more"), tuple(rows), frozenset({"#", unit, "more"}), notes))
+    return [table for table in (*tables, Table("Their jobs", ("#", "job"), tuple(jobs), frozenset({"#"}))) if table.rows]
 
 
 def flat(records: Sequence[Record]) -> list[dict[str, object]]:

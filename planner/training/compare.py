@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..compare import differences
+from ..compare import differences, text
 from ..plan import Difference
 from .plan import TrainPlan
 
@@ -26,4 +26,4 @@ def _figures(plan: TrainPlan) -> dict[str, str | None]:
     job = plan.job
     figures = {words: getattr(job, name) for name, words in _FIGURES.items()}
     figures |= {name.replace("_", " "): value for name, value in job.layout}
-    return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
+    return {name: text(value) for name, value in figures.items()}

@@ -117,10 +117,10 @@ def knobs(question: Question, job: Job) -> Iterator[Knob]:
             return [min(high, max(1, _whole(low, factor))), high]
 
         where, words = "supply.accelerators", "accelerators"
-        yield Knob(0, "supply", "at most", "query", f"{high} {words}", 1.01, setting(where, upto),
+        yield Knob(0, "supply", "accelerators at most", "query", str(high), 1.01, setting(where, upto),
                    f"{instance} {words}", (high + instance) / high)  # fmt: skip
         if low > instance:
-            yield Knob(0, "supply", "at least", "query", f"{low} {words}", 0.99, setting(where, downto),
+            yield Knob(0, "supply", "accelerators at least", "query", str(low), 0.99, setting(where, downto),
                        f"{instance} {words}", (low - instance) / low)  # fmt: skip
     tokens = float(question.tokens.m_as("token"))
 

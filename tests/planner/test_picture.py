@@ -46,6 +46,7 @@ def test_what_cannot_be_drawn_is_one_line(name: str, words: str, tmp_path: Path)
 
 
 def test_the_table_says_which_plan_wins_and_what_has_no_plan() -> None:
-    table = explain.tornado_table(SWINGS)
+    table, plans = explain.tornado_tables(SWINGS)
     assert table.rows[0][3] == "infeasible" and table.rows[0][4] == "high: no plan"
-    assert table.rows[1][4] == "high: h100: there/two/h100-8/spot" and table.rows[2][4] == "the same plan wins"
+    assert table.rows[1][4] == "high: B" and table.rows[2][4] == "the same plan wins"
+    assert plans.rows == (("A", TODAY), ("B", "h100: there/two/h100-8/spot"))
