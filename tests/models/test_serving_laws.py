@@ -225,7 +225,7 @@ def test_littles_law_holds_apart_too(population: int, slots: int) -> None:
 def test_measured_runs_of_pools_apart_lie_in_the_interval() -> None:
     """Six runs of Kimi-K2.5 on GB200, whose notes say how many workers of which layout read prompts and decode.
 
-    Found: TPOT 4 to 23 % too small; TTFT in the interval but for an outlier of 3 s and one that is 17 % above its end.
+    Found: TPOT 4 to 23 % too small; TTFT in the interval but for an outlier of 3 s and one a fifth above its end.
     """
     inside = []
     for row in serving_rows.read_rows(serving_measurements()):
