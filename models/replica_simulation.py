@@ -68,8 +68,8 @@ def _differences(asked: Asked) -> list[str]:
         said = ["prompts vary (exponential), as the queue of plans takes it; promised percentiles are not compared"]
     else:
         said = [
-            "what the law's first token waits for was fitted to measured engines, which wait longer: several steps in progress, a "
-            "factor on the queue, ranks that wait for each other; in the simulated engine a request waits for the step in "
+            "what the law's first token waits for was fitted to measured engines, which wait longer: several steps in progress, "
+            "a factor on the queue, ranks that wait for each other; in the simulated engine a request waits for the step in "
             "progress, the prompts in front and its own step"
         ]
     if asked.load == "concurrency":
