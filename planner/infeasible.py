@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -23,10 +24,10 @@ from zoo.units import Q, Quantity
 from . import distance, in_parallel, plan
 from .alone import alone
 from .certify import Certificate, certify
-from .columns import Memory, tiers
+from .columns import Memory, learn, tiers
 from .lean import Least, giving_way, lean, serves_everybody
-from .market import Column, Market
-from .prepare import Prepared, Progress, in_objective_units, objective_units, prove
+from .market import Column, Exact, Market
+from .prepare import Prepared, Progress, in_objective_units, objective_units
 from .program import SCALES, dequantise, quantise
 from .query import Clause, ServeQuery
 from .records import QueryError, parse_path
@@ -85,6 +86,11 @@ def relaxable(query: ServeQuery) -> list[Clause]:
     return [clause for clause in query.clauses() if not clause.path.endswith("precision")]
 
 
+# HiGHS is asked for so many seconds. Where limits leave next to no room it may count through the plans (measured: 21 s, on
+# programs of which CP-SAT settles each in 0.1 s); CP-SAT takes 0.5 s to load, so it is asked second.
+_SOON = 1.0
+
+
 @dataclass(slots=True)
 class Asker:
     """Asks whether questions have any plan at all, and remembers the answers and what machines can run."""
@@ -92,6 +98,7 @@ class Asker:
     memory: Memory = field(default_factory=Memory)
     answers: dict[str, bool] = field(default_factory=dict)
     seconds: float = 0.0
+    counts: bool = False  # whether HiGHS did not get to an end, so that CP-SAT is asked
 
     @property
     def slow(self) -> bool:
@@ -103,9 +110,33 @@ class Asker:
         return self._proven(lean(query, self.memory, least))
 
     def _proven(self, prepared: Prepared) -> Certificate:
-        certificate = prove(prepared, tie_break=False, begin=self.memory.exact)
+        certificate = self.certified(prepared, prepared.market, self.memory.exact)
         self.memory.exact = certificate.exact or self.memory.exact
         return certificate
+
+    def certified(self, prepared: Prepared, market: Market, begin: Exact = MappingProxyType({})) -> Certificate:
+        """The proof of a market, which may have columns beside the question's own: each unit of those carries a unit of load."""
+        curves, own, solver = prepared.choices.curves, len(prepared.market.columns), prepared.query.solver
+        seconds = float(solver.time.m_as("s"))
+
+        def proven(engine: str, seconds: float, begin: Exact) -> Certificate:
+            return certify(
+                market,
+                lambda j, units: units if j >= own else curves[market.columns[j].curve].best(units)[0],
+                lambda j: 1 if j >= own else curves[market.columns[j].curve].slope,
+                engine,
+                seconds=seconds,
+                tie_break=False,
+                begin=begin,
+                learn=lambda asked: learn((curves[market.columns[j].curve], [units]) for j, units in asked if j < own),
+            )
+
+        if solver.engine != "cpsat" and not self.counts:
+            found = proven("highs", min(seconds, _SOON), begin)
+            if found.status != "stopped":
+                return found
+            begin, self.counts = found.exact, True
+        return proven("cpsat", seconds, begin)
 
     def feasible(self, query: ServeQuery) -> bool:
         """Whether any plan exists: where anything is limited, a solver says so, which stops at its first plan."""
@@ -126,7 +157,7 @@ class Asker:
         pools = alone(prepared)
         if pools is not None and not pools.late(prepared).all():
             return True
-        return self._proven(prepared).status != "infeasible"
+        return self._proven(prepared).status == "optimal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +373,7 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         slack.append((f"beyond {limit.name}", (), {**nothing, limit.resource: -1}, limit.bound))
     first = len(market.columns)
     extra = [Column(name, market.columns[0].offer, -1, k, 1, amounts, "nothing") for name, k, amounts, _ in slack]
-    certificate = _certified(
+    certificate = asker.certified(
         prepared,
         replace(
             market,
@@ -385,19 +416,6 @@ def _bounded(clause: str, resource: str, bound: int) -> tuple[str, object]:
         return clause, bound
     unit = _LIMIT_UNITS[resource]
     return clause, f"{float(dequantise(bound, resource).m_as(unit)):.10g} {unit}"
-
-
-def _certified(prepared: Prepared, market: Market) -> Certificate:
-    """The proof of a market that has more columns than the question's own: each unit of those carries one unit of load."""
-    curves, own = prepared.choices.curves, len(prepared.market.columns)
-    return certify(
-        market,
-        lambda j, units: units if j >= own else curves[market.columns[j].curve].best(units)[0],
-        lambda j: 1 if j >= own else curves[market.columns[j].curve].slope,
-        "cpsat" if prepared.query.solver.engine == "cpsat" else "highs",
-        seconds=float(prepared.query.solver.time.m_as("s")),
-        tie_break=False,
-    )
 
 
 def _joint_fix(query: ServeQuery, together: list[Clause], asker: Asker, progress: Progress) -> Repair | None:
@@ -583,7 +601,7 @@ def _most_demand(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
         return None if text is None else Move(query.set(clause.path, text), text)
     nowhere = Column("not served", market.columns[0].offer, -1, (k,), 1, dict.fromkeys(market.columns[0].amounts, 0), "nothing")
     zero = (0,) * len(market.columns)
-    certificate = _certified(prepared, replace(market, columns=(*market.columns, nowhere), objective=(*zero, 1)))
+    certificate = asker.certified(prepared, replace(market, columns=(*market.columns, nowhere), objective=(*zero, 1)))
     if certificate.status != "optimal" or certificate.objective is None or certificate.objective >= market.rates[k]:
         return None
     served = f"{(market.rates[k] - certificate.objective) / 1000:.10g}/s"
