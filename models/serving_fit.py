@@ -4,8 +4,8 @@
     python -m models.serving_fit --leave-out hardware=MI300X-192GB     fit without a chip, print its errors, write nothing
 
 Least squares on a soft-l1 norm of a quarter of log error and three quarters of relative error (the score; the rest keeps a pull
-on what is far too low), with a prior on the logarithm of every
-constant: constants of rare chips and engines stay near their relatives. Deterministic; nothing is fitted per row.
+on what is far too low), with a prior on the logarithm of every constant: constants of rare chips and engines stay near their
+relatives. Deterministic; nothing is fitted per row.
 """
 
 from __future__ import annotations
