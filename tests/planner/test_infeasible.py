@@ -359,12 +359,12 @@ def test_the_planted_cores_are_the_clashes_that_are_found(size: int) -> None:
 
 
 def two_limits() -> Case:
-    """Red alone clashes with a limit of power, and with one of chips: it takes 17 chips and 10.2 kW, blue 14 and 8.4."""
+    """Red alone clashes with a limit of power, and with one of chips: it takes 15 chips and 9 kW, blue 12 and 7.2."""
     chips = [tiny.chip("red", memory_bandwidth=Q(0.5, "TB/s")), tiny.chip("blue", memory_bandwidth=Q(2.0, "TB/s"))]
     offers = [tiny.offer("here/one", name, 1.0) for name in ("red", "blue")]
     clauses = {
         "workload.rate": "480/s", "sla.ttft.p99": "1200 ms", "sla.tpot.p99": "50 ms", "supply.chips": ["red"],
-        "limits.power": "9 kW", "limits.chips": 15,
+        "limits.power": "8 kW", "limits.chips": 13,
     }  # fmt: skip
     return Case(tiny.world(chips, [tiny.model()], [tiny.region("here/one")], offers), clauses)
 
