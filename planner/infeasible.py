@@ -88,7 +88,7 @@ def relaxable(query: ServeQuery) -> list[Clause]:
 
 # HiGHS is asked for so many seconds. Where limits leave next to no room it may count through the plans (measured: 21 s, on
 # programs of which CP-SAT settles each in 0.1 s); CP-SAT takes 0.5 s to load, so it is asked second.
-_SOON = 1.0
+_SOON = 0.5
 
 
 @dataclass(slots=True)
