@@ -146,6 +146,14 @@ def test_decode_attention_reads_the_cache() -> None:
     assert serving.decode_attention_time(d, np.array([10.0])).m_as("s")[0] == pytest.approx(read + arithmetic, rel=1e-3)
 
 
+def test_sparse_attention_reads_its_selection_and_a_tenth_of_the_cache() -> None:
+    """100,000 tokens of which a query reads 2,048, and the index: (2,048 + 10,000) / 100,000 of what full attention reads."""
+    sparse, asked = CATALOG.find("models", "deepseek-v3.2"), serving.Traffic(Q(100_000.0, "token"), Q(1e-9, "token"))
+    full, selected = (serving.work_of(m, asked, Q(1.0, "byte")) for m in (replace(sparse, sparse_tokens=None), sparse))
+    assert (selected.cache_read / full.cache_read).m_as("") == pytest.approx(0.12048, rel=1e-4)
+    assert selected.cache_live == full.cache_live and selected.sparse_layers == sparse.layers and full.sparse_layers == 0
+
+
 def test_fixed_costs_of_a_step() -> None:
     d = replace(deployment(), constants=plain(step=Q(1.0, "ms"), layer=Q(10.0, "us"), tensor_parallel_layer=1.5))
     assert serving.fixed_time(d).m_as("ms")[0] == pytest.approx(1 + 80 * 0.01 * 1.5)

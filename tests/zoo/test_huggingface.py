@@ -109,6 +109,15 @@ def test_a_mapping_a_folder_and_a_name(tmp_path: Path) -> None:
     assert transformer_from_config(config("phi-2")).name == "phi"
 
 
+def test_sparse_attention_is_what_a_config_and_the_table_say(catalog: Catalog) -> None:
+    """DeepSeek sparse attention: the tokens that the indexer selects for a query; the plain model has none."""
+    assert transformer_from_config({**config("deepseek-v3"), "index_topk": 2048}).sparse_tokens == 2048
+    assert transformer_from_config(config("deepseek-v3")).sparse_tokens is None
+    assert {name: catalog.models[name].sparse_tokens for name in ("deepseek-v3", "deepseek-v3.2", "glm-5")} == {
+        "deepseek-v3": None, "deepseek-v3.2": 2048, "glm-5": 2048,
+    }  # fmt: skip
+
+
 def test_an_unknown_model_type_is_read_by_the_usual_keys() -> None:
     model = transformer_from_config({**config("llama-3.1-70b"), "model_type": "brand_new"})
     assert model.parameters == pytest.approx(70.6e9, rel=0.01)
