@@ -27,6 +27,11 @@ from .space import format_of
 _CATALOG = "zoo/data/economics.csv"
 _MODEL = "models/serving.py"
 _HERE = "this equation"
+# Walls that ask about a whole plan of any kind, and what answers.
+OF_WHOLE_PLANS = {
+    21: "it asks about the whole plan: `wallplan explain plan.json` and `--tornado`",
+    22: "it asks about the whole plan: `wallplan explain plan.json --synthesis CHIP`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +455,5 @@ _ABSENT = {
     16: "pools are not shared with other jobs; requests that wait are wall 7",
     19: "nothing is checkpointed",
     20: "no private training",
-    21: "it asks about the whole plan: `wallplan explain plan.json` and `--tornado`",
-    22: "it asks about the whole plan: `wallplan explain plan.json --synthesis CHIP`",
+    **OF_WHOLE_PLANS,
 }

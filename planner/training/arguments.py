@@ -16,7 +16,7 @@ from models.training_job import published
 from zoo.specs import Accelerator, Offer
 from zoo.units import Q
 
-from ..arguments import argument, page
+from ..arguments import OF_WHOLE_PLANS, argument, page
 from ..columns import Site, figure, means_of, site_of
 from ..plan import Argument, WallPage
 from .check import evaluate, family_of, operations_of_step, strategy_of, utilisation
@@ -337,6 +337,5 @@ _ABSENT = {
     7: "nobody waits for answers; a queue for the machines is wall 16",
     12: "nothing is generated",
     13: "what training in fewer bits loses is not known; wall 13 knows what quantised inference loses",
-    21: "it asks about the whole plan: `wallplan explain plan.json` and `--tornado`",
-    22: "it asks about the whole plan: `wallplan explain plan.json --synthesis CHIP`",
+    **OF_WHOLE_PLANS,
 }

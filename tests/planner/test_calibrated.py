@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from command import run
 
 from models.calibration import calibration_to, stored_calibration
 from models.training_constants import training_constants
 from planner import Plan, load, measurements
 from planner.calibrated import assumption
-from planner.cli import app
 from planner.query import Query, ServeQuery
 from planner.records import QueryError
 
@@ -44,10 +43,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "training.yaml").write_text(yaml.safe_dump({"kind": "training", **training_constants().to_dict()}), "utf-8")
     (tmp_path / "ask.yaml").write_text(QUESTION, encoding="utf-8")
     return tmp_path
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_a_plan_is_made_with_the_users_constants_and_says_so(folder: Path) -> None:

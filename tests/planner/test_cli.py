@@ -18,10 +18,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from command import run
 
 from planner import Plan
-from planner.cli import app
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -43,10 +42,6 @@ supply:
 regions: {allow: ["lambda/*"]}
 minimize: cost
 """
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def process(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,9 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
-
-from planner.cli import app
+from command import run
 
 QUESTION = """\
 schema: wallplan/v1
@@ -25,10 +23,6 @@ sla: {ttft: {p99: 2 s}, tpot: {p99: 80 ms}}
 supply: {chips: [h100-sxm, l40s], offers: [on-demand]}
 regions: {allow: ["lambda/*", "crusoe/*"]}
 """
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

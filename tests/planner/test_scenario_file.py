@@ -8,18 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command import run as wallplan
 
-from planner.cli import app
 from planner.records import QueryError
 from planner.scenario import load, scenario_schema
 from zoo.units import Q
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def wallplan(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

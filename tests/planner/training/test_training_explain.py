@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from typer.testing import CliRunner
+from command import run
 
 from planner import load as ask
-from planner.cli import app
 from planner.plan import Plan
 from planner.query import Clause, Query, TrainQuery
 from planner.records import QueryError
@@ -554,10 +553,6 @@ def test_what_is_uncertain_in_serving_is_refused_in_training() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- command line and Python
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
