@@ -362,6 +362,12 @@ class _Reader:
             self.fault(f"{where}tp is {pool.tensor}, which does not divide the {model.heads} heads of {model.name}", *at, "tp")
         if pool.expert > 1 and not model.experts:
             self.fault(f"{where}ep is {pool.expert}, but {model.name} has no experts", *at, "ep")
+        elif pool.expert % pool.tensor and pool.tensor % pool.expert:
+            self.fault(f"{where}ep is {pool.expert}, which neither divides nor is a multiple of tp {pool.tensor}", *at, "ep")
+        elif model.experts and model.experts % pool.expert:
+            self.fault(
+                f"{where}ep is {pool.expert}, which does not divide the {model.experts} experts of {model.name}", *at, "ep"
+            )
         if pool.stages > model.layers:
             self.fault(f"{where}pp is {pool.stages}, but {model.name} has {model.layers} layers", *at, "pp")
         key, group = ("ep", pool.expert) if pool.expert > pool.tensor else ("tp", pool.tensor)

@@ -514,13 +514,14 @@ def _changed_figure(name: str, saved: Any, found: Any) -> list[str]:
 
 
 def _yaml(path: Path) -> Document | None:
-    """The YAML file at `path`; None when it is JSON, or not there."""
+    """The YAML file at `path`; None when it is a plan (whatever its name), other JSON, or not there."""
     from zoo.yaml_source import ZooError, read
 
     try:
         with path.open("rb") as file:
-            if file.read(1000).lstrip().startswith(b"{"):
-                return None
+            start = file.read(1000).lstrip()
+        if start.startswith(b"{") and (b'"schema_version"' in start or path.suffix.lower() not in (".yaml", ".yml")):
+            return None
         return read(path)
     except FileNotFoundError:
         return None
@@ -1091,7 +1092,7 @@ def calibrate(
         raise _fail(f"--output {output}: {error.strerror}") from None
     for reason in summary["skipped"]:
         typer.echo(f"not used: {reason}", err=True)
-    typer.echo(f"{output}: {kind} constants refined by {summary['rows']} rows", err=True)
+    typer.echo(f"{output}: {kind} constants refined by {summary['rows']} row{'s' if summary['rows'] != 1 else ''}", err=True)
 
 
 @app.command()

@@ -32,12 +32,13 @@ def validate(
     """Predicted against measured, row by row and by group: see `validate_training` and `validate_serving` for the keys.
 
     `calibration` replaces the stored constants; `left_out` (column -> value) refits the stored measurements without the rows
-    that it names, to judge what was never seen; `facts` (column -> value) are what a file of serving measurements does not
-    say, and `tell` takes a line about each that does not count. Raises MeasurementsError, one line.
+    that it names, to judge what was never seen: `unseen` of a serving report are the regimes of those rows alone. `facts`
+    (column -> value) are what a file of serving measurements does not say, and `tell` takes a line about each that does not
+    count, and one before long work. Raises MeasurementsError, one line.
     """
     try:
         _check_facts(kind, facts)
-        constants = _without(kind, left_out) if left_out else None if calibration is None else read(kind, calibration)
+        constants = _without(kind, left_out, tell) if left_out else None if calibration is None else read(kind, calibration)
         if kind == "training":
             from models.validation_training import validate_training
 
@@ -46,7 +47,12 @@ def validate(
             from models.serving_files import rows_of
             from models.serving_fit import validate_serving
 
-            report = validate_serving(rows_of(measurements, facts, tell), constants)
+            rows = rows_of(measurements, facts, tell)
+            report = validate_serving(rows, constants)
+            if left_out:
+                unseen = [row for row in rows if _named(row, left_out)]
+                report["left_out"] = dict(left_out)
+                report["unseen"] = validate_serving(unseen, constants)["regimes"] if unseen else {}
         if not report["rows"]:
             raise MeasurementsError(f"{measurements}: no rows below the header, expected one a run")
         return report
@@ -165,8 +171,14 @@ def read(kind: str, path: Path) -> Any:
         raise MeasurementsError(f"{path}: not a calibration of this version: {what}; {written_by(writer)}{again}") from None
 
 
-def _without(kind: str, left_out: Mapping[str, str]) -> Any:
+def _without(kind: str, left_out: Mapping[str, str], tell: Callable[[str], None] | None) -> Any:
     """The constants refitted to the stored measurements without the rows that `left_out` (column -> value) names."""
+    named = ", ".join(f"{column}={value}" for column, value in left_out.items())
+
+    def begin(count: int) -> None:
+        if tell is not None:
+            tell(f"refitting without the {count} stored rows of {named}: a minute or two")
+
     if kind == "training":
         from models.training_constants import priors
         from models.training_fit import fit as fit_training
@@ -176,14 +188,17 @@ def _without(kind: str, left_out: Mapping[str, str]) -> Any:
         kept = [row for row in rows if not _named(row, left_out)]
         if len(kept) == len(rows):
             raise MeasurementsError(_nothing(left_out, rows))
+        begin(len(rows) - len(kept))
         return fit_training(kept, load(), priors())
     from models.calibration import serving_measurements
     from models.serving_fit import calibrate as refit
     from models.serving_rows import read_rows as read_serving
 
     measured = read_serving(serving_measurements())
-    if not any(_named(row, left_out) for row in measured):
+    out = sum(_named(row, left_out) for row in measured)
+    if not out:
         raise MeasurementsError(_nothing(left_out, measured))
+    begin(out)
     return refit(measured, left_out)
 
 

@@ -19,6 +19,9 @@ def report_tables(kind: str, report: Mapping[str, Any]) -> list[Table]:
         tables.append(_peaks(report["memory"]))
     if kind == "serving":
         tables.append(_errors("Regimes", report["regimes"], report["meaning"]))
+        if "left_out" in report:
+            named = ", ".join(f"{column}={value}" for column, value in report["left_out"].items())
+            tables.append(_errors(f"Regimes of what was left out: {named}", report["unseen"], report["meaning"]))
     for name, groups in report["groups"].items():
         if isinstance(groups, Mapping) and name not in _LONG:
             tables.append(_errors(f"By {name}", groups, report["meaning"]))

@@ -160,3 +160,15 @@ def test_an_option_without_effect_or_meaning_is_refused(options: tuple[str, ...]
     rows = Path(__file__).parents[2] / "models" / "data" / "serving_measurements.csv"
     result = run("validate", "serving", "--measurements", rows, *options)
     assert result.exit_code == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_rows_that_were_left_out_of_the_fit_are_also_judged_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurements, "_without", lambda kind, left_out, tell: stored_calibration())  # a refit takes a minute
+    rows = Path(__file__).parents[2] / "models" / "data" / "serving_measurements.csv"
+    report = measurements.validate("serving", rows, None, {"hardware": "MI300X-192GB"})
+    assert report["left_out"] == {"hardware": "MI300X-192GB"}
+    alone = report["groups"]["hardware"]["MI300X-192GB"]
+    assert {name: errors["n"] for name, errors in report["unseen"].items() if errors["n"]} == {
+        name: errors["n"] for name, errors in alone.items()
+    }
+    assert report["unseen"]["static_throughput"]["mape"] == pytest.approx(alone["static_throughput"]["mape"])

@@ -96,6 +96,7 @@ APART = TEXT.replace("tp: 4\n", "").replace("concurrency: 32", "rate: 2")
             "replica.yaml:8: prefill: unknown key 'replica'; did you mean",
         ),
         (APART + "prefill: {tp: 1}\ndecode: {tp: 3}\n", "replica.yaml:9: decode.tp is 3, which does not divide the 64 heads"),
+        (TEXT.replace("llama-3.1-70b", "deepseek-v3") + "ep: 3\n", "replica.yaml:9: ep is 3, which neither divides nor is a mu"),
         (TEXT + "prefill: {tp: 1}\ndecode: {tp: 2}\n", "replica.yaml:4: tp stands beside prefill and decode"),
         (
             APART + "disaggregation: pool\n",
@@ -152,3 +153,9 @@ def test_a_simulation_without_meaning_is_one_line(tmp_path: Path, text: str, tim
     file.write_text(text, encoding="utf-8")
     result = CliRunner().invoke(app, ["evaluate", str(file), "--simulate", time])
     assert result.exit_code == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1 and not result.stdout
+
+
+def test_a_file_of_one_line_is_yaml_too(tmp_path: Path) -> None:
+    file = tmp_path / "replica.yaml"
+    file.write_text("{kind: replica, model: llama-3.1-8b, chip: l4, precision: bf16, tokens: {input: 9, output: 9}, batch: 1}\n")
+    assert CliRunner().invoke(app, ["evaluate", str(file)]).exit_code == 0
