@@ -193,7 +193,7 @@ def _show_plan(plan: Plan, format: str) -> None:
         if format in ("table", "html"):
             _show_tables(format, shown, _headline(plan))
         else:
-            typer.echo(render.markdown(shown), nl=False)
+            typer.echo(f"# {_headline(plan)}\n\n{render.markdown(shown)}", nl=False)
 
 
 def _show_tables(format: str, shown: Sequence[Table], heading: str, pictures: Sequence[str] = ()) -> None:
@@ -209,7 +209,9 @@ def _show_tables(format: str, shown: Sequence[Table], heading: str, pictures: Se
 
 def _headline(plan: Plan) -> str:
     if plan.status == "infeasible":
-        return f"{plan.name}: proven infeasible"
+        from .report.tables import cut_short
+
+        return "\n".join([f"{plan.name}: proven infeasible", *cut_short(plan)])
     if plan.objective is None:
         return f"{plan.name}: stopped without a plan and without proof"
     how = "proven optimal" if plan.status == "optimal" else "stopped without proof"
@@ -990,7 +992,7 @@ def _show(
     elif format == "csv":
         typer.echo(render.comma_separated(flat), nl=False)
     elif format == "md":
-        typer.echo(render.markdown(shown), nl=False)
+        typer.echo((f"# {heading}\n\n" if heading else "") + render.markdown(shown), nl=False)
     elif format == "html":
         _show_tables(format, shown, heading, pictures)
     else:

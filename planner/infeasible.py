@@ -209,7 +209,7 @@ def why_infeasible(
         first,
         tuple(rest),
         complete,
-        (*(fix for fix, _ in repairs), *map(_not_sought, later)),
+        (*(fix for fix, _ in repairs), *map(not_sought, later)),
         tuple(_blamed(c) for c in clauses if c.path not in blamed),
         None if nearest is None else nearest[1],
         None if nearest is None else nearest[0],
@@ -433,7 +433,7 @@ def _joint_fix(query: ServeQuery, together: list[Clause], asker: Asker, progress
     return _fix(last, together, asker, "in turn" if len(together) > 1 else "alone"), moved
 
 
-def _not_sought(together: list[Clause]) -> plan.Fix:
+def not_sought(together: list[Clause]) -> plan.Fix:
     """That these clauses repair together; how little of each is enough has not been looked for."""
     names = " + ".join(c.path for c in together)
     values = "; ".join("?" for _ in together)
@@ -680,6 +680,8 @@ def _walls_of(clause: Clause) -> tuple[str, ...]:
         return ("17 capital",)
     if path.startswith("limits.") and not path.endswith("chips"):
         return ("18 sustainability",)
+    if path.endswith("rate") or path == "limits.chips":
+        return ("4 serving",)
     return ()
 
 

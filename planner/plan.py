@@ -225,6 +225,7 @@ class WhyNot(Record):
     removed: tuple[Removed, ...]
     fleet: tuple[Pool, ...]
     note: str = ""  # what removes it, that the plan has it already, or that no price makes it win
+    took: str = ""  # the names that were meant, where X is no full name
 
 
 class Alternative(Record):

@@ -206,7 +206,9 @@ def _read_spread(value: Any) -> Spread:
     elif isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value):
         low, mid, high = map(float, value)
     else:
-        raise Fault(f"{show(value)} is no range of factors, expected one {example}")
+        raise Fault(
+            f"{show(value)} is no range of factors, expected three numbers (low, most likely, high) or a share, {example}"
+        )
     if not 0 < low <= mid <= high <= 100:
         raise Fault(f"{show(value)} is out of order, expected 0 < low <= mid <= high, {example}")
     return Spread(low, mid, high, value if isinstance(value, str) else f"[{low:g}, {mid:g}, {high:g}]")

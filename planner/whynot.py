@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from zoo.catalog import Catalog
 from zoo.names import nearest
 from zoo.units import Q
 
@@ -17,7 +18,7 @@ from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
 from .prepare import UNITS, catalog_of, model_of
 from .program import SCALES, dequantise, quantise
-from .query import ServeQuery
+from .query import AnyQuery, ServeQuery
 from .records import QueryError
 from .solve import Progress, solve
 from .space import offers_of
@@ -122,6 +123,8 @@ def why_not(
     memory = memory or Memory()
     look_up(query, forces, memory)
     narrowed = forced(query, forces)
+    names = meant(narrowed, forces, catalog_of(narrowed, memory))
+    took = in_words(forces, names)
     own = {path for key, value in forces.items() for path in _FORCED[key](value)}
     best = solve(narrowed, progress, memory, own)
     if best.objective is None or plan.objective is None:
@@ -130,7 +133,7 @@ def why_not(
             fixes = tuple(sought(narrowed, fix, memory, progress) for fix in fixes)
         return WhyNot(
             what=what, status=best.status, objective=None, unit=plan.objective_unit, dearer_by=None, ratio=None, wins_at=None,
-            conflict=best.conflict, fixes=fixes, removed=best.removed, fleet=(),
+            conflict=best.conflict, fixes=fixes, removed=best.removed, fleet=(), took=took,
             note="" if best.objective is not None else _physics(query, forces, best, memory),
         )  # fmt: skip
     ratio = best.objective / plan.objective if plan.objective else None
@@ -146,17 +149,41 @@ def why_not(
                 "" if wins else "; no limit makes it win, prices were not tried"
             )
         elif not wins:
-            note = "at no prices: whatever they are, the plan may do without it and be no worse"
+            note = "at no prices: the best plan is free to use it or not, so having to use it never costs less"
             if _PRICED & set(forces):
                 note = f"at no prices: {plan.minimize} is minimised"
     elif abs(best.objective - plan.objective) <= 1e-9:
         does = all(str(_OF_POOL[key](pool)) == value for key, value in forces.items() for pool in plan.fleet)
         note = "the plan already does this" if does else "another plan that is as good does this"
+    else:
+        note = forbidding(query, own)
+    uses = [all(str(_OF_POOL[key](pool)) in names.get(key, {value}) for key, value in forces.items()) for pool in plan.fleet]
+    if any(uses) and not all(uses):
+        note = "; ".join(["the plan has it in part; here the whole fleet is on it", *([note] if note else [])])
     return WhyNot(
         what=what, status=best.status, objective=best.objective, unit=plan.objective_unit,
         dearer_by=best.objective - plan.objective, ratio=ratio, wins_at=" or ".join(wins) or None,
-        conflict=(), fixes=(), removed=(), fleet=best.fleet, note=note,
+        conflict=(), fixes=(), removed=(), fleet=best.fleet, note=note, took=took,
     )  # fmt: skip
+
+
+def meant(query: AnyQuery, forces: Mapping[str, str], catalog: Catalog) -> dict[str, set[str]]:
+    """The full names of the chips and regions that a narrowed question can rent, by the key that was forced."""
+    offers = offers_of(query, catalog)[0]
+    found = {"chip": {offer.accelerator for offer in offers}, "region": {offer.region for offer in offers}}
+    return {key: names for key, names in found.items() if key in forces and names}
+
+
+def in_words(forces: Mapping[str, str], names: Mapping[str, set[str]]) -> str:
+    """Those names where something else was written; of many the first."""
+    lists = [sorted(some) for key, some in names.items() if some != {forces[key]}]
+    return "; ".join(", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "") for some in lists)
+
+
+def forbidding(query: AnyQuery, paths: Collection[str]) -> str:
+    """The clauses of a question that do not allow X, with their places."""
+    clauses = [f"{c.path} ({c.text}; {c.file}" + (f":{c.line})" if c.line else ")") for c in query.clauses() if c.path in paths]
+    return f"not allowed by {', '.join(clauses)}" if clauses else ""
 
 
 def _allowed(query: ServeQuery, best: Plan, memory: Memory) -> bool:

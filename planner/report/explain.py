@@ -7,7 +7,7 @@ from typing import Any
 
 from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WallPage, WhyNot
 from ..plan import rows as records_of
-from .tables import TOTALS, Table, fix_notes, fix_rows, innocent_title, number
+from .tables import TOTALS, Table, cheapest_first, cut_short, fix_table, innocent_title, number
 
 
 def marginal_table(marginals: Sequence[Marginal]) -> Table:
@@ -112,14 +112,15 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
     """Each forced choice beside the best plan."""
     rows, tables, notes = [], [], []
     for answer in answers:
+        what = f"{answer.what} ({answer.took})" if answer.took else answer.what
         if answer.objective is None:
             verdict = "impossible" if answer.status == "infeasible" else "stopped without proof"
-            clash = "; ".join(c.text for c in answer.conflict)
-            rows.append((answer.what, verdict, "-", "-", clash or answer.note or "physics: see below"))
+            least = {fix.clause: fix.value for fix in answer.fixes if fix.how == "alone" and fix.value != "dropped"}
+            clash = "; ".join(c.text + (f" (needs {least[c.clause]})" if c.clause in least else "") for c in answer.conflict)
+            rows.append((what, verdict, "-", "-", clash or answer.note or "physics: see below"))
             notes += [f"{answer.what}: {answer.note}"] if clash and answer.note else []
             if answer.fixes:
-                title, changed = f"What would allow {answer.what}", ("change", "to", "the best plan is then")
-                tables.append(Table(title, changed, fix_rows(answer.fixes), frozenset(), fix_notes(answer.fixes, best.kind)))
+                tables.append(fix_table(f"What would allow {answer.what}", answer.fixes, best.kind))
             if not answer.conflict:
                 gone = tuple((str(r.wall or ""), r.name, f"{r.removed:,}", r.reason) for r in answer.removed)
                 heads = ("#", "wall", "removed", "reason")
@@ -130,7 +131,7 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
             if dearer < -1e-9:  # the question's own clauses forbid it
                 verdict = "better, but not what was asked"
             ratio = "" if answer.ratio is None else f"{answer.ratio:.3f}"
-            rows.append((answer.what, verdict, number(answer.objective, 6), ratio, answer.wins_at or answer.note))
+            rows.append((what, verdict, number(answer.objective, 6), ratio, answer.wins_at or answer.note))
             notes += [f"{answer.what}: {answer.note}"] if answer.wins_at and answer.note else []
     then = f"then {best.objective_unit}"
     columns = ("why not", "verdict", then, "ratio", "clash, or when it would win")
@@ -147,10 +148,14 @@ def why_infeasible(plan: Plan) -> dict[str, Any]:
 
 def conflict_lines(plan: Plan) -> list[dict[str, Any]]:
     """The same as flat lines: members of clashes, repairs, the nearest plan, clauses that are not to blame, missing data."""
-    lines: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = [{"part": "verdict", "text": plan.name, "status": plan.status}]
+    lines += [{"part": "warning", "text": " ".join(cut_short(plan))}] if cut_short(plan) else []
     for number_of_clash, clash in enumerate((plan.conflict, *plan.further), 1):
         lines += [{"part": f"clash {number_of_clash}", **c.model_dump(mode="json"), "walls": "; ".join(c.walls)} for c in clash]
-    lines += [{"part": "repair", "text": fix.change, **fix.model_dump(mode="json", exclude={"change"})} for fix in plan.fixes]
+    lines += [
+        {"part": "repair", "text": fix.change, **fix.model_dump(mode="json", exclude={"change"})}
+        for fix in cheapest_first(plan.fixes)
+    ]
     texts = {line["clause"]: line["text"] for line in lines if line["part"].startswith("clash")}
     lines += [{"part": "no repair alone", "clause": path, "text": texts[path]} for path in plan.not_enough_alone]
     if plan.nearest is not None:

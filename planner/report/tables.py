@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..plan import Certificate, Conflict, Fix, Plan, Pool
@@ -252,7 +253,9 @@ def assumption_table(plan: Plan) -> Table:
 
 
 def conflict_rows(conflict: Sequence[Conflict]) -> tuple[tuple[str, ...], ...]:
-    return tuple((c.text, _near(c.file) + (f":{c.line}" if c.line else ""), c.clause, ", ".join(c.walls)) for c in conflict)
+    return tuple(
+        (c.text, _near(c.file) + (f":{c.line}" if c.line else ""), c.clause, ", ".join(c.walls) or "-") for c in conflict
+    )
 
 
 def _near(file: str) -> str:
@@ -260,10 +263,22 @@ def _near(file: str) -> str:
     return min(file, os.path.relpath(file), key=len) if Path(file).is_absolute() else file
 
 
+def cheapest_first(fixes: Sequence[Fix]) -> list[Fix]:
+    """Repairs by the objective of the best plan after them; those of which it is not known last."""
+    return sorted(fixes, key=lambda fix: math.inf if fix.objective is None else fix.objective)
+
+
+def fix_table(title: str, fixes: Sequence[Fix], kind: str, stuck: Sequence[str] = ()) -> Table:
+    """Repairs, the cheapest first, one number each. kind: of the question. stuck: clauses that no change of theirs alone
+    repairs."""
+    rows = fix_rows(fixes) + tuple(("", text, "no change of this alone is enough", "-") for text in stuck)
+    return Table(title, ("#", "change", "to", "the best plan is then"), rows, frozenset({"#"}), fix_notes(fixes, kind))
+
+
 def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
-    """One row for each clause that a repair changes, the cost in its first; then what lies beyond the least move."""
+    """One row for each clause that a repair changes, its number and cost in the first; then what lies beyond the least move."""
     rows: list[tuple[str, ...]] = []
-    for fix in fixes:
+    for place, fix in enumerate(cheapest_first(fixes), 1):
         for first, then, objective in (("", fix.value, fix.objective), ("or further: ", fix.further, fix.further_objective)):
             if then is None:
                 continue
@@ -271,12 +286,14 @@ def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
             changes, values = fix.change.split("; "), then.split("; ")
             if len(changes) != len(values) or len(changes) != len(fix.clause.split(" + ")):
                 changes, values = [fix.change], [then]
+            label = "" if first else str(place)
             rows += [
-                (f"and {c}" if i else f"{first}{c}", v, "" if i else cost)
+                ("" if i else label, f"and {c}" if i else f"{first}{c}", v, "" if i else cost)
                 for i, (c, v) in enumerate(zip(changes, values, strict=True))
             ]
         if fix.without is not None and fix.without != fix.objective:
-            rows.append(("or as far as you like", "", f"not below {number(fix.without)} {fix.unit}"))
+            those = "without both of these" if " + " in fix.clause else "without this"
+            rows.append(("", f"or {those}", "dropped", f"{number(fix.without)} {fix.unit}"))
     return tuple(rows)
 
 
@@ -290,9 +307,11 @@ def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
             notes.append(f"{words}: the least sum of |to - from| / from over joint moves of {movable}")
     hows = {fix.how for fix in fixes}
     if "in turn" in hows:
-        notes.append("other joint moves: each as little as those after it, dropped, allow")
+        others = "other joint moves" if "least sum" in hows else "joint moves"
+        notes.append(f"{others}: the first as little as possible with those below it dropped, then the next, and so on")
     if "not sought" in hows:
-        notes.append("?: together these would do; `explain` with `--switches` finds how little of each is enough")
+        more = "" if kind == "train" else "; `explain` with `--switches` finds how little of each is enough"
+        notes.append(f"?: dropped together these would do{more}")
     if "dropped" in hows:
         notes.append("dropped: without any limit in its place; in brackets what the best plan then has")
     if any(fix.further is not None for fix in fixes):
@@ -315,13 +334,33 @@ def innocent_title(plan: Plan) -> str:
     }[plan.clashes]
 
 
+def cut_short(plan: Plan) -> tuple[str, ...]:
+    """What the reader has to know before anything else: that the time ended before a clash was known to be a smallest one."""
+    if plan.kind != "train" or plan.clashes != "cut short":
+        return ()
+    from ..query import TrainQuery
+    from ..scalars import text_of
+
+    time = text_of(TrainQuery.of_plan(plan).solver.time)
+    return (
+        f"explanation stopped after {time}: the clash may hold clauses that it does not need,",
+        'and repairs are missing; --set solver.time="5 min" gives it more time',
+    )
+
+
+def _clash_title(plan: Plan, position: int, size: int) -> str:
+    if cut_short(plan):
+        return "Some of these cannot hold together"
+    title = "These cannot hold together" if size > 1 else "This cannot hold, even with every other clause dropped"
+    return title + (f" (clash {position} of {1 + len(plan.further)}; each has to be repaired)" if plan.further else "")
+
+
 def conflict_tables(plan: Plan) -> list[Table]:
     """Why there is no plan, what would make one, the best that is possible anyway, and who is not to blame."""
     heads = ("clause", "where", "key", "walls")
     tables = [
         Table(
-            ("These cannot hold together" if len(clash) > 1 else "This cannot hold, whatever else gives way")
-            + (f" (clash {i} of {1 + len(plan.further)})" if plan.further else ""),
+            _clash_title(plan, i, len(clash)),
             heads,
             conflict_rows(clash),
         )
@@ -336,20 +375,32 @@ def conflict_tables(plan: Plan) -> list[Table]:
         if single
         else "No single change is enough; each of these joint ones is"
     )
-    notes = list(fix_notes(plan.fixes, plan.kind))
-    if plan.nearest is not None:
-        notes.append("nearest below: the least sum of moves, |ln(to / from)| of each number, ln 2 for a list widened or given up")
-    rows = fix_rows(plan.fixes)
     texts = {c.clause: c.text for clash in (plan.conflict, *plan.further) for c in clash}
-    rows += tuple((texts[path], "no change of this alone is enough", "-") for path in plan.not_enough_alone)
-    tables.append(Table(title, ("change", "to", "the best plan is then"), rows, frozenset(), tuple(notes)))
+    tables.append(fix_table(title, plan.fixes, plan.kind, [texts[path] for path in plan.not_enough_alone]))
     if plan.nearest is not None:
         near = plan.nearest
         fleet = fleet_table(near.fleet)
         title = f"The nearest plan ({near.change}): {number(near.objective)} {near.unit}"
-        tables.append(Table(title, fleet.heads, fleet.rows, fleet.numeric, fleet.notes))
+        tables.append(replace(fleet, title=title, notes=(*fleet.notes, *nearest_notes(plan))))
     tables.append(Table(innocent_title(plan), heads, conflict_rows(plan.innocent)))
     return [table for table in tables if table.rows]
+
+
+def nearest_notes(plan: Plan) -> tuple[str, ...]:
+    """What "nearest" measures; where a repair goes further for less than half of its price, that repair."""
+    if plan.nearest is None:
+        return ()
+    notes = ["nearest: the least sum of moves, |ln(to / from)| of each number, ln 2 for a list widened or given up"]
+    options = [
+        (objective, f"{fix.change}: {value}", fix.unit)
+        for fix in plan.fixes
+        for objective, value in ((fix.objective, fix.value), (fix.further_objective, fix.further))
+        if objective is not None
+    ]
+    objective, change, unit = min(options, default=(math.inf, "", ""))
+    if objective < plan.nearest.objective / 2:
+        notes.append(f"nearest is not cheapest: {change} needs only {number(objective)} {unit}")
+    return tuple(notes)
 
 
 def missing_table(plan: Plan) -> Table:

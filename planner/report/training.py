@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from ..plan import Plan
 from ..training.plan import Job, Ranked, TrainLayout, TrainPlan
+from ..training.question import LONGEST_TEXT
 from .tables import (
     Table,
     assumption_table,
     conflict_tables,
     missing_table,
     money,
+    nearest_notes,
     number,
     proof_table,
     removed_table,
@@ -54,11 +56,15 @@ def deadline_notes(plan: TrainPlan) -> tuple[str, ...]:
 def infeasible_tables(plan: TrainPlan) -> list[Table]:
     """The clashes, the repairs, the best job that is possible anyway, who is not to blame, and what data is missing."""
     tables = conflict_tables(plan)
+    if plan.conflict:  # it is no clause of the question, but where the deadline gives way it may decide
+        note = f"a job may take {LONGEST_TEXT}, whatever else gives way"
+        tables[0] = replace(tables[0], notes=(*tables[0].notes, note))
     if plan.nearest is not None:
         near = plan.nearest
         title = f"Best possible anyway: {near.change} ({number(near.objective)} {near.unit})"
         job = job_table(near.job)
-        tables.insert(len(tables) - bool(plan.innocent), Table(title, job.heads, job.rows, job.numeric, job.notes))
+        shown = replace(job, title=title, notes=(*job.notes, *nearest_notes(plan)))
+        tables.insert(len(tables) - bool(plan.innocent), shown)
     return [*tables, missing_table(plan)]
 
 

@@ -24,6 +24,7 @@ from .job import (
     Service,
     accelerator_of,
     bounds_of,
+    clause_of,
     fed_of,
     goodput_with,
     hours_of,
@@ -313,8 +314,7 @@ def _broken(
     result = []
     for name, bound in bounds_of(question).items():
         if totals[name] > bound:
-            clause = "deadline" if name == "time" else f"limits.{name}"
-            result.append(f"{clause}: {written(name, totals[name])}, more than {written(name, bound)}")
+            result.append(f"{clause_of(question, name)}: {written(name, totals[name])}, more than {written(name, bound)}")
     for place, quota in enumerate(question.query.supply.quota):
         used = totals["chips"] if quota.chips is not None else round(float(instances[0]))
         allowed = quota.chips if quota.chips is not None else quota.instances or 0

@@ -7,6 +7,7 @@ the clash when any one of it is taken out, so it is minimal. Every test enumerat
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection
 from contextlib import suppress
@@ -19,6 +20,7 @@ import numpy as np
 from zoo.units import Q, Quantity
 
 from .. import distance, plan
+from ..infeasible import not_sought
 from ..program import whole
 from ..query import Clause, TrainQuery
 from ..records import QueryError, parse_path
@@ -166,6 +168,7 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
     if not repairs:
         repairs = _joint_moves(question, clauses, asked)
     moved = {clause.path for together, _, _ in repairs for clause in together}
+    others = [one for one in _together(query, clashes, lone, asked) if {c.path for c in one} != moved]
     fixes, nearest = [], None
     for together, move, how in repairs:
         path, text = " + ".join(c.path for c in together), "; ".join(c.text for c in together)
@@ -176,6 +179,7 @@ def _explained(question: Question, clauses: list[Clause], known: list[Clause], a
         fixes.append(fix)
         if best is not None and (nearest is None or (move.far, best.objective) < nearest[0]):
             nearest = (move.far, best.objective), move.query, fix, best
+    fixes += map(not_sought, others)
     blamed = {c.path for clash in clashes for c in clash} | moved
     innocent = [c for c in clauses if c.path not in blamed]
     memory = _for_lack_of_memory(query, clauses, core, asked)
@@ -195,6 +199,17 @@ def _clashes(query: TrainQuery, clauses: list[Clause], asked: _Asked, known: lis
         if all(clause in clash for clash in clashes) and not asked.feasible(query, [clause]):
             clashes.append(_clash(query, clauses, sorted(others, key=lambda c: c not in core), asked))
     return clashes
+
+
+def _together(query: TrainQuery, clashes: list[list[Clause]], lone: list[Clause], asked: _Asked) -> list[list[Clause]]:
+    """Clauses that repair together and not alone: one of each clash that was found."""
+    each = itertools.product(*([c for c in clash if c not in lone] for clash in clashes)) if len(clashes) > 1 else ()
+    sets = {frozenset(c.path for c in one): list(dict.fromkeys(one)) for one in each}
+    return [one for one in list(sets.values())[:_MOST_TOGETHER] if len(one) > 1 and asked.feasible(query, one)]
+
+
+# So many joint repairs are tried by dropping them.
+_MOST_TOGETHER = 3
 
 
 def _clash(
@@ -249,7 +264,11 @@ def _beyond(question: Question, fix: plan.Fix, asked: _Asked) -> plan.Fix:
     """
     query, asker = question.query, asked.asker
     own, _ = CLAUSES.get(query.minimize, ("", ""))
-    if fix.clause == own or not (fix.clause in _LIMITS or fix.clause.startswith(("supply.quota", "supply.accelerators"))):
+    if (
+        " + " in fix.clause
+        or fix.clause == own
+        or not (fix.clause in _LIMITS or fix.clause.startswith(("supply.quota", "supply.accelerators")))
+    ):
         return fix
     asker.progress(f"what if {fix.clause} moved further?")
     clause = next(c for c in query.clauses() if c.path == fix.clause)

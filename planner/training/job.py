@@ -21,7 +21,7 @@ from ..columns import Site
 from ..program import whole
 from ..query import Sharing
 from ..space import Machine
-from .question import LONGEST, Question
+from .question import LONGEST, LONGEST_TEXT, Question
 from .search import Host
 
 # What one integer of the program is of each thing that a job takes in all.
@@ -171,6 +171,13 @@ def longest(question: Question) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if middle + float(wait_of(question, np.array(middle))) <= most else (low, middle)
     return high
+
+
+def clause_of(question: Question, resource: str) -> str:
+    """What bounds a total: a clause of the question, or where it has no deadline the longest job that is looked at."""
+    if resource == "time":
+        return "deadline" if question.deadline is not None else LONGEST_TEXT
+    return f"limits.{resource}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from .job import (
     Service,
     accelerator_of,
     bounds_of,
+    clause_of,
     host_of,
     hours_of,
     longest,
@@ -540,7 +541,10 @@ def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int
     for name, bound in bounds.items():
         over = good & (np.ceil(totals[name] * (1 - 1e-9)) > bound)
         market.drop(
-            _WALLS[name], _clause(name), int(over.sum()), "offers x counts: even the fastest step that there could be breaks it"
+            _WALLS[name],
+            clause_of(question, name),
+            int(over.sum()),
+            "offers x counts: even the fastest step that there could be breaks it",
         )
         good &= ~over
     for place, quota in enumerate(question.query.supply.quota):
@@ -577,10 +581,6 @@ def _counts(question: Question, family: Family, counts: Floats) -> _Counts:
             full & (not family.task.given),
         )
     return family.known[key]
-
-
-def _clause(name: str) -> str:
-    return "deadline" if name == "time" else f"limits.{name}"
 
 
 def _cutoff(question: Question, family: Family, table: _Table, i: int, bounds: dict[str, int], best: int | None) -> float:
@@ -689,7 +689,7 @@ def _add(market: Market, f: int, table: _Table, i: int, found: Found, bounds: di
         mine = {name: values[j] for name, values in totals.items()}
         broken = next((name for name, bound in bounds.items() if mine[name] > bound), None)
         if broken is not None:
-            market.drop(_WALLS[broken], _clause(broken), 1, "offers x counts: the best layout there breaks it")
+            market.drop(_WALLS[broken], clause_of(market.question, broken), 1, "offers x counts: the best layout there breaks it")
         elif max(mine.values()) < LARGEST_COEFFICIENT:
             market.columns.append(_column(market, f, j, count, int(table.instances[i]), mine, objective[j], found))
 

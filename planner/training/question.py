@@ -31,6 +31,7 @@ from .search import Task
 OPTIMAL_RATIO = 20.0
 # Without a deadline, jobs longer than this are not considered.
 LONGEST = Q(10.0, "year")
+LONGEST_TEXT = f"at most {LONGEST.m_as('year'):g} years"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from .infeasible import Explanation, why_infeasible
 from .job import accelerator_of
 from .market import MOST, Column, Market, Memory, market_of
 from .plan import NearestJob, TrainPlan
-from .question import Question, question_of
+from .question import LONGEST_TEXT, Question, question_of
 from .report_units import in_units, unit_of
 from .rows import assemble
 from .search import Over, Result, search
@@ -251,6 +251,7 @@ def assumptions_of(question: Question, market: Market, checked: Evaluated | None
             plan.Assumption(text=f"tokens: {question.tokens.m_as('token'):.4g}, {how}", source="wall 11, Hoffmann et al. (2022)")
         )
     texts = {
+        f"a job may take {LONGEST_TEXT}, also where the deadline gives way": question.deadline is None or market.best is None,
         "a reservation is paid for its whole term": any("reserved" in option for option in query.supply.offers),
         "storage, data transfer and staff are not counted": True,
         _divisors_text(query.workload.sequences): True,

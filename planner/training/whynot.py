@@ -12,7 +12,7 @@ from zoo.units import Quantity
 
 from ..query import TrainQuery
 from ..records import CannotBe, QueryError
-from ..whynot import parse, rounded_up
+from ..whynot import forbidding, in_words, meant, parse, rounded_up
 from .asking import Asker
 from .check import job_of
 from .infeasible import why_infeasible
@@ -108,6 +108,7 @@ def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker
             what=what, status="infeasible", objective=None, unit=unit, dearer_by=None, ratio=None, wins_at=None,
             conflict=(), fixes=(), removed=(), note=question,
         )  # fmt: skip
+    took = in_words(forces, meant(question.query, forces, question.catalog))
     asker.progress(f"the best job with {what}")
     market = asker.market(question)
     best = market.best
@@ -117,7 +118,7 @@ def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker
         why = why_infeasible(question, asker, kept)
         return TrainWhyNot(
             what=what, status="infeasible", objective=None, unit=unit, dearer_by=None, ratio=None, wins_at=None,
-            conflict=why.conflict, fixes=why.fixes, removed=market.removals,
+            conflict=why.conflict, fixes=why.fixes, removed=market.removals, took=took,
             shortfalls=() if why.conflict else _shortfalls(market),
         )  # fmt: skip
     objective = in_units(query, best.objective)
@@ -127,7 +128,7 @@ def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker
     return TrainWhyNot(
         what=what, status="optimal", objective=objective, unit=unit,
         dearer_by=None if plan.objective is None else objective - plan.objective, ratio=ratio,
-        wins_at=wins, conflict=(), fixes=(), removed=(), job=job,
+        wins_at=wins, conflict=(), fixes=(), removed=(), job=job, took=took,
         note="" if ratio is None else _note(plan, query, forces, ratio, job, wins is not None),
     )  # fmt: skip
 
@@ -136,7 +137,14 @@ def _note(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], ratio: 
     """Why X wins nowhere, that it costs nothing, or that the question would have to allow it first."""
     if ratio <= 1:
         same = plan.job is not None and (job.offer, job.layout) == (plan.job.offer, plan.job.layout)
-        return "" if ratio < 1 else "the plan already does this" if same else "another job that is as good does this"
+        own = {path for key, value in forces.items() for path in FORCED[key](value)}
+        return (
+            forbidding(query, own)
+            if ratio < 1
+            else "the plan already does this"
+            if same
+            else "another job that is as good does this"
+        )
     paths = {path for key, value in forces.items() if key != "precision" for path in FORCED[key](value)}
     given = {clause.path for clause in query.clauses()}
     if _REPLACES & set(forces) or given & paths or forces.get("precision", "") not in ("", *query.workload.precision):
@@ -146,7 +154,7 @@ def _note(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], ratio: 
         return ""
     if _PRICED & set(forces):
         return f"at no prices: {plan.minimize} is minimised"
-    return "at no prices: whatever they are, the plan may do without it and be no worse"
+    return "at no prices: the best plan is free to use it or not, so having to use it never costs less"
 
 
 def _wins(

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from command import run
 
+from planner.plan import Fix, Plan
+from planner.report.tables import fix_rows, nearest_notes
+
 QUESTION = """\
 schema: wallplan/v1
 kind: serve
@@ -25,6 +28,9 @@ regions: {allow: ["lambda/*", "crusoe/*"]}
 """
 
 
+IMPOSSIBLE = ("--set", "sla.ttft.p99=1 ms", "--set", "limits.cost=0.01 USD/h")
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plans")
@@ -36,8 +42,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def infeasible(plan: Path) -> Path:
     path = plan.with_name("infeasible.json")
-    changes = ("--set", "sla.ttft.p99=1 ms", "--set", "limits.cost=0.01 USD/h")
-    assert run("solve", plan.with_name("small.yaml"), "-o", path, *changes).exit_code == 3
+    assert run("solve", plan.with_name("small.yaml"), "-o", path, *IMPOSSIBLE).exit_code == 3
     return path
 
 
@@ -60,7 +65,7 @@ def test_every_format(verb: tuple[str, ...], plan: Path) -> None:
         elif format == "table":
             assert max(map(len, result.stdout.splitlines())) <= 80
         else:
-            assert result.stdout.startswith("## ")
+            assert result.stdout.startswith("# ") and "\n## " in result.stdout
 
 
 def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
@@ -74,6 +79,9 @@ def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
     alone = {fix["clause"] for fix in said["fixes"] if " + " not in fix["clause"]}
     assert alone | set(said["not_enough_alone"]) == {c["clause"] for clash in (said["conflict"], *said["further"]) for c in clash}
     assert "no change of this" in shown.stdout
+    assert lines[0]["part"] == "verdict" and lines[0]["status"] == "infeasible" and lines[0]["text"] == "small"
+    for command in (("explain", infeasible), ("solve", infeasible.with_name("small.yaml"), *IMPOSSIBLE)):
+        assert run(*command, "--format", "md").stdout.startswith("# small: proven infeasible\n\n## ")
     assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
@@ -127,3 +135,32 @@ def test_a_saved_plan_knows_where_its_question_was_written(plan: Path) -> None:
     assert run("solve", plan.with_name("small.yaml"), "--set", "sla.ttft.p99=3 s", "-o", changed).exit_code == 0
     clauses = {clause.path: (clause.file, clause.line) for clause in ServeQuery.of_plan(Plan.load(changed)).clauses()}
     assert clauses["sla.ttft.p99"] == ("--set", None) and clauses["sla.tpot.p99"][1] == 9
+
+
+def test_repairs_are_numbered_cheapest_first_and_a_far_nearest_plan_says_so() -> None:
+    dear = Fix(clause="a + b", change="A; B", value="1; 2", objective=900.0, unit="USD/h", how="in turn",
+               further="3; 4", further_objective=30.0, without=20.0)  # fmt: skip
+    unknown = Fix(clause="d + e", change="D; E", value="?; ?", how="not sought")
+    cheap = Fix(clause="c", change="C", value="5", objective=600.0, unit="USD/h")
+    assert fix_rows([unknown, dear, cheap]) == (
+        ("1", "C", "5", "600 USD/h"),
+        ("2", "A", "1", "900 USD/h"),
+        ("", "and B", "2", ""),
+        ("", "or further: A", "3", "30 USD/h"),
+        ("", "and B", "4", ""),
+        ("", "or without both of these", "dropped", "20 USD/h"),
+        ("3", "D", "?", "-"),
+        ("", "and E", "?", ""),
+    )
+
+
+def test_the_nearest_plan_points_at_a_repair_of_less_than_half_its_price(infeasible: Path) -> None:
+    plan = Plan.load(infeasible)
+    assert plan.nearest is not None
+    notes = {
+        share: " ".join(nearest_notes(plan.model_copy(update={"fixes": (Fix(
+            clause="a", change="A", value="1", objective=plan.nearest.objective, unit="USD/h", further="3",
+            further_objective=plan.nearest.objective * share),)})))
+        for share in (0.4, 0.6)
+    }  # fmt: skip
+    assert "A: 3 needs only" in notes[0.4] and "needs only" not in notes[0.6]
