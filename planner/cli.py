@@ -665,7 +665,7 @@ def _explain_training(
             records = list(synthesis(saved, query, asker, chip, budget))
             shown = [pages.synthesis_table(records, saved, budget)]
             if not records:
-                typer.echo(f"{chip} is in the plan already", err=True)
+                typer.echo(_in_the_plan(chip, "a job on it at that cost", "30e6 USD"), err=True)
         elif why_not:
             forces = [parse(text, FORCED) for text in why_not]
             for one in forces:  # every name is looked up before anything is solved
@@ -715,7 +715,7 @@ def explain(
     plan: PlanFile,
     why_not: Annotated[
         list[str] | None,
-        typer.Option("--why-not", metavar="KEY=VALUE", help='Force a choice, e.g. "chip=l40s" or "chip=l40s,tp=8". Repeatable.'),
+        typer.Option("--why-not", metavar="KEY=VALUE", help='Force a choice on the whole fleet: "chip=l40s,tp=8". Repeatable.'),
     ] = None,
     wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
     switches: Annotated[
@@ -768,7 +768,7 @@ def explain(
             records = list(needed(saved, query, synthesis, budget, progress))
             shown = [pages.synthesis_table(records, saved, budget)]
             if not records:
-                typer.echo(f"{synthesis} is in the plan already", err=True)
+                typer.echo(_in_the_plan(synthesis, "it alone serving everything at that cost", "300 USD/h"), err=True)
         elif tornado:
             needs_objective(saved, "whose objective could swing", str(plan))
             from .sensitivity import tornado as swings
@@ -799,6 +799,11 @@ def explain(
     progress.close()
     shown, pictures = _whole(format, saved, shown, records)
     _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records), _headline(saved), pictures)
+
+
+def _in_the_plan(chip: str, goal: str, budget: str) -> str:
+    """That a chip has nothing to become, and what to ask instead."""
+    return f'--synthesis {chip}: in the plan already; ask for another chip, or with --budget "{budget}" for {goal}'
 
 
 def _whole(format: str, plan: Plan, shown: list[Table], records: list[Any]) -> tuple[list[Table], list[str]]:

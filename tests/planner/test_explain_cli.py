@@ -11,7 +11,7 @@ import pytest
 from command import run
 
 from planner.plan import Fix, Plan
-from planner.report.tables import fix_rows, nearest_notes
+from planner.report.tables import conflict_tables, cut_short, fix_rows, nearest_notes
 
 QUESTION = """\
 schema: wallplan/v1
@@ -164,3 +164,39 @@ def test_the_nearest_plan_points_at_a_repair_of_less_than_half_its_price(infeasi
         for share in (0.4, 0.6)
     }  # fmt: skip
     assert "A: 3 needs only" in notes[0.4] and "needs only" not in notes[0.6]
+
+
+def test_a_chip_of_the_plan_is_told_what_to_ask_instead(plan: Path) -> None:
+    result = run("explain", plan, "--synthesis", Plan.load(plan).fleet[0].chip)
+    assert result.exit_code == 0 and "another chip" in result.stderr and '--budget "300 USD/h"' in result.stderr
+
+
+def test_why_not_says_which_region_was_meant(plan: Path) -> None:
+    region = Plan.load(plan).fleet[0].region
+    short = region.partition("/")[2]
+    (answer,) = json.loads(run("explain", plan, "--why-not", f"region={short}", "--format", "json").stdout)
+    assert region in answer["took"]
+    (answer,) = json.loads(run("explain", plan, "--why-not", "offer=spot", "--format", "json").stdout)
+    if answer["dearer_by"] is not None and answer["dearer_by"] < 0:
+        assert "supply.offers" in answer["note"] and "small.yaml:10" in answer["note"]
+
+
+def test_two_factors_are_no_range(plan: Path) -> None:
+    result = run("check", plan.with_name("small.yaml"), "--set", "uncertain={prices: [0.9, 1.2]}")
+    assert result.exit_code == 2 and "low, most likely, high" in result.stderr and "±20 %" in result.stderr
+
+
+def test_an_explanation_that_was_stopped_says_so_first(infeasible: Path) -> None:
+    plan = Plan.load(infeasible)
+    assert cut_short(plan) == ()  # of serve questions the search for more clashes is cut short, not a clash
+    query = {
+        "schema": "wallplan/v1",
+        "kind": "train",
+        "name": "t",
+        "workload": {"model": "llama-3.1-8b", "sequence_length": 4096, "global_batch": 256},
+        "solver": {"time": "7 s"},
+    }
+    stopped = plan.model_copy(update={"kind": "train", "clashes": "cut short", "query": query})
+    said = " ".join(cut_short(stopped))
+    assert "7 s" in said and "clauses that it does not need" in said and '--set solver.time="5 min"' in said
+    assert conflict_tables(stopped)[0].title == "Some of these cannot hold together"
