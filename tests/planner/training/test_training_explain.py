@@ -650,6 +650,7 @@ def test_an_infeasible_question_on_the_command_line(tmp_path: Path) -> None:
     assert answer["clashes"] == "all" and not answer["further"] and not answer["not_enough_alone"]
     shown = run("explain", plan).stdout
     assert "Best possible anyway" in shown and "Not to blame" in shown
+    assert "a job may take at most 10 years" in shown
     table = run("explain", plan, "-f", "csv").stdout.splitlines()
     parts = [line.partition(",")[0] for line in table[1:]]
     assert parts.count("clash 1") == parts.count("repair") == 3 and "nearest plan" in parts and "not to blame" in parts
