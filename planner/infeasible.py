@@ -89,6 +89,7 @@ def relaxable(query: ServeQuery) -> list[Clause]:
 # HiGHS is asked for so many seconds. Where limits leave next to no room it may count through the plans (measured: 21 s, on
 # programs of which CP-SAT settles each in 0.1 s); CP-SAT takes 0.5 s to load, so it is asked second.
 _SOON = 0.5
+_NEARLY = 0.01  # to which a further move is decided: its price need not be known to the last cent
 
 
 @dataclass(slots=True)
@@ -116,27 +117,24 @@ class Asker:
 
     def certified(self, prepared: Prepared, market: Market, begin: Exact = MappingProxyType({})) -> Certificate:
         """The proof of a market, which may have columns beside the question's own: each unit of those carries a unit of load."""
-        curves, own, solver = prepared.choices.curves, len(prepared.market.columns), prepared.query.solver
+        solver = prepared.query.solver
         seconds = float(solver.time.m_as("s"))
-
-        def proven(engine: str, seconds: float, begin: Exact) -> Certificate:
-            return certify(
-                market,
-                lambda j, units: units if j >= own else curves[market.columns[j].curve].best(units)[0],
-                lambda j: 1 if j >= own else curves[market.columns[j].curve].slope,
-                engine,
-                seconds=seconds,
-                tie_break=False,
-                begin=begin,
-                learn=lambda asked: learn((curves[market.columns[j].curve], [units]) for j, units in asked if j < own),
-            )
-
         if solver.engine != "cpsat" and not self.counts:
-            found = proven("highs", min(seconds, _SOON), begin)
+            found = _certified(prepared, market, "highs", min(seconds, _SOON), begin)
             if found.status != "stopped":
                 return found
             begin, self.counts = found.exact, True
-        return proven("cpsat", seconds, begin)
+        return _certified(prepared, market, "cpsat", seconds, begin)
+
+    def within(self, query: ServeQuery, most: int) -> bool:
+        """Whether some plan's objective is at most `most`, decided to `_NEARLY` of the objective.
+
+        Asked of the optimum: a limit on the objective itself would leave next to no room, and a solver would count plans.
+        """
+        prepared = lean(query, self.memory)
+        found = _certified(prepared, prepared.market, "highs", _SOON, self.memory.exact, _NEARLY, most)
+        self.memory.exact = found.exact or self.memory.exact
+        return found.objective is not None and found.objective <= most
 
     def feasible(self, query: ServeQuery) -> bool:
         """Whether any plan exists: where anything is limited, a solver says so, which stops at its first plan."""
@@ -158,6 +156,25 @@ class Asker:
         if pools is not None and not pools.late(prepared).all():
             return True
         return self._proven(prepared).status == "optimal"
+
+
+def _certified(
+    prepared: Prepared, market: Market, engine: str, seconds: float, begin: Exact, gap: float = 0.0, most: int | None = None
+) -> Certificate:
+    """See `certify`; columns beside the question's own carry a unit of load a unit."""
+    curves, own = prepared.choices.curves, len(prepared.market.columns)
+    return certify(
+        market,
+        lambda j, units: units if j >= own else curves[market.columns[j].curve].best(units)[0],
+        lambda j: 1 if j >= own else curves[market.columns[j].curve].slope,
+        engine,
+        gap,
+        seconds,
+        tie_break=False,
+        begin=begin,
+        most=most,
+        learn=lambda asked: learn((curves[market.columns[j].curve], [units]) for j, units in asked if j < own),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,7 +490,7 @@ def _beyond(query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Ask
     own = getattr(query.limits, resource)
     bound = near if own is None else min(near, quantise(own, resource, "down"))
     bounded = without(query, others).set(*_bounded(f"limits.{resource}", resource, bound))
-    move = _least_move(bounded, sized[0], asker, [])
+    move = _least_move(bounded, sized[0], asker, [], lambda moved: asker.within(moved.set(f"limits.{resource}", own), bound))
     if move is None or move.value == "dropped":
         return found
     then = asker.proof(move.query).objective
@@ -498,9 +515,16 @@ def _fix(move: Move, clauses: list[Clause], asker: Asker, how: Literal["alone", 
     return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit, how=how)
 
 
-def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[Clause]) -> Move | None:
+def _least_move(
+    query: ServeQuery,
+    clause: Clause,
+    asker: Asker,
+    relaxed: list[Clause],
+    enough: Callable[[ServeQuery], bool] | None = None,
+) -> Move | None:
     """The least move of one clause that makes the question feasible while `relaxed` are taken out; None when none does.
 
+    `enough` tells the same of a question as that it is feasible, where that is dear to ask.
     Exact: one step less (`_step`) is still infeasible. What has no size (a list of chips, of regions) is dropped whole, and so
     is a latency that no finite move repairs (a pool at saturation has no finite TTFT).
     """
@@ -510,8 +534,8 @@ def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[C
     if clause.path.startswith("supply.quota"):
         return _least_count(query, clause, asker, relaxed)
 
-    dropped = without(query, [clause])
-    if not asker.feasible(without(dropped, relaxed)):
+    dropped, repaired = without(query, [clause]), enough or asker.feasible
+    if not repaired(without(dropped, relaxed)):
         return None
     if not _has_size(clause.path):
         return Move(dropped, "dropped")
@@ -524,13 +548,13 @@ def _least_move(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[C
         return query.set(clause.path, _text(steps * size, unit))
 
     def holds(steps: int) -> bool:
-        return asker.feasible(without(moved(steps), relaxed))
+        return repaired(without(moved(steps), relaxed))
 
     free = lean(without(dropped, relaxed), asker.memory)
     floor = math.floor(_least_latency(free, clause) / size * (1 - 1e-9)) - 1
-    start, enough = max(at, floor), _enough_alone(free, clause)
-    if enough is not None and math.ceil(enough / size) > start and holds(math.ceil(enough / size)):
-        found: int | None = _last(holds, math.ceil(enough / size), start)
+    start, kept = max(at, floor), _enough_alone(free, clause)
+    if kept is not None and math.ceil(kept / size) > start and holds(math.ceil(kept / size)):
+        found: int | None = _last(holds, math.ceil(kept / size), start)
     else:
         found = _first(holds, start, down=False)
     return Move(dropped, "dropped") if found is None else Move(moved(found), _text(found * size, unit))
