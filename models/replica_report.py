@@ -20,10 +20,10 @@ def count(value: float) -> float | int:
     return int(value) if float(value).is_integer() else value
 
 
-def between(value: float, half_width: float) -> dict[str, float]:
-    """A prediction with its 80 % interval, of which half is given in logarithms."""
+def between(value: float, half_width: float, least: float = 0.0) -> dict[str, float]:
+    """A prediction with its 80 % interval, of which half is given in logarithms; below `least` nothing can be."""
     factor = math.exp(half_width)
-    return {"value": value, "low": value / factor, "high": value * factor}
+    return {"value": value, "low": max(value / factor, min(least, value)), "high": value * factor}
 
 
 def degrees(pool: Pool) -> dict[str, int]:

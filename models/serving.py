@@ -611,6 +611,15 @@ def products(d: Deployment, tokens: Any, prefill: Any) -> Products:
     )
 
 
+def least_token_time(d: Deployment) -> Quantity:
+    """Time per token [s] of a step that does nothing but read the weights of one sequence at the whole bandwidth: none is less.
+
+    Source: Williams et al. (2009), the memory roof; bytes as in `products`.
+    """
+    read = products(d, np.ones_like(np.asarray(d.layouts.tensor_parallel, float)), False).traffic.sum(axis=0)
+    return node.memory_time(read, d.device.bandwidth, 1.0) * d.layouts.pipeline_parallel / expected_tokens(d)
+
+
 def weight_reading(c: Constants, bytes_: Any) -> Any:
     """Factor on the bandwidth fraction when weights of `bytes_` per element are read: narrow ones are unpacked."""
     return np.where(bytes_ < 0.9, c.memory_4bit, np.where(bytes_ < 1.9, c.memory_8bit, 1.0))

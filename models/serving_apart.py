@@ -87,7 +87,7 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
     token = serving.Latency(Q(1.0, "s"), exact.station.tpot, np.array([at.batch]), exact.station.tpot, {})
     chips = asked.prefill.replicas * asked.prefill.chips + asked.pool.replicas * asked.pool.chips
     tpot_width, ttft_width = (math.log(slow) for slow in found.slow)
-    inside = shares_a_machine(asked)
+    inside, soonest = shares_a_machine(asked), float(serving.least_token_time(found.decoding).m_as("ms")[0])
     link = asked.chip.link if inside and serving.device_of(asked.chip).linked else "PCIe" if inside else "NIC"
     return {
         "model": asked.model.name,
@@ -102,7 +102,7 @@ def report(asked: Asked, known: Calibration) -> dict[str, Any]:
         "largest_rate_per_s": largest if runs else None,
         "overloaded": overloaded,
         "ttft_ms": between(1e3 * ttft, ttft_width) if waits else None,
-        "tpot_ms": between(1e3 * at.tpot, tpot_width) if runs and steps else None,
+        "tpot_ms": between(1e3 * at.tpot, tpot_width, soonest) if runs and steps else None,
         "percentiles_ms": _percentiles(asked, known, found, at) if waits and not closed else None,
         "ttft_parts_ms": milliseconds({name: Q(value, "s") for name, value in at.waits.items()}) if waits else None,
         "tpot_parts_ms": milliseconds(serving.token_parts(exact.decoding, token)) if runs and steps else None,

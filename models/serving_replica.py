@@ -112,12 +112,13 @@ def _report(asked: Asked, found: Loaded, known: Calibration) -> dict[str, Any]:
     tpot_regime, ttft_regime = ("open_tpot", "open_ttft") if law == "open" else ("closed_tpot", "closed_ttft")
     rate_regime = "static_throughput" if law == "static" else tpot_regime
 
-    def interval(value: float, regime: str) -> dict[str, float]:
+    def interval(value: float, regime: str, least: float = 0.0) -> dict[str, float]:
         engine = serving.UNMEASURED if asked.hardly_measured else asked.engine
         own = known.half_width(regime, model.name, chip.name, engine)
-        return between(value, own if d.measured is None else max(own, silicon.half_width(regime)))
+        return between(value, own if d.measured is None else max(own, silicon.half_width(regime)), least)
 
     runs, steps = fits >= 1, output > 1
+    soonest = float(serving.least_token_time(d).m_as("ms")[0])
     waits = runs and not overloaded
     if not runs:
         notes.append("does not fit: weights, one whole sequence and the reserve exceed the memory of a chip")
@@ -143,7 +144,7 @@ def _report(asked: Asked, found: Loaded, known: Calibration) -> dict[str, Any]:
         "largest_rate_per_s": capacity if runs else None,
         "overloaded": overloaded,
         "ttft_ms": interval(ttft * 1e3, ttft_regime) if waits else None,
-        "tpot_ms": interval(tpot * 1e3, tpot_regime) if runs and steps else None,
+        "tpot_ms": interval(tpot * 1e3, tpot_regime, soonest) if runs and steps else None,
         "percentiles_ms": _percentiles(found, asked.variability) if waits and law == "open" else None,
         "ttft_parts_ms": milliseconds(latency.waits) if waits else None,
         "tpot_parts_ms": milliseconds(serving.token_parts(d, latency)) if runs and steps else None,

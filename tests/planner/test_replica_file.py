@@ -159,3 +159,13 @@ def test_a_file_of_one_line_is_yaml_too(tmp_path: Path) -> None:
     file = tmp_path / "replica.yaml"
     file.write_text("{kind: replica, model: llama-3.1-8b, chip: l4, precision: bf16, tokens: {input: 9, output: 9}, batch: 1}\n")
     assert CliRunner().invoke(app, ["evaluate", str(file)]).exit_code == 0
+
+
+def test_no_interval_reaches_below_the_time_in_which_weights_are_read(tmp_path: Path) -> None:
+    """Llama 3.1 8B without its input embedding: 8.03e9 - 128256 x 4096 = 7.50e9 weights of 2 bytes at 300 GB/s take 50.0 ms."""
+    file = tmp_path / "replica.yaml"
+    file.write_text(
+        "{kind: replica, model: llama-3.1-8b, chip: l4, precision: bf16, tokens: {input: 9, output: 99}, concurrency: 1}\n"
+    )
+    said = json.loads(CliRunner().invoke(app, ["evaluate", str(file), "--format", "json"]).stdout)["tpot_ms"]
+    assert said["value"] > said["low"] == pytest.approx(2 * (8.03e9 - 128256 * 4096) / 300e9 * 1e3, rel=2e-3)
