@@ -100,6 +100,7 @@ class Asker:
     answers: dict[str, bool] = field(default_factory=dict)
     seconds: float = 0.0
     counts: bool = False  # whether HiGHS did not get to an end, so that CP-SAT is asked
+    unproven: bool = False  # whether the time of a question ended before its proof: it then counts as one without a plan
 
     @property
     def slow(self) -> bool:
@@ -124,7 +125,9 @@ class Asker:
             if found.status != "stopped":
                 return found
             begin, self.counts = found.exact, True
-        return _certified(prepared, market, "cpsat", seconds, begin)
+        found = _certified(prepared, market, "cpsat", seconds, begin)
+        self.unproven |= found.status == "stopped"
+        return found
 
     def within(self, query: ServeQuery, most: int) -> bool:
         """Whether some plan's objective is at most `most`, decided to `_NEARLY` of the objective.
@@ -184,7 +187,8 @@ class Explanation:
     `conflict` is the smallest clash found, `further` the others; `complete`: there are no more. `innocent` clauses are
     in none of them and in no repair; `nearest` is the question repaired by the smallest move (`distance`), and `by` that repair;
     `stuck`: paths of clauses in clashes that no change of theirs alone repairs;
-    `freed` are the questions in which all clauses of a joint repair are dropped, with those clauses.
+    `freed` are the questions in which all clauses of a joint repair are dropped, with those clauses; `proven`: every question
+    that was asked on the way has its proof.
     """
 
     conflict: tuple[plan.Conflict, ...] = ()
@@ -196,6 +200,7 @@ class Explanation:
     by: plan.Fix | None = None
     freed: tuple[tuple[tuple[Clause, ...], ServeQuery], ...] = ()
     stuck: tuple[str, ...] = ()
+    proven: bool = True
 
 
 def why_infeasible(
@@ -232,6 +237,7 @@ def why_infeasible(
         None if nearest is None else nearest[0],
         tuple((tuple(one), without(query, one)) for one in freed),
         tuple(dict.fromkeys(c.path for core in cores for c in core if c not in alone)),
+        not asker.unproven,
     )
 
 
@@ -351,13 +357,15 @@ def _repairs(query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progres
     For no clauses: the moves with the least sum, where that is less than any single one.
     """
 
-    def repair(together: list[Clause]) -> Repair | None:
+    def repair(together: list[Clause]) -> tuple[Repair | None, bool]:
         found = _joint_fix(query, together, asker, progress) if together else _least_joint_move(query, asker)
-        return None if found is None else (_beyond(query, together, found[0], asker, progress), found[1])
+        beyond = None if found is None else (_beyond(query, together, found[0], asker, progress), found[1])
+        return beyond, asker.unproven  # said in the answer, because another process has an asker of its own
 
     found = in_parallel.each(repair, tasks) if asker.slow else [repair(task) for task in tasks]
+    asker.unproven |= any(unproven for _, unproven in found)
     kept: dict[frozenset[str], Repair] = {}
-    for one in found:
+    for one, _ in found:
         if one is not None:
             kept.setdefault(frozenset(one[0].clause.split(" + ")), one)
     return list(kept.values())
@@ -473,8 +481,8 @@ _WITHIN = 0.1
 def _beyond(query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Asker, progress: Progress) -> plan.Fix:
     """A repair with what lies beyond its least move; as it is where none or several of its clauses have a size.
 
-    The further move is the least of the question that also bounds its objective, so it is as exact. A demand moves on to no
-    plan at all, and the objective's own limit no further.
+    The further move is the least of the question that also bounds its objective; of a latency that is decided to `_NEARLY` of
+    the objective (`Asker.within`). A demand moves on to no plan at all, and the objective's own limit no further.
     """
     sized = [clause for clause in together if _has_size(clause.path)]
     if len(sized) != 1 or sized[0].path.endswith("rate") or fix.objective is None or set(fix.value.split("; ")) == {"dropped"}:

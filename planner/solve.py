@@ -20,6 +20,7 @@ from .prepare import Prepared, Progress, in_objective_units, model_of, objective
 from .program import Program, quantise
 from .query import Clause, ServeQuery
 from .records import QueryError
+from .scalars import text_of
 from .space import Choice, Shape
 from .written_by import this_version
 
@@ -47,17 +48,21 @@ def solve_with_program(
     found = answer(prepared, certificate, asked=query)
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        found = found.model_copy(update=_explained(prepared, memory, progress, kept))
+        found = found.model_copy(update=_explained(found, prepared, memory, progress, kept))
     return found.model_copy(update={"seconds": time.perf_counter() - started}), certificate.program
 
 
-def _explained(prepared: Prepared, memory: Memory, progress: Progress, kept: Collection[str]) -> dict[str, Any]:
+def _explained(found: Plan, prepared: Prepared, memory: Memory, progress: Progress, kept: Collection[str]) -> dict[str, Any]:
     """What an infeasible plan says: the clashes, the repairs, who is not to blame, and the best plan that is possible anyway."""
     why = infeasible.why_infeasible(prepared, progress, memory, kept)
     said: dict[str, Any] = {
         "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",
         "fixes": why.fixes, "not_enough_alone": why.stuck, "innocent": why.innocent,
     }  # fmt: skip
+    if not why.proven:
+        text = "a proof on the way was stopped: the clash may hold clauses that it does not need, moves may be too large"
+        time = f"query: solver.time, {text_of(prepared.query.solver.time)}"
+        said["assumptions"] = (*found.assumptions, plan.Assumption(text=text, source=time))
     if kept:
         return said
     wanted = [*(freed for _, freed in why.freed), *([why.nearest] if why.nearest is not None else [])]

@@ -19,6 +19,7 @@ import pytest
 import tiny
 
 from planner import Plan, PlanError
+from planner import infeasible as explaining
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.columns import Memory
@@ -430,3 +431,16 @@ def test_a_search_that_is_cut_short_says_so(put: Callable[[Catalog], None], monk
     for verb in ("marginal", "alternatives", "tornado"):
         with pytest.raises(PlanError, match=r"^there is no plan [^\n]* \(infeasible\)[^\n]*$"):
             getattr(found, verb)()
+
+
+def test_a_proof_that_was_stopped_on_the_way_is_said(put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question whose proof is stopped counts as one without a plan: an answer that rests on one says so, another does not."""
+    offers = [tiny.offer("here/one", "red", 1.0, 1)]
+    put(tiny.world([tiny.chip("red")], [tiny.model()], [tiny.region("here/one")], offers))
+    query = tiny.question(limits={"cost": "0.5 USD/h", "power": "1 W"})
+    said = "a proof on the way was stopped"
+    assert not any(said in one.text for one in solve(query).assumptions)
+    proven = explaining._certified
+    monkeypatch.setattr(explaining, "_certified", lambda *args, **more: replace(proven(*args, **more), status="stopped"))
+    stopped = solve(query)
+    assert stopped.status == "infeasible" and any(said in one.text for one in stopped.assumptions)
