@@ -468,7 +468,7 @@ Sources stand in the rows. Constants, priors and the number of rows that each on
   taken as the batch; from the arrival rate alone those rows are off by {rate_tpot:.0%} (TPOT, not {batch_tpot:.0%}) and
   {rate_ttft:.0%} (TTFT, not {batch_ttft:.0%}) in sample.
 - Eight rows of vLLM 0.12, whose source does not say which statistic it gives, are taken as medians (`statistic` in their rows,
-  reasons in their notes). Taken as means they are off by 83% (TPOT) and 103% (TTFT), and closed TPOT in sample by 14.4%, not 12%.
+  reasons in their notes). Of a file without that column they are taken as means, and are off by much more.
 - Closed loops include rows whose prompts all start together, which are easier: the line below each table leaves them out.
 - Equations and priors were chosen with all rows in sight, so that every error here is a little too small.
 - An engine that was never measured is off by much more than a model or a chip that was not (`new_engine`).
