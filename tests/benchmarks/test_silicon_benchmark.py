@@ -2,8 +2,8 @@
 
 Needs the package: `pip install -e '.[silicon,test]' && pytest tests/benchmarks/test_silicon_benchmark.py --benchmark-only -s`.
 Closed loops and static batches whose layout the package knows; our own errors are in sample, those held out stand in
-serving_fit.md. On 2026-11-26 with 0.12.0, MAPE / median, kernels against ours: closed TPOT (160 runs) 25.2 / 18.0 % against
-13.2 / 8.9 %, closed TTFT (146) 29.8 / 21.8 % against 25.8 / 16.7 %, static throughput (9) 51.7 / 35.8 % against 5.0 / 5.2 %:
+serving_fit.md. On 2026-11-26 with 0.12.0, MAPE / median, kernels against ours: closed TPOT (160 runs) 24.2 / 17.2 % against
+12.1 / 8.3 %, closed TTFT (146) 39.1 / 27.0 % against 27.0 / 21.1 %, static throughput (9) 52.2 / 36.8 % against 4.4 / 4.1 %:
 those nine ran on engines of 2024, slower than the kernels of today's that the package measured.
 """
 
