@@ -445,26 +445,30 @@ def rentable(
 def served(query: ServeQuery, catalog: Catalog, grouped: Iterable[tuple[list[Runs], list[Offer]]], memory: Memory) -> set[int]:
     """The populations that some offer could serve within the SLA, were nothing limited; what `choices_of` finds columns for.
 
-    `grouped` is looked at only until everybody is served.
+    `grouped`: what kinds of machine can run, each with its offers; looked at only until everybody is served.
     """
     means = means_of(catalog)
     found: set[int] = set()
-    reach: dict[str, list[tuple[set[int], Targets]]] = {}
-    for runs_list, offers in grouped:
+    left: dict[float, Targets | None] = {}
+    reach: dict[str, list[tuple[tuple[int, ...], float]]] = {}
+    for runs, offers in grouped:
+        chip = catalog.chips[offers[0].accelerator]
+        if chip.tdp is None or chip.host_power_share is None:
+            continue
+        tried: set[tuple[tuple[int, ...], float]] = set()
         for region in dict.fromkeys(offer.region for offer in offers):
             if region not in reach:
-                near = tiers(query, catalog, catalog.regions[region])
                 known = not isinstance(site_of(catalog.regions[region], query, means), str)
-                there = [(set(populations), budgets(query, trip)) for populations, trip in near]
-                reach[region] = [(populations, targets) for populations, targets in there if targets is not None and known]
-            if all(populations <= found for populations, _ in reach[region]):
+                near = tiers(query, catalog, catalog.regions[region]) if known else []
+                left.update({trip.m_as("s"): budgets(query, trip) for _, trip in near if trip.m_as("s") not in left})
+                reach[region] = [(populations, trip.m_as("s")) for populations, trip in near]
+            tried.update(reach[region])
+        for populations, trip in tried:
+            targets = left[trip]
+            if targets is None or found.issuperset(populations):
                 continue
-            chips = (catalog.chips[offer.accelerator] for offer in offers if offer.region == region)
-            if not any(chip.tdp is not None and chip.host_power_share is not None for chip in chips):
-                continue
-            for populations, targets in reach[region]:
-                if any(len(memory.curve(runs, targets, query.workload.arrivals.cv**2).usable) for runs in runs_list):
-                    found |= populations
+            if any(len(memory.curve(each, targets, query.workload.arrivals.cv**2).usable) for each in runs):
+                found.update(populations)
         if len(found) == len(query.populations):
             break
     return found
