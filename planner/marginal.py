@@ -8,8 +8,9 @@ machines, curves, amounts) is shared between the re-solves, which changes none o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from zoo.catalog import Catalog
@@ -18,10 +19,11 @@ from zoo.units import Q, Quantity
 
 from . import in_parallel
 from .certify import Certificate
-from .columns import Memory, choices_of
+from .columns import Memory, choices_of, limits_of
 from .duals import shadow_prices
 from .infeasible import Asker
 from .lean import lean, price
+from .market import Column, Limit
 from .plan import Marginal, Plan
 from .prepare import (
     UNITS,
@@ -38,14 +40,18 @@ from .prepare import (
 )  # fmt: skip
 from .program import quantise
 from .query import ServeQuery
+from .records import QueryError
 from .scalars import text_of
 from .space import format_of, machines_of, offers_of
+from .transport import spread
 from .uncertainty import guarded_query
 
 # A plan changes within this relative width of a switch point: 0.1 %, the rounding of what is printed included.
 _SWITCH_WIDTH = 0.0009
 # Knobs are moved at most by this factor when looking for a switch.
 _FARTHEST = 2.0
+
+Rented = Sequence[tuple[Column, int]]  # a fleet: columns with their units
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,24 +277,40 @@ def solved(
     """(a moved question, the certificate of its best plan); `scales` and `chip` as in `world`."""
     question = guarded_query(query)
     prepared = prepare(question, memory=world(question, scales, memory, chip))
-    return prepared, prove(prepared, tie_break=tie_break)
+    return prepared, _finished(prove(prepared, tie_break=tie_break), query)
+
+
+def _finished(certificate: Certificate, query: ServeQuery) -> Certificate:
+    """A certificate that proves something. Raises QueryError where the time for it was over before."""
+    if certificate.status == "stopped":
+        raise QueryError(f"solver.time: {text_of(query.solver.time)} ended before the proof of a re-solve; allow more of it")
+    return certificate
 
 
 def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: float | None = None) -> float | None:
     """The proven best objective of a moved question; None when it is infeasible. `cap`: an objective that it probably reaches."""
-    known = world(guarded_query(query), scales, memory)
-    within = None if cap is None else _within(query, known, cap)
-    if within is not None:
+    question = guarded_query(query)
+    known = world(question, scales, memory)
+    if cap is not None and (within := _within(query, known, cap)) is not None:
         return within
-    return in_objective_units(query, prove(lean(guarded_query(query), known), tie_break=False, begin=known.exact).objective)
+    certificate = prove(lean(question, known), tie_break=False, begin=known.exact)
+    return in_objective_units(query, _finished(certificate, query).objective)
 
 
 def _within(query: ServeQuery, known: Memory, objective: float) -> float | None:
     """The proven best objective of a question where it is no more than `objective`; None where it is more, or infeasible."""
+    return in_objective_units(query, _finished(_at_most(query, known, _integer(query, objective)), query).objective)
+
+
+def _integer(query: ServeQuery, objective: float) -> int:
+    """An objective in the unit of reports, in the program's."""
     resource, _ = objective_units(query)
-    most = quantise(Q(objective, UNITS[resource]), resource, "up")
-    prepared = lean(guarded_query(query), known, cap=most)
-    return in_objective_units(query, prove(prepared, tie_break=False, begin=known.exact, most=most).objective)
+    return int(quantise(Q(objective, UNITS[resource]), resource, "up"))
+
+
+def _at_most(query: ServeQuery, known: Memory, most: int) -> Certificate:
+    """The proof of a question in which plans of an objective above `most`, in the program's integers, do not count."""
+    return prove(lean(guarded_query(query), known, cap=most), tie_break=False, begin=known.exact, most=most)
 
 
 def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: Progress = lambda _: None) -> tuple[Marginal, ...]:
@@ -303,22 +325,39 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     memory.exact = certificate.exact
     relaxed = _relaxed(query, prepared, certificate)
     found = [_of_plan(knob, plan, prepared.catalog) for knob in knobs(query)]
-    asked = [(knob, looser) for knob in sorted(found, key=lambda knob: knob.scale is None) for looser in (True, False)]
-    progress(f"{len(asked)} re-solves")  # what takes longest first
     price(guarded_query(query), memory)
-
-    def answer(task: tuple[Knob, bool]) -> Any:
-        knob, looser = task
-        return _loosened(plan, query, knob, memory) if looser else _tightened(plan, query, knob, memory)
-
-    known: dict[tuple[Knob, bool], Any] = dict(zip(asked, in_parallel.each(answer, asked), strict=True))
+    rented = [(prepared.market.columns[p.column], p.units) for p in certificate.purchases]
+    together = [  # knobs that often are worth nothing, all of them
+        [knob for knob in found if knob.scale in _FIELDS], [knob for knob in found if (knob.path or "").startswith("sla.")],
+    ]  # fmt: skip
+    single = [knob for knob in found if not any(knob in group for group in together)]
+    progress(f"{2 * len(found)} re-solves")
+    first: list[Callable[[], Any]] = [
+        *(partial(_save_nothing, plan, query, group, memory) for group in together),
+        partial(_only_fleet, prepared, certificate, memory),
+        *(partial(_loosened, plan, query, knob, memory) for knob in single),
+    ]
+    said = in_parallel.each(lambda task: task(), first)
+    nothing, only = said[: len(together)], said[len(together)]
+    easier = dict(zip(single, said[len(together) + 1 :], strict=True))
+    worth = []
+    for group, none in zip(together, nothing, strict=True):
+        worth += [] if none else group
+        easier |= {knob: dict.fromkeys(_loosenings(knob), plan.objective) for knob in group if none}
+    then: list[Callable[[], Any]] = [
+        *(partial(_loosened, plan, query, knob, memory) for knob in worth),
+        *(partial(_tightened, plan, query, knob, memory, rented, only) for knob in found),
+    ]
+    said = in_parallel.each(lambda task: task(), then)
+    easier |= dict(zip(worth, said, strict=False))
+    harder = dict(zip(found, said[len(worth) :], strict=True))
     moving = [knob for knob in found if switches and knob.path is not None]
     ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
     rows = []
     for knob in found:
-        easier, (worse, breaks) = known[knob, True], known[knob, False]
-        saved = _saved(plan, easier[knob.looser])
-        per_unit = None if knob.unit_factor is None else _saved(plan, easier[knob.unit_factor])
+        worse, breaks = harder[knob]
+        saved = _saved(plan, easier[knob][knob.looser])
+        per_unit = None if knob.unit_factor is None else _saved(plan, easier[knob][knob.unit_factor])
         better_from, worse_from = ends.get(knob, (None, None))
         rows.append(
             Marginal(
@@ -349,14 +388,58 @@ def _loosened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> dict
     return found
 
 
-def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> tuple[bool, bool]:
-    """(whether every plan is worse than today's where a knob is 1 % tighter, whether there is none then)."""
+def _save_nothing(plan: Plan, query: ServeQuery, group: list[Knob], memory: Memory) -> bool:
+    """Whether all knobs of a group loosened together, each by its larger step, leave the optimum: then so does each of them."""
+    if not group:
+        return True
+    question, scales = query, dict[str, float]()
+    for knob in group:
+        question, more = moved(question, knob, _loosenings(knob)[0])
+        scales |= more
+    less = _integer(query, plan.objective or 0.0) - 1
+    return _at_most(question, world(guarded_query(question), scales, memory), less).status == "infeasible"
+
+
+def _only_fleet(prepared: Prepared, certificate: Certificate, memory: Memory) -> bool:
+    """Whether no other fleet costs as little as that of a certificate; machines that only the offer tells apart count as one.
+
+    Another one has less of something, or it costs more: one proof for each pool. What replaces an offer of the same machine
+    does so in every world, so undominated columns are enough. False too where it cannot be said: fleets that may not mix, a
+    proof that was stopped, something rented for nothing.
+    """
+    most = certificate.objective
+    if most is None or not prepared.market.mixed:
+        return False
+    cheap = lean(prepared.query, memory, cap=most)
+    market = cheap.market
+    for purchase in certificate.purchases:
+        column, each = prepared.market.columns[purchase.column], prepared.market.objective[purchase.column]
+        same = [
+            j for j, other in enumerate(market.columns)
+            if cheap.choices.curves[other.curve] is prepared.choices.curves[column.curve]
+            and (other.instances, market.objective[j]) == (column.instances, each)
+        ]  # fmt: skip
+        if len(same) != 1 or each <= 0:
+            return False
+        fewer = Limit("fewer", None, "instances", (purchase.units - 1) * column.instances, "fewer", frozenset(same))
+        other = replace(cheap, market=replace(market, limits=(*market.limits, fewer)))
+        if prove(other, tie_break=False, begin=memory.exact, most=most).status != "infeasible":
+            return False
+    return True
+
+
+def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, rented: Rented, only: bool) -> tuple[bool, bool]:
+    """(whether every plan is worse than today's where a knob is 1 % tighter, whether there is none then).
+
+    `rented` is an optimal fleet; `only`: there is no other. Tighter, no fleet holds that did not before, and none costs less.
+    """
     question, scales = moved(query, knob, 2 - knob.looser)
     known = world(guarded_query(question), scales, memory)
-    if _speeds(knob) and _still_holds(plan, question, known):
+    if _saved(plan, _kept(rented, guarded_query(question), known)) == 0:
         return False, False
     narrowed_first = (_on_chips_of(plan, question), question)  # there is most to be hoped for, at least to be computed
-    if plan.objective is not None and any(_within(one, known, plan.objective) is not None for one in narrowed_first):
+    others = () if only or plan.objective is None else narrowed_first
+    if any(_within(one, known, plan.objective or 0.0) is not None for one in others):
         return False, False
     asker = Asker(known)
     return True, not any(asker.feasible(guarded_query(one)) for one in narrowed_first)
@@ -406,11 +489,6 @@ def short(value: Quantity) -> str:
     return f"{float(value.m):.4g} {value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e")
 
 
-def _speeds(knob: Knob) -> bool:
-    """Whether a knob changes only what machines carry: not what they cost or take, and not who is served or limited."""
-    return knob.scale in _FIELDS or (knob.path or "").startswith("sla.")
-
-
 def _on_chips_of(plan: Plan, query: ServeQuery) -> ServeQuery:
     """The question narrowed to the chips of a plan."""
     narrowed = query.set("supply.chips", sorted({pool.chip for pool in plan.fleet}))
@@ -418,28 +496,27 @@ def _on_chips_of(plan: Plan, query: ServeQuery) -> ServeQuery:
     return narrowed
 
 
-def _still_holds(plan: Plan, query: ServeQuery, known: Memory) -> bool:
-    """Whether the fleet of a plan, each pool laid out anew, carries its loads in a moved question: it costs what it did."""
-    if query.uncertain.hold is not None:  # the loads of the plan are those of the question, not of the guarded one
-        return False
+def _kept(rented: Rented, query: ServeQuery, known: Memory) -> float | None:
+    """The objective of a fleet in a moved question, each pool laid out anew; None where it no longer serves all in time."""
     catalog = catalog_of(query, known)
-    machines = machines_of([catalog.find("offers", name) for name in dict.fromkeys(p.offer for p in plan.fleet)], catalog)
+    machines = machines_of([catalog.find("offers", name) for name in dict.fromkeys(c.offer.name for c, _ in rented)], catalog)
     runs = laid_out([machine for machine, _ in machines], model_of(query, catalog), query, known)
-    grouped = [(one, offers) for (one, _), (_, offers) in zip(runs, machines, strict=True)]
-    choices = choices_of(query, catalog, grouped, [], known)
-    names = [population.name for population in query.populations]
-    for pool in plan.fleet:
-        served = {names.index(name) for name in pool.serves}
-        load = quantise(Q(pool.load_per_s, "1/s"), "load", "up")
-        if not any(
-            column.offer.name == pool.offer
-            and served <= set(column.populations)
-            and pool.instances % column.instances == 0
-            and choices.curves[column.curve].best(pool.instances // column.instances)[0] >= load
-            for column in choices.columns
-        ):
-            return False
-    return True
+    choices = choices_of(query, catalog, [(one, offers) for (one, _), (_, offers) in zip(runs, machines, strict=True)], [], known)
+    by_name = {column.name: j for j, column in enumerate(choices.columns)}
+    if any(column.name not in by_name for column, _ in rented):
+        return None
+    at = [(by_name[column.name], units) for column, units in rented]
+    fleet = [(choices.columns[j], units) for j, units in at]
+    carried = {pool: choices.curves[column.curve].best(units)[0] for pool, (column, units) in enumerate(fleet)}
+    rates = [quantise(population.rate, "load", "up") for population in query.populations]
+    limits = limits_of(query, catalog, [column.offer for column, _ in fleet])
+    if spread(rates, carried, [(pool, k) for pool, (column, _) in enumerate(fleet) for k in column.populations]) is None or any(
+        sum(column.amounts[limit.resource] * units for pool, (column, units) in enumerate(fleet)
+            if limit.columns is None or pool in limit.columns) > limit.bound
+        for limit in limits
+    ):  # fmt: skip
+        return None
+    return in_objective_units(query, sum(choices.objective[j] * units for j, units in at))
 
 
 def _relaxed(query: ServeQuery, prepared: Prepared, certificate: Certificate) -> dict[str, float]:

@@ -41,6 +41,14 @@ def town() -> Catalog:
     return tiny.world(chips, [tiny.model()], regions, offers)
 
 
+def twins() -> Catalog:
+    """Two chips of one price, of which one is a little faster: where the other just serves, more demand moves the plan for free."""
+    speed = tiny.chip("red").memory_bandwidth * 1.03
+    offers = [tiny.offer("here/one", "red", 1.0, 1), tiny.offer("here/one", "rose", 1.0, 1)]
+    chips = [tiny.chip("red"), tiny.chip("rose", memory_bandwidth=speed)]
+    return tiny.world(chips, [tiny.model()], [tiny.region("here/one", 300.0)], offers)
+
+
 def ask(**changes: Any) -> ServeQuery:
     base: dict[str, Any] = {
         "workload": {"model": "toy", "rate": "61/s", "tokens": {"input": 1000, "output": 24}, "precision": ["bf16"]}
@@ -82,12 +90,22 @@ def _unit_more(what: str, plan: Any, catalog: Catalog) -> float:
     return 1 + float((step / figure).m_as("dimensionless"))
 
 
-@pytest.mark.parametrize("query", [ask(), LIMITED, CLEAN, SPREAD], ids=["cost", "limits", "carbon", "populations"])
-def test_values_are_differences_of_two_answers(query: ServeQuery, put: Callable[[Catalog], None]) -> None:
-    catalog = town()
+EDGE = ask(workload={"model": "toy", "rate": "60/s", "tokens": {"input": 1000, "output": 24}, "precision": ["bf16"]})
+
+
+@pytest.mark.parametrize(
+    ("query", "catalog"),
+    [(ask(), town()), (LIMITED, town()), (CLEAN, town()), (SPREAD, town()), (EDGE, twins())],
+    ids=["cost", "limits", "carbon", "populations", "twins"],
+)
+def test_values_are_differences_of_two_answers(query: ServeQuery, catalog: Catalog, put: Callable[[Catalog], None]) -> None:
     put(catalog)
     best = solve(query)
     assert best.objective is not None
+    if query is EDGE:  # its own machines no longer do with 1 % more demand, others of the same price do
+        assert [pool.chip for pool in best.fleet] == ["red"]
+        more = query.set("workload.rate", "60.6/s")
+        assert solve(more).objective == best.objective < (solve(more.set("supply.chips", ["red"])).objective or 0)
     rows = marginals(best, query)
     for knob, row in zip(knobs(query), rows, strict=True):
         assert row.knob == knob.name
