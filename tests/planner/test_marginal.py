@@ -42,7 +42,7 @@ def town() -> Catalog:
 
 
 def twins() -> Catalog:
-    """Two chips of one price, of which one is a little faster: where the other just serves, more demand moves the plan for free."""
+    """Two chips of one price, one a little faster: where the other just serves, more demand moves the plan for free."""
     speed = tiny.chip("red").memory_bandwidth * 1.03
     offers = [tiny.offer("here/one", "red", 1.0, 1), tiny.offer("here/one", "rose", 1.0, 1)]
     chips = [tiny.chip("red"), tiny.chip("rose", memory_bandwidth=speed)]
