@@ -649,6 +649,7 @@ def _explain_training(
     from .report import tables
     from .report import training as training_pages
     from .report import training_explain as training
+    from .training.infeasible import completed
     from .training.marginal import marginals
     from .training.sensitivity import tornado
     from .training.synthesis import synthesis
@@ -673,6 +674,9 @@ def _explain_training(
             records = [force(saved, query, one, asker) for one in forces]
             shown = training.why_not_tables_of(records, saved)
         elif saved.job is None:
+            if switches:
+                saved = completed(saved, asker.question(query), asker)
+                progress.close()
             shown, _ = _whole(format, saved, training_pages.infeasible_tables(saved), [])
             _show(format, shown, pages.why_infeasible(saved), pages.conflict_lines(saved), _headline(saved))
             raise typer.Exit(OK)

@@ -292,7 +292,7 @@ def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
                 for i, (c, v) in enumerate(zip(changes, values, strict=True))
             ]
         if fix.without is not None and fix.without != fix.objective:
-            those = "without both of these" if " + " in fix.clause else "without this"
+            those = {1: "without this", 2: "without both of these"}.get(len(fix.clause.split(" + ")), "without all of these")
             rows.append(("", f"or {those}", "dropped", f"{number(fix.without)} {fix.unit}"))
     return tuple(rows)
 
@@ -310,8 +310,7 @@ def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
         others = "other joint moves" if "least sum" in hows else "joint moves"
         notes.append(f"{others}: the first as little as possible with those below it dropped, then the next, and so on")
     if "not sought" in hows:
-        more = "" if kind == "train" else "; `explain` with `--switches` finds how little of each is enough"
-        notes.append(f"?: dropped together these would do{more}")
+        notes.append("?: dropped (together) these would do; `explain` with `--switches` finds how little of each is enough")
     if "dropped" in hows:
         notes.append("dropped: without any limit in its place; in brackets what the best plan then has")
     if any(fix.further is not None for fix in fixes):
@@ -337,21 +336,26 @@ def innocent_title(plan: Plan) -> str:
 
 
 def cut_short(plan: Plan) -> tuple[str, ...]:
-    """What the reader has to know before anything else: that the time ended before a clash was known to be a smallest one."""
-    if plan.kind != "train" or plan.clashes != "cut short":
+    """What the reader has to know before anything else: that the time ended before everything was explained."""
+    needless = plan.kind == "train" and plan.clashes == "cut short"
+    left: tuple[str, ...] = getattr(plan, "not_looked_at", ())
+    if not needless and not left:
         return ()
     from ..query import TrainQuery
     from ..scalars import text_of
 
     time = text_of(TrainQuery.of_plan(plan).solver.time)
+    said = ["the clash may hold clauses that it does not need"] if needless else []
+    said += [f"not looked at: {', '.join(left)}"] if left else []
+    more = "" if needless else ", `explain` with `--switches` completes the repairs"
     return (
-        f"explanation stopped after {time}: the clash may hold clauses that it does not need,",
-        'and repairs are missing; --set solver.time="5 min" gives it more time',
+        f"explanation stopped after {time}: {'; '.join(said)};",
+        f'--set solver.time="5 min" gives it more time{more}',
     )
 
 
 def _clash_title(plan: Plan, position: int, size: int) -> str:
-    if cut_short(plan):
+    if plan.clashes == "cut short" and plan.kind == "train":
         return "Some of these cannot hold together"
     title = "These cannot hold together" if size > 1 else "This cannot hold, even with every other clause dropped"
     return title + (f" (clash {position} of {1 + len(plan.further)}; each has to be repaired)" if plan.further else "")

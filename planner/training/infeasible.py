@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 
 from zoo.units import Q, Quantity
 
-from .. import distance, plan
+from .. import distance, in_parallel, plan
 from ..infeasible import not_sought
 from ..program import whole
 from ..query import Clause, TrainQuery
@@ -28,6 +29,7 @@ from .asking import Asker
 from .job import UNITS, bounds_of, limit_for
 from .least import CLAUSES, bounded, first_from, least_between, least_of, minimising, query_has
 from .market import Column, cheapest_by
+from .plan import TrainPlan
 from .question import Question
 from .report_units import in_units, unit_of
 from .search import OutOfTime
@@ -73,13 +75,16 @@ def _tokens(query: TrainQuery, steps: int) -> str:
     return f"{steps * query.workload.sequences * query.workload.length} token"
 
 
+Known = TypeVar("Known")
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Why there is no job. `innocent` clauses are in no clash that was found and in no repair; `nearest` is the question
     repaired by the smallest move (`planner.distance`), `by` that repair and `best` its best job. `complete` False: the time was
-    over, so the clash may have clauses that it does not need, and repairs are missing. `further`: other clashes that were found;
-    `only`: proven that there is none but `conflict`; `stuck`: paths of clauses in clashes that no change of theirs alone
-    repairs; `priced` False: the time was over before all was known of what lies beyond the repairs."""
+    over, so the clash may have clauses that it does not need. `further`: other clashes that were found; `only`: proven that
+    there is none but `conflict`; `stuck`: paths of clauses in clashes that no change of theirs alone repairs; `left`: what was
+    not looked at because the time was over."""
 
     conflict: tuple[plan.Conflict, ...] = ()
     fixes: tuple[plan.Fix, ...] = ()
@@ -91,7 +96,7 @@ class Explanation:
     further: tuple[tuple[plan.Conflict, ...], ...] = ()
     only: bool = False
     stuck: tuple[str, ...] = ()
-    priced: bool = True
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +108,14 @@ class Move:
     far: float = distance.GIVEN_UP
 
 
-# Clauses, how they move, and what that is the least of (`plan.Fix.how`).
-Repair = tuple[list[Clause], Move, Literal["alone", "least sum", "in turn"]]
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A repair, the question that it leads to, how far that is (`planner.distance`), and its best job where that is known."""
+
+    fix: plan.Fix
+    query: TrainQuery | None = None
+    far: float = math.inf
+    best: Column | None = None
 
 
 @dataclass(slots=True)
@@ -113,14 +124,22 @@ class _Asked:
 
     asker: Asker
     answers: dict[str, Column | None] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def slow(self) -> bool:
+        """Whether an answer takes so long that asking in other processes pays."""
+        return self.seconds > 0.05 * len(self.answers)
 
     def any_job(self, query: TrainQuery) -> Column | None:
         digest = query.digest()
         if digest not in self.answers:
+            started = time.perf_counter()
             try:
                 self.answers[digest] = self.asker.market(self.asker.question(query), first=True).best
             except QueryError:  # no whole instance, no chip with the precision: nothing can be bought
                 self.answers[digest] = None
+            self.seconds += time.perf_counter() - started
         return self.answers[digest]
 
     def feasible(self, query: TrainQuery, relaxed: Collection[Clause] = ()) -> bool:
@@ -131,93 +150,78 @@ class _Asked:
 
 
 def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ()) -> Explanation:
-    """The clash and the repairs. An empty clash: no clause is to blame, physics is. kept: clauses that are not to give way."""
+    """The clashes and the repairs, or as much of them as was found in the time. An empty clash: no clause is to blame, physics
+    is. kept: clauses that are not to give way."""
     clauses = [clause for clause in question.query.clauses() if clause.path not in kept]
-    known = list(clauses)  # what is known to clash: less and less
-    asked = _Asked(asker)
-    try:
-        found = _explained(question, clauses, known, asked)
-    except OutOfTime:
-        return Explanation(tuple(_blamed(c) for c in known), complete=False)
-    fixes = list(found.fixes)
-    priced = False
+    nothing = Explanation(tuple(map(_blamed, clauses)), complete=False, left=(*_CLASH, *_REST))
+    return _in_time(nothing, _explained(question, clauses, _Asked(asker)))
+
+
+def _in_time(last: Known, more: Iterator[Known]) -> Known:
+    """The last that is known when the time is over."""
     with suppress(OutOfTime):
-        for position, fix in enumerate(found.fixes):
-            fixes[position] = _beyond(question, fix, asked)
-        priced = True
-    by = None if found.by is None else fixes[found.fixes.index(found.by)]
-    return replace(found, fixes=tuple(fixes), by=by, priced=priced)
+        for each in more:
+            last = each
+    return last
 
 
-def _explained(question: Question, clauses: list[Clause], known: list[Clause], asked: _Asked) -> Explanation:
-    """`why_infeasible`; `known` is narrowed to the clash as that is found. Raises OutOfTime."""
-    query, asker = question.query, asked.asker
+# What is looked for, in this order, as `Explanation.left` says it.
+_CLASH = ("which clauses the clash does not need",)
+_REST = ("which changes repair the question",)
+_OTHERS = ("other clashes and joint repairs",)
+_MEMORY = ("whether memory is to blame",)
+
+
+def _explained(question: Question, clauses: list[Clause], asked: _Asked) -> Iterator[Explanation]:
+    """More and more of `why_infeasible`, the last with all of it. Raises OutOfTime."""
+    query = question.query
     if not asked.feasible(query, clauses):
-        return Explanation()
-    core, *_ = clashes = _clashes(query, clauses, asked, known)
+        yield Explanation()
+        return
+    core = clauses
+    for core in _clash(query, clauses, clauses, asked):
+        yield Explanation(tuple(map(_blamed, core)), complete=False, left=(*_CLASH, *_REST))
+    yield Explanation(tuple(map(_blamed, core)), left=_REST)
     lone = [clause for clause in core if asked.feasible(query, [clause])]  # every clash has these
-    stuck = dict.fromkeys(c.path for clash in clashes for c in clash if c not in lone)
-    repairs: list[Repair] = []
-    for clause in core:
-        asker.progress(f"how far must {clause.path} move?")
-        move = _least_move(question, query, clause, asked, [])
-        if move is not None:
-            repairs.append(([clause], move, "alone"))
-    asker.progress("the least joint move")
-    repairs += _least_joint_move(query, core, asker)
-    if not repairs:
-        repairs = _joint_moves(question, clauses, asked)
-    moved = {clause.path for together, _, _ in repairs for clause in together}
-    others = [one for one in _together(query, clashes, lone, asked) if {c.path for c in one} != moved]
-    fixes, nearest = [], None
-    for together, move, how in repairs:
-        path, text = " + ".join(c.path for c in together), "; ".join(c.text for c in together)
-        asker.progress(f"the best job with {path} moved")
-        best = asker.best(move.query)
-        objective = in_units(query, None if best is None else best.objective)
-        fix = plan.Fix(clause=path, change=text, value=move.value, objective=objective, unit=unit_of(query), how=how)
-        fixes.append(fix)
-        if best is not None and (nearest is None or (move.far, best.objective) < nearest[0]):
-            nearest = (move.far, best.objective), move.query, fix, best
-    fixes += map(not_sought, others)
-    blamed = {c.path for clash in clashes for c in clash} | moved
-    innocent = [c for c in clauses if c.path not in blamed]
+    clashes, joint = [core], list[list[Clause]]()
+    left: tuple[str, ...] = _OTHERS
+    with suppress(OutOfTime):
+        for clash in _other_clashes(query, clauses, core, asked):
+            clashes.append(clash)
+        joint = _together(query, clashes, lone, asked)
+        left = ()
+        if not lone and not joint:
+            joint = [_least_set(query, clauses, asked)]
+    tasks = [*([clause] for clause in lone), *_limits_in(clashes), *joint]
+    repairs, unknown = _repairs(question, tasks, asked)
+    possible = [repair for repair in repairs if repair.best is not None]
+    nearest = min(possible, key=_distance) if possible else None
+    blamed = {c.path for clash in clashes for c in clash} | {path for r in repairs for path in r.fix.clause.split(" + ")}
+    found = Explanation(
+        tuple(map(_blamed, core)),
+        tuple(repair.fix for repair in repairs),
+        tuple(_blamed(c) for c in clauses if c.path not in blamed),
+        None if nearest is None else nearest.query,
+        None if nearest is None else nearest.fix,
+        None if nearest is None else nearest.best,
+        further=tuple(tuple(map(_blamed, clash)) for clash in clashes[1:]),
+        only=lone == core,
+        stuck=tuple(dict.fromkeys(c.path for clash in clashes for c in clash if c not in lone)),
+        left=(*left, *unknown),
+    )
+    yield replace(found, left=(*found.left, *_MEMORY))
     memory = _for_lack_of_memory(query, clauses, core, asked)
-    _, near, by, best_then = nearest or (None,) * 4
-    return Explanation(
-        tuple(_blamed(c, memory) for c in core), tuple(fixes), tuple(_blamed(c) for c in innocent), near, by, best_then,
-        further=tuple(tuple(_blamed(c) for c in clash) for clash in clashes[1:]), only=lone == core, stuck=tuple(stuck),
-    )  # fmt: skip
+    yield replace(found, conflict=tuple(_blamed(c, memory) for c in core))
 
 
-def _clashes(query: TrainQuery, clauses: list[Clause], asked: _Asked, known: list[Clause]) -> list[list[Clause]]:
-    """A minimal clash, and for each clause of it whose removal does not repair another one that does not have it."""
-    core = _clash(query, clauses, clauses, asked, known)
-    clashes = [core]
-    for clause in core:
-        others = [c for c in clauses if c is not clause]
-        if all(clause in clash for clash in clashes) and not asked.feasible(query, [clause]):
-            clashes.append(_clash(query, clauses, sorted(others, key=lambda c: c not in core), asked))
-    return clashes
+def _distance(repair: Repair) -> tuple[float, int]:
+    return repair.far, 0 if repair.best is None else repair.best.objective
 
 
-def _together(query: TrainQuery, clashes: list[list[Clause]], lone: list[Clause], asked: _Asked) -> list[list[Clause]]:
-    """Clauses that repair together and not alone: one of each clash that was found."""
-    each = itertools.product(*([c for c in clash if c not in lone] for clash in clashes)) if len(clashes) > 1 else ()
-    sets = {frozenset(c.path for c in one): list(dict.fromkeys(one)) for one in each}
-    return [one for one in list(sets.values())[:_MOST_TOGETHER] if len(one) > 1 and asked.feasible(query, one)]
+def _clash(query: TrainQuery, clauses: list[Clause], among: list[Clause], asked: _Asked) -> Iterator[list[Clause]]:
+    """Smaller and smaller sets of `among` that cannot hold together, by deletion; those that come first are taken out first.
 
-
-# So many joint repairs are tried by dropping them.
-_MOST_TOGETHER = 3
-
-
-def _clash(
-    query: TrainQuery, clauses: list[Clause], among: list[Clause], asked: _Asked, known: list[Clause] | None = None
-) -> list[Clause]:
-    """A smallest set of `among` that cannot hold together, by deletion; those that come first are taken out first.
-
-    known: is narrowed to the set so far, for when the time ends.
+    The last is minimal: without any one of it the others hold together.
     """
     core = list(among)
     for clause in among:
@@ -225,9 +229,50 @@ def _clash(
         rest = [other for other in core if other is not clause]
         if not asked.feasible(query, [c for c in clauses if c not in rest]):
             core = rest
-            if known is not None:
-                known[:] = rest
-    return [c for c in clauses if c in core]
+            yield core
+    yield [c for c in clauses if c in core]
+
+
+def _other_clashes(
+    query: TrainQuery, clauses: list[Clause], core: list[Clause], asked: _Asked
+) -> Iterator[list[Clause]]:  # fmt: skip
+    """For each clause of a minimal clash whose removal does not repair a minimal clash that does not have it."""
+    clashes = [core]
+    for clause in core:
+        others = [c for c in clauses if c is not clause]
+        if all(clause in clash for clash in clashes) and not asked.feasible(query, [clause]):
+            *_, other = _clash(query, clauses, sorted(others, key=lambda c: c not in core), asked)
+            clashes.append(other)
+            yield other
+
+
+def _together(query: TrainQuery, clashes: list[list[Clause]], lone: list[Clause], asked: _Asked) -> list[list[Clause]]:
+    """Clauses that repair together and not alone: one of each clash that was found, and no more than are needed."""
+    each = itertools.product(*([c for c in clash if c not in lone] for clash in clashes)) if len(clashes) > 1 else ()
+    sets = {frozenset(c.path for c in one): list(dict.fromkeys(one)) for one in each}
+    joint: list[list[Clause]] = []
+    for one in sorted((s for s in sets.values() if len(s) > 1), key=len)[:_MOST_TOGETHER]:
+        if not any(set(other) <= set(one) for other in joint) and asked.feasible(query, one):
+            joint.append(one)
+    return joint
+
+
+# So many joint repairs are tried by dropping them.
+_MOST_TOGETHER = 3
+
+
+def _least_set(query: TrainQuery, clauses: list[Clause], asked: _Asked) -> list[Clause]:
+    """Clauses that must all give way, where no single one suffices: found by putting clauses back.
+
+    Minimal: putting any further clause back makes the question infeasible again.
+    """
+    dropped = list(clauses)
+    for clause in clauses:
+        asked.asker.progress(f"can {clause.path} stay?")
+        rest = [other for other in dropped if other is not clause]
+        if asked.feasible(query, rest):
+            dropped = rest
+    return dropped
 
 
 # Accelerators with memory without end, for all that a model could need.
@@ -252,44 +297,139 @@ def _blamed(clause: Clause, memory: bool = False) -> plan.Conflict:
     return plan.Conflict(clause=clause.path, text=clause.text, file=clause.file, line=clause.line, walls=walls)
 
 
-# How much dearer than without the moved clause a job may be that moves further than the least.
+# --------------------------------------------------------------------------------------------------------------- repairs
+
+# What is known of a repair so far (None: there is none), and what of it has not been looked at yet.
+Partly = tuple[Repair | None, tuple[str, ...]]
+
+
+def _repairs(question: Question, tasks: Sequence[list[Clause]], asked: _Asked) -> tuple[list[Repair], tuple[str, ...]]:
+    """Of each set of clauses whose removal is enough its least moves, the best job then, and what lies beyond; and what of that
+    was not looked at in the time. For no clauses: the moves of limits with the least sum."""
+
+    def repair(together: list[Clause]) -> Partly:
+        nothing: Partly = (None, ("the least joint move of limits",))
+        if together:
+            nothing = Repair(not_sought(together)), (f"how far {_names(together)} must move",)
+        return _in_time(nothing, _repair(question, together, asked))
+
+    found = in_parallel.each(repair, tasks) if asked.slow else [repair(task) for task in tasks]
+    kept: dict[frozenset[str], Repair] = {}
+    for one, _ in found:
+        if one is not None:
+            kept.setdefault(frozenset(one.fix.clause.split(" + ")), one)
+    return list(kept.values()), tuple(text for _, left in found for text in left)
+
+
+def _repair(question: Question, together: list[Clause], asked: _Asked) -> Iterator[Partly]:
+    """More and more of what is known of one repair. Raises OutOfTime."""
+    if together:
+        move, how = _joint_move(question, together, asked), "in turn" if len(together) > 1 else "alone"
+    else:
+        asked.asker.progress("the least joint move")
+        together, move, how = *_least_joint_move(question.query, asked.asker), "least sum"
+    if move is None:
+        yield None, ()  # no move of finite size does, or a single one does alone
+        return
+    names = _names(together)
+    text = "; ".join(clause.text for clause in together)
+    fix = plan.Fix(clause=" + ".join(c.path for c in together), change=text, value=move.value, how=how)  # type: ignore[arg-type]
+    yield Repair(fix, move.query, move.far), (f"the best job with {names} moved",)
+    asked.asker.progress(f"the best job with {names} moved")
+    best = asked.asker.best(move.query)
+    fix = _priced(question, fix, best)
+    found = Repair(fix, move.query, move.far, best)
+    yield found, (f"what moving {names} further saves",)
+    for beyond in _beyond(question, together, fix, asked):
+        found = replace(found, fix=beyond)
+        yield found, (f"what moving {names} further saves",)
+    yield found, ()
+
+
+def _names(clauses: Sequence[Clause]) -> str:
+    return " and ".join(clause.path for clause in clauses)
+
+
+def _priced(question: Question, fix: plan.Fix, best: Column | None) -> plan.Fix:
+    """A repair with its best job's objective."""
+    objective = in_units(question.query, None if best is None else best.objective)
+    return fix.model_copy(update={"objective": objective, "unit": unit_of(question.query)})
+
+
+def _joint_move(question: Question, together: Sequence[Clause], asked: _Asked) -> Move | None:
+    """The move of all these clauses: each as little as the others, fully relaxed, allow; then the next, given those so far."""
+    moved, far = question.query, 0.0
+    values: list[str] = []
+    for position, clause in enumerate(together):
+        asked.asker.progress(f"how far must {clause.path} move?")
+        move = _least_move(question, moved, clause, asked, together[position + 1 :])
+        if move is None:
+            return None
+        moved, values, far = move.query, [*values, move.value], far + move.far
+    return Move(moved, "; ".join(values), far)
+
+
+def sought(question: Question, fix: plan.Fix, asker: Asker) -> plan.Fix:
+    """A repair with all that was not looked at: its least moves, the best job then, what lies beyond; a whole one as it is."""
+    asked, clauses = _Asked(asker), {clause.path: clause for clause in question.query.clauses()}
+    together = [clauses[path] for path in fix.clause.split(" + ")]
+    if fix.objective is None:
+        *_, (found, _) = _repair(question, [] if fix.how == "least sum" else together, asked)
+        return fix if found is None else found.fix
+    return fix if fix.without is not None else [fix, *_beyond(question, together, fix, asked)][-1]
+
+
+def completed(saved: TrainPlan, question: Question, asker: Asker) -> TrainPlan:
+    """An infeasible plan with all that was not looked at of its repairs."""
+    fixes = tuple(sought(question, fix, asker) for fix in saved.fixes)
+    still = tuple(text for text in saved.not_looked_at if text in (*_CLASH, *_REST, *_OTHERS, *_MEMORY))
+    return saved.model_copy(update={"fixes": fixes, "not_looked_at": still})
+
+
+# How much dearer than without the moved clauses a job may be that moves further than the least.
 _WITHIN = 0.1
 
 
-def _beyond(question: Question, fix: plan.Fix, asked: _Asked) -> plan.Fix:
-    """A repair with what lies beyond its least move (`plan.Fix`); as it is where it is not one clause with a size.
+def _has_size(path: str) -> bool:
+    return path in _LIMITS or path.startswith(("supply.quota", "supply.accelerators")) or path == "workload.tokens"
 
-    Both are optima over the grid of counts, as the best job of every question is. Only a limit has a further move, and not the
-    objective's own.
+
+def _beyond(question: Question, together: list[Clause], fix: plan.Fix, asked: _Asked) -> Iterator[plan.Fix]:
+    """A repair with what lies beyond its least moves (`plan.Fix`), first the best job without the clauses; nothing where none of
+    them has a size, for a demand, and for the objective's own limit alone.
+
+    Both are optima over the grid of counts, as the best job of every question is. A further move has a limit that is no limit on
+    the objective, and that is the only clause with a size.
     """
     query, asker = question.query, asked.asker
     own, _ = CLAUSES.get(query.minimize, ("", ""))
-    if (
-        " + " in fix.clause
-        or fix.clause == own
-        or not (fix.clause in _LIMITS or fix.clause.startswith(("supply.quota", "supply.accelerators")))
-    ):
-        return fix
-    asker.progress(f"what if {fix.clause} moved further?")
-    clause = next(c for c in query.clauses() if c.path == fix.clause)
-    free = without(query, [clause])
-    best = asker.best(free)
+    sized = [clause for clause in together if _has_size(clause.path)]
+    if fix.objective is None or not sized or {fix.clause} & {own, "workload.tokens"} or set(fix.value.split("; ")) == {"dropped"}:
+        return
+    asker.progress(f"what if {_names(together)} moved further?")
+    best = asker.best(without(query, together))
     if best is None:
-        return fix
-    found, near = fix.model_copy(update={"without": in_units(query, best.objective)}), math.floor(best.objective * (1 + _WITHIN))
-    if not own or fix.clause not in _LIMITS or fix.objective is None or fix.objective <= (in_units(query, near) or 0):
-        return found
-    resource, near = _LIMITS[fix.clause], limit_for(question, query.minimize, near)
+        return
+    fix, near = fix.model_copy(update={"without": in_units(query, best.objective)}), math.floor(best.objective * (1 + _WITHIN))
+    yield fix
+    limit = sized[0]
+    if len(sized) > 1 or not own or limit.path not in _LIMITS or limit.path == own:
+        return
+    if fix.objective is None or fix.objective <= (in_units(query, near) or 0):
+        return
+    resource, near = _LIMITS[limit.path], limit_for(question, query.minimize, near)
     if query_has(query, own):
         near = min(near, limit_for(question, query.minimize, bounds_of(question)[query.minimize]))
-    bound = asker.question(bounded(free, query.minimize, near))
+    others = [clause for clause in together if clause is not limit]
+    bound = asker.question(bounded(without(query, together), query.minimize, near))
     least = asker.market(minimising(bound, resource)).best
     if least is None:
-        return found
-    move = _limit_moved(question, query, fix.clause, limit_for(bound, resource, least.totals[resource]))
+        return
+    move = _limit_moved(question, without(query, others), limit.path, limit_for(bound, resource, least.totals[resource]))
     then = asker.best(move.query)
+    value = "; ".join(move.value if clause is limit else "dropped" for clause in together)
     objective = None if then is None else in_units(query, then.objective)
-    return found.model_copy(update={"further": move.value, "further_objective": objective})
+    yield fix.model_copy(update={"further": value, "further_objective": objective})
 
 
 # ----------------------------------------------------------------------------------------------------- moves of one clause
@@ -443,62 +583,34 @@ def _wider(query: TrainQuery, clause: Clause, asked: _Asked, relaxed: Collection
 # ------------------------------------------------------------------------------------------------------ moves of several
 
 
-def _least_joint_move(query: TrainQuery, core: list[Clause], asker: Asker) -> list[Repair]:
-    """The moves of limits and the deadline with the least sum of relative moves that together make the question feasible.
+def _limits_in(clashes: Collection[list[Clause]]) -> list[list[Clause]]:
+    """The task of `_repairs` for the least sum of moves, where several limits are at fault."""
+    return [[]] if len({c.path for clash in clashes for c in clash if c.path in _LIMITS}) > 1 else []
 
-    Over the grid of counts. Empty where one clause does it alone, or where others than limits are at fault.
+
+def _least_joint_move(query: TrainQuery, asker: Asker) -> tuple[list[Clause], Move | None]:
+    """The limits, and the deadline, that move with the least sum of relative moves that together make the question feasible.
+
+    Over the grid of counts. None where one of them does it alone, or where others than limits are at fault.
     """
     limits = [c for c in query.clauses() if c.path in _LIMITS]
-    if len([c for c in core if c.path in _LIMITS]) < 2:
-        return []
     try:
         free, asked = asker.question(without(query, limits)), asker.question(query)
     except QueryError:
-        return []
+        return [], None
     bounds = {name: bound for name, bound in bounds_of(asked).items() if CLAUSES[name][0] in {c.path for c in limits}}
 
     def excess(totals: dict[str, Any]) -> Any:
         return sum(np.maximum(np.asarray(totals[name], float) / max(bound, 1) - 1, 0.0) for name, bound in bounds.items())
 
     found = cheapest_by(free, asker.families_of(free), asker.memory(free), excess, asker.over)
-    if found is None:
-        return []
-    over = [name for name, bound in bounds.items() if found.totals[name] > bound]
-    if len(over) < 2:
-        return []
+    over = [] if found is None else [name for name, bound in bounds.items() if found.totals[name] > bound]
+    if found is None or len(over) < 2:
+        return [], None
     moved = query
     values: list[str] = []
-    clauses: list[Clause] = []
     for name in over:
-        clause = next(c for c in limits if _LIMITS[c.path] == name)
-        needed = limit_for(asked, name, found.totals[name]) * UNITS[name]
-        value: object = found.totals[name]
-        if name == "time":
-            value = f"{float((whole(needed, _DEADLINE_STEP, 'up') * _DEADLINE_STEP).m_as('day')):.10g} day"
-        elif name != "chips":
-            value = f"{float(needed.m_as(_WRITTEN[name])):.12g} {_WRITTEN[name]}"
-        moved, values, clauses = _moved(moved, clause.path, value), [*values, str(value)], [*clauses, clause]
+        move = _limit_moved(asked, moved, CLAUSES[name][0], limit_for(asked, name, found.totals[name]))
+        moved, values = move.query, [*values, move.value]
     far = sum(distance.between(max(bounds[name], 1), found.totals[name]) for name in over)
-    return [(clauses, Move(moved, "; ".join(values), far), "least sum")]
-
-
-def _joint_moves(question: Question, clauses: list[Clause], asked: _Asked) -> list[Repair]:
-    """A smallest set of clauses that must all give way, where no single one suffices: found by putting clauses back.
-
-    Minimal: putting any further clause back makes the question infeasible again. Each is moved as little as the others,
-    fully relaxed, allow; then the next, given the moves so far.
-    """
-    query, dropped = question.query, list(clauses)
-    for clause in clauses:
-        asked.asker.progress(f"can {clause.path} stay?")
-        rest = [other for other in dropped if other is not clause]
-        if asked.feasible(query, rest):
-            dropped = rest
-    moved, far = query, 0.0
-    values: list[str] = []
-    for position, clause in enumerate(dropped):
-        move = _least_move(question, moved, clause, asked, dropped[position + 1 :])
-        if move is None:
-            return []
-        moved, values, far = move.query, [*values, move.value], far + move.far
-    return [(dropped, Move(moved, "; ".join(values), far), "in turn")]
+    return [next(c for c in limits if _LIMITS[c.path] == name) for name in over], Move(moved, "; ".join(values), far)

@@ -179,6 +179,7 @@ def _plan(
         clashes="cut short" if not why.complete else "all" if why.only else "some",
         fixes=why.fixes,
         not_enough_alone=why.stuck,
+        not_looked_at=why.left,
         innocent=why.innocent,
         nearest=_nearest(question, why),
         missing=missing_data(query, catalog, market.dropped),
@@ -199,8 +200,7 @@ def _left_out(query: TrainQuery, market: Market, result: Result, why: Explanatio
             market.unsearched is not None
         ),
         "the next best layouts were not listed: the time was over": not result.complete,
-        "the explanation was stopped: the clash may hold clauses that it does not need, repairs are missing": not why.complete,
-        "what lies beyond the least moves was not looked for everywhere: the time was over": not why.priced,
+        f"the explanation was stopped; not looked at: {', '.join(why.left)}": bool(why.left),
     }
     source = f"query: solver.time, {text_of(query.solver.time)}"
     return tuple(plan.Assumption(text=text, source=source) for text, holds in texts.items() if holds)

@@ -24,6 +24,7 @@ import pytest
 import tiny
 from command import run
 
+from planner import in_parallel
 from planner import load as ask
 from planner.plan import Plan
 from planner.query import Clause, Query, TrainQuery
@@ -33,7 +34,7 @@ from planner.training.alternatives import alternatives
 from planner.training.arguments import page_of
 from planner.training.asking import Asker
 from planner.training.check import Decision, evaluate, layout_of
-from planner.training.infeasible import _Asked, _clashes
+from planner.training.infeasible import _Asked, _clash, _other_clashes, sought, why_infeasible
 from planner.training.job import accelerator_of
 from planner.training.layouts import cores_of, strategies_of
 from planner.training.least import first_from
@@ -207,14 +208,7 @@ def test_the_clash_is_minimal_and_every_repair_is_exact(seed: int, put: Callable
     assert plan.fixes, "no repair"
     for fix in plan.fixes:
         if " + " in fix.clause:
-            paths, values = fix.clause.split(" + "), fix.value.split("; ")
-            if fix.how == "not sought":  # nothing is said but that without them there is a job
-                rest = {p: v for p, v in clauses.items() if p not in paths}
-                assert table.best(rest, **({"steps": 1} if "workload.tokens" in paths else {})) is not None
-                continue
-            moved = clauses | {p: _value(p, v) for p, v in zip(paths, values, strict=True) if p in clauses and v != "dropped"}
-            if "dropped" not in fix.value and "also" not in fix.value and set(paths) <= set(clauses):
-                assert table.best(moved) == pytest.approx(fix.objective, abs=0.011)
+            _check_together(table, clauses, fix)
             continue
         _check_alone(table, clauses, fix)
 
@@ -243,6 +237,46 @@ def test_whole_instances_clash_where_fractions_do_not(seed: int, put: Callable[[
         _check_alone(table, clauses, fix)
 
 
+@pytest.mark.parametrize("seed", [7, 11])
+def test_what_was_found_when_the_time_ends_is_kept(
+    seed: int, put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The time is over after so many looks at the clock: what is said then is part of the whole answer, and the rest is named."""
+    catalog, _, clauses = planted(seed)
+    put(catalog)
+    monkeypatch.setattr(in_parallel, "each", lambda function, items: [function(item) for item in items])  # one clock
+    asked, looks, most, hows = Asker(TODAY).question(query_of(clauses)), 0, math.inf, set[str]()
+
+    def over() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks > most
+
+    whole = why_infeasible(asked, Asker(TODAY, over=over))
+    fixes, all_looks = {fix.clause: fix for fix in whole.fixes}, looks
+    assert not whole.left and all_looks > 100
+    for share in (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.95):
+        looks, most = 0, share * all_looks
+        found = why_infeasible(asked, Asker(TODAY, over=over))
+        assert found.left
+        if not found.complete:
+            assert {c.clause for c in whole.conflict} <= {c.clause for c in found.conflict}
+            continue
+        assert [c.clause for c in found.conflict] == [c.clause for c in whole.conflict]
+        assert set(found.further) <= set(whole.further)
+        for fix in found.fixes:
+            hows.add(fix.how)
+            if fix.how == "not sought":
+                assert f"how far {fix.clause.replace(' + ', ' and ')} must move" in found.left
+            else:
+                unknown = {name for name, value in fix if value in (None, "")}
+                known = fixes[fix.clause]
+                assert fix.model_dump(exclude=unknown) == known.model_dump(exclude=unknown)
+    assert "not sought" in hows
+    for fix in found.fixes:
+        assert sought(asked, fix, Asker(TODAY)) == fixes[fix.clause]
+
+
 class Planted(_Asked):
     """Clauses of which only the planted cores clash."""
 
@@ -267,7 +301,8 @@ def test_only_planted_cores_are_found(size: int) -> None:
         }
         cores = [core for core in drawn if not any(other < core for other in drawn)]
         asked = Planted(clauses, cores)
-        found = [frozenset(c.path for c in one) for one in _clashes(query, clauses, asked, list(clauses))]
+        *_, core = _clash(query, clauses, clauses, asked)
+        found = [frozenset(c.path for c in one) for one in (core, *_other_clashes(query, clauses, core, asked))]
         assert len(set(found)) == len(found) and set(found) <= set(cores)
         for clause in clauses:
             if clause.path in found[0]:
@@ -303,6 +338,46 @@ def _check_alone(table: Table, clauses: dict[str, Any], fix: Any) -> None:
         less = _one_step_less(path, fix.value)
         assert table.best(clauses | {path: less}) is None, f"{path}: {less} is enough"
     _check_beyond(table, clauses, fix)
+
+
+def _after(clauses: dict[str, Any], path: str, text: str) -> dict[str, Any]:
+    """The clauses with one moved as a repair says."""
+    rest = {p: v for p, v in clauses.items() if p != path}
+    if text == "dropped":
+        return rest
+    return rest | {path: [*clauses[path], text[5:]] if text.startswith("also ") else _value(path, text)}
+
+
+def _check_together(table: Table, clauses: dict[str, Any], fix: Any) -> None:
+    """A joint repair makes the question feasible, for what it says the best job then costs. Of moves in turn each is the least
+    that those after it, dropped, allow. Without the clauses, and moved further, the best job costs what is said."""
+    paths, values = fix.clause.split(" + "), fix.value.split("; ")
+    assert set(paths) <= set(clauses) and fix.how in ("least sum", "in turn")
+    moved = clauses
+    for place, (path, text) in enumerate(zip(paths, values, strict=True)):
+        before = {p: v for p, v in moved.items() if p not in paths[place + 1 :]}
+        moved = _after(moved, path, text)
+        if fix.how == "in turn":
+            assert table.best(before) is None, f"{path} need not move"
+            assert table.best(_after(before, path, text)) is not None
+            if path in SIZED:
+                less = _one_step_less(path, text)
+                assert table.best(before | {path: less}) is None, f"{path}: {less} is enough"
+    assert table.best(moved) == pytest.approx(fix.objective, abs=0.011)
+    free = table.best({p: v for p, v in clauses.items() if p not in paths})
+    assert fix.without == pytest.approx(free, abs=0.011)
+    if fix.further is not None:
+        far = clauses
+        for path, text in zip(paths, fix.further.split("; "), strict=True):
+            far = _after(far, path, text)
+        assert table.best(far) == pytest.approx(fix.further_objective, abs=0.011)
+        assert free is not None and fix.further_objective <= 1.1 * free + 0.011
+        (sized,) = SIZED & set(paths)
+        less = table.best(far | {sized: _one_step_less(sized, far[sized])})
+        assert less is None or less > 1.1 * free - 0.011
+
+
+SIZED = {"deadline", "limits.cost", "limits.power", "limits.carbon", "limits.chips"}
 
 
 def _one_step_less(path: str, value: str) -> Any:
