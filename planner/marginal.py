@@ -22,7 +22,7 @@ from .certify import Certificate
 from .columns import Memory, choices_of, limits_of
 from .duals import shadow_prices
 from .infeasible import Asker
-from .lean import lean, price
+from .lean import Least, lean, price
 from .market import Column, Limit
 from .plan import Marginal, Plan
 from .prepare import (
@@ -291,13 +291,13 @@ def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: fl
     """The proven best objective of a moved question; None when it is infeasible. `cap`: an objective that it probably reaches."""
     question = guarded_query(query)
     known = world(question, scales, memory)
-    if cap is not None and (within := _within(query, known, cap)) is not None:
-        return within
+    if cap is not None and (held := within(query, known, cap)) is not None:
+        return held
     certificate = prove(lean(question, known), tie_break=False, begin=known.exact)
     return in_objective_units(query, _finished(certificate, query).objective)
 
 
-def _within(query: ServeQuery, known: Memory, objective: float) -> float | None:
+def within(query: ServeQuery, known: Memory, objective: float) -> float | None:
     """The proven best objective of a question where it is no more than `objective`; None where it is more, or infeasible."""
     return in_objective_units(query, _finished(_at_most(query, known, _integer(query, objective)), query).objective)
 
@@ -311,6 +311,19 @@ def _integer(query: ServeQuery, objective: float) -> int:
 def _at_most(query: ServeQuery, known: Memory, most: int) -> Certificate:
     """The proof of a question in which plans of an objective above `most`, in the program's integers, do not count."""
     return prove(lean(guarded_query(query), known, cap=most), tie_break=False, begin=known.exact, most=most)
+
+
+def undercut(query: ServeQuery, scales: Mapping[str, float], memory: Memory, objective: float) -> bool:
+    """Whether a moved question has a plan of less than this objective."""
+    known = world(guarded_query(query), scales, memory)
+    return _finished(_at_most(query, known, _integer(query, objective) - 1), query).objective is not None
+
+
+def proven_least(query: ServeQuery, resource: str, memory: Memory, most: int | None = None) -> int | None:
+    """The least of a resource that any plan takes, in the program's integers; None where that is above `most`, or no plan is."""
+    prepared = lean(guarded_query(query), memory, Least(resource), most)
+    certificate = prove(prepared, tie_break=False, begin=memory.exact, most=most)
+    return _finished(certificate, query).objective
 
 
 def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: Progress = lambda _: None) -> tuple[Marginal, ...]:
@@ -396,8 +409,7 @@ def _save_nothing(plan: Plan, query: ServeQuery, group: list[Knob], memory: Memo
     for knob in group:
         question, more = moved(question, knob, _loosenings(knob)[0])
         scales |= more
-    less = _integer(query, plan.objective or 0.0) - 1
-    return _at_most(question, world(guarded_query(question), scales, memory), less).status == "infeasible"
+    return not undercut(question, scales, memory, plan.objective or 0.0)
 
 
 def _only_fleet(prepared: Prepared, certificate: Certificate, memory: Memory) -> bool:
@@ -437,9 +449,9 @@ def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, rented
     known = world(guarded_query(question), scales, memory)
     if _saved(plan, _kept(rented, guarded_query(question), known)) == 0:
         return False, False
-    narrowed_first = (_on_chips_of(plan, question), question)  # there is most to be hoped for, at least to be computed
+    narrowed_first = (on_chips_of(plan, question), question)  # there is most to be hoped for, at least to be computed
     others = () if only or plan.objective is None else narrowed_first
-    if any(_within(one, known, plan.objective or 0.0) is not None for one in others):
+    if any(within(one, known, plan.objective or 0.0) is not None for one in others):
         return False, False
     asker = Asker(known)
     return True, not any(asker.feasible(guarded_query(one)) for one in narrowed_first)
@@ -489,7 +501,7 @@ def short(value: Quantity) -> str:
     return f"{float(value.m):.4g} {value.units:~C}".replace("usd", "USD").replace("co2e", "CO2e")
 
 
-def _on_chips_of(plan: Plan, query: ServeQuery) -> ServeQuery:
+def on_chips_of(plan: Plan, query: ServeQuery) -> ServeQuery:
     """The question narrowed to the chips of a plan."""
     narrowed = query.set("supply.chips", sorted({pool.chip for pool in plan.fleet}))
     assert isinstance(narrowed, ServeQuery)

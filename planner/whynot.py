@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from zoo.catalog import Catalog
 from zoo.names import nearest
-from zoo.units import Q
+from zoo.units import Q, Quantity
 
 from . import in_parallel, references
 from .columns import Memory
-from .infeasible import sought
-from .marginal import Knob, knobs, moved, turning_points
+from .infeasible import Asker, sought
+from .marginal import Knob, knobs, moved, on_chips_of, proven_least, turning_points, undercut
 from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
 from .prepare import UNITS, catalog_of, model_of
@@ -22,6 +22,7 @@ from .query import AnyQuery, ServeQuery
 from .records import QueryError
 from .solve import Progress, solve
 from .space import offers_of
+from .uncertainty import guarded_query
 
 # What can be forced, and how the question is narrowed to it: the path that is set, and its value.
 _FORCED: dict[str, Callable[[str], dict[str, object]]] = {
@@ -214,8 +215,8 @@ _LIMITS = {
 def _limits_that_leave(plan: Plan, query: ServeQuery, best: Plan, memory: Memory, progress: Progress) -> list[str]:
     """The limits within which the best plan with X wins, where it takes less of a resource than the best plan of all.
 
-    What any better plan takes at least is solved for: below that X wins, as long as its own plan has room. Where a question
-    cannot ask for the least of a resource, it is solved again with what X takes as the limit.
+    What any better plan takes at least is solved for: below that X wins, as long as its own plan has room. Of a weighted
+    objective, which no limit bounds, the question is solved again with what X takes as the limit.
     """
     found = []
     assert best.objective is not None
@@ -224,13 +225,14 @@ def _limits_that_leave(plan: Plan, query: ServeQuery, best: Plan, memory: Memory
         if resource == query.minimize or used >= plan.totals[total] * (1 - 1e-6):
             continue
         progress(f"would a limit of {resource} make it win?")
-        if resource != "water" and query.minimize in SCALES:
-            least = optimum(_better(query, best.objective, resource), {}, memory)
-            if least is not None and least > used:
+        if query.minimize in SCALES:
+            least = _least_of_better(plan, query, best.objective, resource, Q(used, unit or "dimensionless"), memory)
+            if least is not None:
                 found.append(f"limits.{resource} from {rounded_up(used)} to below {least:,.8g} {unit or 'chips'}")
             continue
-        then = optimum(query.set(f"limits.{resource}", _bound(used, unit)), {}, memory)
-        if then is not None and then >= best.objective - 1e-9:
+        limited = query.set(f"limits.{resource}", _bound(used, unit))
+        has_plan = _allowed(query, best, memory) or Asker(memory).feasible(guarded_query(limited))
+        if has_plan and not undercut(limited, {}, memory, best.objective):
             found.append(f"limits.{resource} at {rounded_up(used)} {unit or 'chips'} (tried there only)")
     return found
 
@@ -245,14 +247,21 @@ def _bound(amount: float, unit: str) -> object:
     return f"{amount:.10g} {unit}" if unit else int(amount)
 
 
-def _better(query: ServeQuery, objective: float, resource: str) -> ServeQuery:
-    """The question for the least of a resource with which a plan is better than `objective` is."""
+def _least_of_better(
+    plan: Plan, query: ServeQuery, objective: float, resource: str, used: Quantity, memory: Memory
+) -> float | None:
+    """The least of a resource with which a plan is better than `objective` is, in the unit of `used`; None: at most `used`."""
     step = quantise(Q(objective, UNITS[query.minimize]), query.minimize, "up") - 1
     bound = float(dequantise(step, query.minimize).m_as(UNITS[query.minimize]))
     unit = next(unit for name, unit in _LIMITS.values() if name == query.minimize)
-    changed = query.override({"minimize": resource, f"limits.{query.minimize}": _bound(bound, unit)})
-    assert isinstance(changed, ServeQuery)
-    return changed
+    better = query.set(f"limits.{query.minimize}", _bound(bound, unit))
+    assert isinstance(better, ServeQuery)
+    most = int(quantise(used, resource, "up"))
+    for one in (on_chips_of(plan, better), better):  # on those chips one is likely, and soon found
+        if proven_least(one, resource, memory, most) is not None:
+            return None
+    least = proven_least(better, resource, memory)
+    return None if least is None else float(dequantise(least, resource).m_as(used.units))
 
 
 def _moves_that_let_win(query: ServeQuery, narrowed: ServeQuery, memory: Memory, progress: Progress) -> list[str]:
