@@ -230,7 +230,8 @@ class PassTime:
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """The matrix products of a pass through one stage, per accelerator; the first axis: dense layers, output head, experts."""
+    """The matrix products of a pass through one stage, per accelerator; the first axis: dense layers, output head, and experts
+    where some model has them."""
 
     operations: Quantity  # [FLOP]
     peak: Quantity  # [FLOP/s]
@@ -572,43 +573,38 @@ def products(d: Deployment, tokens: Any, prefill: Any) -> Products:
     w, x, c = d.work, d.layouts, d.constants
     tokens, prefill = np.asarray(tokens, float), np.asarray(prefill)
     share = stage_layers(d) / w.layers
-    split = np.maximum(x.tensor_parallel, x.expert_parallel)
     seen = tokens / x.attention_parallel  # tokens that one attention rank sees
     engine = np.where(prefill, c.prefill_efficiency, 1.0) * c.sustained
-    peak, bytes_, expert_bytes = x.peak.m_as("flop/s"), x.weight_bytes.m_as("byte"), _expert_bytes(x)
-    peak16 = d.device.peak16.m_as("flop/s")
-    expert_peak = peak if x.expert_peak is None else x.expert_peak.m_as("flop/s")
-    expert_efficiency = x.compute_efficiency if x.expert_efficiency is None else x.expert_efficiency
+    peak, bytes_ = x.peak.m_as("flop/s"), x.weight_bytes.m_as("byte")
 
     dense = share * w.dense / x.tensor_parallel
     head = w.table / x.tensor_parallel / x.pipeline_parallel
-    routed = share * w.routed / split
-    used = w.top_k / w.experts
-    each = tokens * used  # tokens per expert
-    moe = w.routed > 0
-    spread = Q(np.maximum(tokens, 1e-9) ** c.routing_exponent, "token")
-    touched = node.distinct_experts(w.experts, np.minimum(w.top_k, 0.999999 * w.experts), spread) / w.experts
-    size = np.clip((w.expert_size / 5e7) ** c.expert_size_exponent, 0.4, 2.0)
-    imbalance = np.where(x.expert_parallel > 1, c.expert_imbalance, 1.0)
-
-    operations = _stack(2 * seen * dense, 2 * np.where(prefill, 1.0, seen) * head, 2 * tokens * routed * used * imbalance)
-    peaks = _stack(peak, peak16, expert_peak, like=operations)
-    efficiency = _stack(
-        x.compute_efficiency * engine * tokens / (tokens + c.half_efficiency_rows),
-        c.logits,
-        np.where(moe, expert_efficiency * c.expert_compute * engine * size * each / (each + c.expert_half_rows), 1.0),
-        like=operations,
-    )
-    traffic = _stack(dense * bytes_, head * 2.0, routed * touched * expert_bytes * imbalance, like=operations)
-    reads = _stack(
-        c.memory * weight_reading(c, bytes_),
-        c.logits_memory,
-        c.memory * weight_reading(c, expert_bytes) * c.expert_memory * size,
-        like=operations,
-    )
+    operations = [2 * seen * dense, 2 * np.where(prefill, 1.0, seen) * head]
+    peaks = [peak, d.device.peak16.m_as("flop/s")]
+    efficiency = [x.compute_efficiency * engine * tokens / (tokens + c.half_efficiency_rows), c.logits]
+    traffic = [dense * bytes_, head * 2.0]
+    reads = [c.memory * weight_reading(c, bytes_), c.logits_memory]
+    if np.any(w.routed):
+        expert_bytes = _expert_bytes(x)
+        expert_efficiency = x.compute_efficiency if x.expert_efficiency is None else x.expert_efficiency
+        routed = share * w.routed / np.maximum(x.tensor_parallel, x.expert_parallel)
+        used = w.top_k / w.experts
+        each = tokens * used  # tokens per expert
+        spread = Q(np.maximum(tokens, 1e-9) ** c.routing_exponent, "token")
+        touched = node.distinct_experts(w.experts, np.minimum(w.top_k, 0.999999 * w.experts), spread) / w.experts
+        size = np.clip((w.expert_size / 5e7) ** c.expert_size_exponent, 0.4, 2.0)
+        imbalance = np.where(x.expert_parallel > 1, c.expert_imbalance, 1.0)
+        fraction = expert_efficiency * c.expert_compute * engine * size * each / (each + c.expert_half_rows)
+        operations.append(2 * tokens * routed * used * imbalance)
+        peaks.append(peak if x.expert_peak is None else x.expert_peak.m_as("flop/s"))
+        efficiency.append(np.where(w.routed > 0, fraction, 1.0))
+        traffic.append(routed * touched * expert_bytes * imbalance)
+        reads.append(c.memory * weight_reading(c, expert_bytes) * c.expert_memory * size)
+    done = np.stack(np.broadcast_arrays(*operations))
     return Products(
-        Q(operations, "flop"), Q(peaks, "flop/s"), np.clip(efficiency, 1e-6, 0.95), Q(traffic, "byte"), np.clip(reads, 1e-6, 0.95)
-    )
+        Q(done, "flop"), Q(_stack(peaks, done), "flop/s"), np.clip(_stack(efficiency, done), 1e-6, 0.95),
+        Q(_stack(traffic, done), "byte"), np.clip(_stack(reads, done), 1e-6, 0.95),
+    )  # fmt: skip
 
 
 def least_token_time(d: Deployment) -> Quantity:
@@ -625,10 +621,8 @@ def weight_reading(c: Constants, bytes_: Any) -> Any:
     return np.where(bytes_ < 0.9, c.memory_4bit, np.where(bytes_ < 1.9, c.memory_8bit, 1.0))
 
 
-def _stack(*parts: Any, like: Array | None = None) -> Array:
-    """Dense layers, output head and experts along a new first axis."""
-    if like is None:
-        return np.stack(np.broadcast_arrays(*parts))
+def _stack(parts: Sequence[Any], like: Array) -> Array:
+    """Dense layers, output head and experts, if any, along a first axis, in the shape of another such stack."""
     result = np.empty_like(like)
     for at, part in enumerate(parts):
         result[at] = part

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from models import silicon
 from models.calibration import DEFAULT_ENGINE
 from zoo.catalog import Catalog
 
@@ -16,6 +15,9 @@ from . import measurements
 from .plan import Assumption
 from .query import AnyQuery, ServeQuery
 from .records import QueryError
+
+if TYPE_CHECKING:
+    from models import silicon
 
 
 def constants_of(query: AnyQuery) -> Any:
@@ -38,6 +40,8 @@ def tool_of(query: AnyQuery) -> silicon.Tool | None:
     """What has the measured kernels that a question asks for, None where it asks for none. Raises QueryError without it."""
     if query.calibration.source is None:
         return None
+    from models import silicon  # hardly any question asks for it
+
     try:
         return silicon.aiconfigurator(silicon.backend_of(DEFAULT_ENGINE))
     except silicon.SiliconError as error:

@@ -1224,7 +1224,7 @@ def _catalog(files: list[Path] | None) -> Any:
 
 def main() -> None:
     """Entry point of the command `wallplan`."""
-    gc.set_threshold(100_000)  # a command keeps nearly all that it makes: looking for garbage took a tenth of its time
+    gc.set_threshold(1_000_000)  # a command keeps nearly all that it makes: looking for garbage took a tenth of its time
     try:
         app()
     except BrokenPipeError:  # the reader of a pipe left: not an error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models import node, serving, silicon
+from models import node, serving
 from models.calibration import serving_constants
 from zoo.catalog import Catalog
 from zoo.specs import Offer, Transformer
@@ -355,6 +355,8 @@ def _kernels(query: ServeQuery, catalog: Catalog, model: Transformer, decision: 
     decode = bool(_measured(query, model, machine, layout, layout, batch)[1][0])
     prefill = decode if layout.prefill is None else bool(_measured(query, model, machine, layout, layout.prefill, batch)[1][0])
     times = {"decode step": decode, "prefill": prefill}
+    from models import silicon
+
     system = silicon.system_of(record.accelerator, tool) if tool is not None else None
     measured = " and ".join(name for name, known in times.items() if known)
     modelled = " and ".join(name for name, known in times.items() if not known)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -20,7 +18,12 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     """`function` of every item, in order; in this process where forks cannot be had or would not pay."""
     global _job
     workers = min(os.cpu_count() or 1, len(items))
-    if workers < 2 or _job is not None or "fork" not in multiprocessing.get_all_start_methods():
+    if workers < 2 or _job is not None:
+        return [function(item) for item in items]
+    import multiprocessing  # a plan alone does without
+    from concurrent.futures import ProcessPoolExecutor
+
+    if "fork" not in multiprocessing.get_all_start_methods():
         return [function(item) for item in items]
     _job = function, items
     gc.freeze()  # what is known by now is shared with the workers as long as their collectors do not touch it

@@ -23,7 +23,7 @@ Status = Literal["optimal", "infeasible", "stopped"]
 class Record(BaseModel):
     """A row of the answer: fixed once made, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Degrees(Record):

@@ -54,7 +54,7 @@ def entry(description: str, *examples: Any, **more: Any) -> Any:
 class Part(BaseModel):
     """A mapping of the question: known keys only, unchangeable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
     order: ClassVar[tuple[str, ...]] = ()  # in which keys are written and listed, where that is not the order of the fields
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.catalog import Catalog
 
-from . import calibrated, in_parallel, infeasible, plan, uncertainty
+from . import calibrated, in_parallel, plan, uncertainty
 from .certify import Certificate
 from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
@@ -54,6 +54,8 @@ def solve_with_program(
 
 def _explained(found: Plan, prepared: Prepared, memory: Memory, progress: Progress, kept: Collection[str]) -> dict[str, Any]:
     """What an infeasible plan says: the clashes, the repairs, who is not to blame, and the best plan that is possible anyway."""
+    from . import infeasible  # most questions have a plan
+
     why = infeasible.why_infeasible(prepared, progress, memory, kept)
     said: dict[str, Any] = {
         "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",

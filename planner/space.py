@@ -10,11 +10,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
 
-from models import algorithm, serving, silicon
+from models import algorithm, serving
 from models.calibration import Constants, serving_constants
 from models.dimensions import UnknownValue
 from zoo.catalog import Catalog
@@ -585,7 +586,8 @@ def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.n
         possible = (chips[read_layout[reads]][:, None] == table[:, 0])[:, None, :] & (
             chips[decode_layout[decodes]][:, None] == table[:, 1]
         )
-        one, other, many = np.nonzero(same[:, :, None] & possible)
+        together = same[:, :, None] & possible
+        one, other, many = np.unravel_index(np.flatnonzero(together), together.shape)  # several times as fast as `nonzero`
         pairs.append((reads[one], decodes[other]))
         splits.append(table[many])
     one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
@@ -747,23 +749,27 @@ class _Kinds:
     @cached_property
     def _of_machines(self) -> tuple[serving.Device, serving.Links, Constants, np.ndarray]:
         """(devices, links, constants, how slow they may be: of TPOT, TTFT, by whether tokens are drafted) of all kinds."""
-        chips, all_of_them = [machine.accelerator for machine in self.machines], np.arange(len(self.machines))
+        pairs = [(machine.accelerator, c) for machine, c in zip(self.machines, self.constants, strict=True)]
+        distinct = {(id(chip), id(c)): (chip, c) for chip, c in pairs}  # many kinds of machine have the same chip
+        place = {key: position for position, key in enumerate(distinct)}
+        at = np.array([place[id(chip), id(c)] for chip, c in pairs])
+        chips, constants = zip(*distinct.values(), strict=True)
         known = calibrated.constants_of(self.query)
         slow = [
             [serving.slowness(self.model, chip, c, known, drafting) for drafting in (False, True)]
-            for chip, c in zip(chips, self.constants, strict=True)
+            for chip, c in zip(chips, constants, strict=True)
         ]
         return (
-            serving.gather([serving.device_of(chip) for chip in chips], all_of_them),
-            serving.gather([links_of(machine) for machine in self.machines], all_of_them),
-            serving.gather(self.constants, all_of_them),
-            np.array(slow),
+            serving.gather([serving.device_of(chip) for chip in chips], at),
+            serving.gather([links_of(machine) for machine in self.machines], np.arange(len(self.machines))),
+            serving.gather(constants, at),
+            np.array(slow)[at],
         )
 
     @cached_property
     def _of_layouts(self) -> np.ndarray:
-        """Layouts x (weights, cache, peak, efficiency, tensor, pipeline, expert, drafted, position of the machine)."""
-        return np.array(
+        """(weights, cache, peak, efficiency, tensor, pipeline, expert, drafted, position of the machine) x layouts."""
+        rows = np.array(
             [
                 (
                     s.weights.bytes_per_element.magnitude,
@@ -781,10 +787,11 @@ class _Kinds:
             ],
             float,
         )
+        return rows.reshape(-1, 9).T.copy()
 
     def deployment(self, at: np.ndarray, batch: np.ndarray) -> tuple[serving.Deployment, tuple[np.ndarray, np.ndarray]]:
         """(the layouts `at`, each with its batch; how slow they may be, of TPOT and TTFT) as arrays."""
-        *numbers, machine = self._of_layouts[at].T
+        *numbers, machine = self._of_layouts[:, at]
         weights, cache, peak, efficiency, tensor, pipeline, expert, tokens = numbers
         layouts = serving.Layouts(
             Q(weights, "byte"), Q(cache, "byte"), Q(peak, "flop/s"), efficiency, tensor, pipeline, expert, batch
@@ -820,6 +827,8 @@ def measured_kernels(
     tool, known = calibrated.tool_of(query), np.zeros(len(at), bool)
     if tool is None:
         return None, known
+    from models import silicon
+
     packaged, named = packaged_catalog().chips, silicon.names_of(model, tool)
     if not any(named.values()):  # then no chip need be looked for
         return None, known
@@ -948,20 +957,42 @@ def _undominated(group: np.ndarray, stations: Stations) -> np.ndarray:
 
 # Comparisons that are made at once.
 _AT_ONCE = 2_000_000
+# How far before it in the order something is looked for that beats it, before all are compared with all.
+_DISTANCES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+
+@functools.cache
+def _widths(largest: int) -> tuple[int, ...]:
+    """One, and sizes an eighth apart up to `largest` and beyond."""
+    widths = [1, 2]
+    while widths[-1] < largest:
+        widths.append(widths[-1] + max(1, widths[-1] // 8))
+    return tuple(widths)
 
 
 def front(kind: np.ndarray, *costs: np.ndarray) -> np.ndarray:
     """Positions of what nothing else of its kind beats in every cost; of equals, the first stays.
 
     Whoever stands earlier in the order of the first cost has no more of it, so each is held against those before it in the
-    other costs. Kinds of about the same size go together, padded to a power of two.
+    other costs: against a few of them at fixed distances first, and what is left then against all that is left. (What beats
+    something that was beaten beats whatever that one beat.) Kinds of about the same size go together, padded to the largest.
     """
     order = np.lexsort([*reversed(costs), kind])
+    theirs, others = kind[order], [cost[order] for cost in costs[1:]]
+    beaten = np.zeros(len(order), bool)
+    for distance in _DISTANCES:
+        if distance < len(order):
+            near = theirs[:-distance] == theirs[distance:]
+            for cost in others:
+                near &= cost[:-distance] <= cost[distance:]
+            beaten[distance:] |= near
+    order = order[~beaten]
     starts = np.flatnonzero(np.diff(kind[order], prepend=-1))
     sizes = np.diff(starts, append=len(order))
     keep = [order[starts[sizes == 1]]]
-    for width in (2**power for power in range(1, int(sizes.max(initial=1)).bit_length() + 1)):
-        those = np.flatnonzero((sizes > width // 2) & (sizes <= width) & (sizes > 1))
+    widths = _widths(int(sizes.max(initial=1)))
+    for below, width in pairwise(widths):
+        those = np.flatnonzero((sizes > below) & (sizes <= width))
         earlier = np.triu(np.ones((width, width), bool), 1)
         for some in np.array_split(those, max(1, len(those) * width * width // _AT_ONCE)):
             there = np.arange(width) < sizes[some][:, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import median
 
 from .specs import Accelerator, Offer, Region, Source
@@ -83,7 +84,9 @@ def offers(
 def _offers_of_row(row: Row, region: Region, chip: Accelerator, everywhere: bool, incomplete: bool) -> Iterator[Offer | Excluded]:
     accelerators = int(row["accelerator_count"])
     stem = f"{region.name}/{row['instance_type']}"
-    common = _common_flags(row, region, everywhere)
+    common = _common_flags(row["note"], row["offered"] == "true", region.government, everywhere)
+    reach = domain(chip, accelerators, row["instance_type"])
+    vcpus, host_memory = integer(row["vcpus"]), amount(row["host_mem_gib"], "GiB")
     on_demand = float(row["on_demand_usd_h"]) if row["on_demand_usd_h"] else None
     host_missing = "GPU component only" in row["note"]
     priced = False
@@ -107,13 +110,13 @@ def _offers_of_row(row: Row, region: Region, chip: Accelerator, everywhere: bool
             accelerator=chip.name,
             accelerators=accelerators,
             price=known(cell, "USD/hour"),
-            domain=domain(chip, accelerators, row["instance_type"]),
+            domain=reach,
             interruption_band=(row["spot_interruption_band"] or None) if option == "spot" else None,
             stock_confirmed=row["offered"] == "true",
-            vcpus=integer(row["vcpus"]),
-            host_memory=amount(row["host_mem_gib"], "GiB"),
+            vcpus=vcpus,
+            host_memory=host_memory,
             flags=(*common, *_option_flags(option, row["note"], date)),
-            source=Source(row["source"], date, row["verified"] == "true", row["note"]),
+            source=_source(row["source"], date, row["verified"] == "true", row["note"]),
         )
     if not priced:
         yield Excluded(stem, f"no price in the source{': ' + row['note'] if row['note'] else ''}")
@@ -132,14 +135,18 @@ def _unusable(option: str, price: float, on_demand: float | None, host_note: str
     return None
 
 
-def _common_flags(row: Row, region: Region, everywhere: bool) -> tuple[str, ...]:
-    note = row["note"]
+# Thousands of prices share a few notes, dates and sources.
+_source = cache(Source)
+
+
+@cache
+def _common_flags(note: str, offered: bool, government: bool, everywhere: bool) -> tuple[str, ...]:
     flags = []
     if everywhere:
         flags.append("one list price in every region; stock unconfirmed")
-    elif row["offered"] != "true":
+    elif not offered:
         flags.append("stock unconfirmed")
-    if region.government:
+    if government:
         flags.append("government region: open to eligible customers only")
     if "GPU component only" in note:
         flags.append("host not included")
@@ -160,6 +167,7 @@ def _common_flags(row: Row, region: Region, everywhere: bool) -> tuple[str, ...]
     return tuple(flags)
 
 
+@cache
 def _option_flags(option: str, note: str, date: str | None) -> tuple[str, ...]:
     flags = []
     derived = _SPOT_ADVISOR.search(note)

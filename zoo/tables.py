@@ -31,7 +31,8 @@ def digest(name: str) -> str:
 @cache
 def rows(name: str) -> tuple[Row, ...]:
     """The rows of a CSV file with a header; blank cells are empty text, which means unknown."""
-    return tuple(csv.DictReader(io.StringIO(content(name).decode("utf-8"), newline="")))
+    header, *lines = csv.reader(io.StringIO(content(name).decode("utf-8"), newline=""))
+    return tuple(dict(zip(header, line, strict=True)) for line in lines)
 
 
 def number(cell: str) -> float | None:
