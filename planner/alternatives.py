@@ -5,15 +5,20 @@ Each is a proven optimum of the question narrowed to it, so "the cheapest plan o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
+from zoo.units import Q
 
 from . import columns, in_parallel
 from .certify import Certificate
 from .columns import Memory
+from .lean import lean
 from .market import Column
 from .plan import Alternative, Layout, Plan
-from .prepare import Prepared, Progress, in_objective_units, prepare, prove, restricted
+from .prepare import UNITS, Prepared, Progress, in_objective_units, objective_units, prepare, prove, restricted
+from .program import quantise
 from .query import ServeQuery
 from .solve import answer
 from .space import Shape
@@ -45,44 +50,17 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
     if plan.objective is None:
         return ()
     limit = plan.objective * (1 + within)
-    seen: dict[tuple[object, ...], list[str]] = {}
-    found: list[tuple[Alternative, list[str]]] = []
-
-    def note(one: _Narrowed, certificate: Certificate, also: Sequence[str] = ()) -> None:
-        other = answer(one.prepared, certificate)
-        if _signature(other) == _signature(plan):
-            return
-        key = (one.kind if one.kind in _NAMED else "", *_signature(other))
-        if key in seen:
-            seen[key] += [one.name, *also]
-            return
-        same = seen[key] = list(also)
-        assert other.objective is not None and plan.objective is not None
-        alternative = Alternative(
-            kind=one.kind, name=one.name, objective=other.objective, unit=plan.objective_unit,
-            dearer_by=other.objective - plan.objective, ratio=other.objective / plan.objective if plan.objective else None,
-            fleet=other.fleet, totals=other.totals, within=other.objective <= limit * (1 + 1e-12),
-        )  # fmt: skip
-        found.append((alternative, same))
-
+    proofs: list[tuple[_Narrowed, Certificate, list[str]]] = []
     whole = list(_wholes(prepared))
     for kind in dict.fromkeys(one.kind for one in whole):
         progress(f"the best plan of each {kind}")
-        for one, certificate, also in _best([one for one in whole if one.kind == kind], limit, _ALWAYS if kind in _NAMED else 0):
-            note(one, certificate, also)
+        proofs += _best([one for one in whole if one.kind == kind], limit, _ALWAYS if kind in _NAMED else 0)
     layouts = _layouts(plan, prepared)
     progress(f"{len(layouts)} other ways to lay replicas out")
-
-    def laid_out(each: tuple[str, str]) -> Certificate | None:
-        narrowed = _laid_out(prepared, *each)
-        bound = in_objective_units(prepared.query, _bound(narrowed))
-        certificate = None if bound is None or bound > limit else prove(narrowed)
-        objective = None if certificate is None else in_objective_units(prepared.query, certificate.objective)
-        return None if objective is None or objective > limit else certificate
-
-    for (kind, name), proof in zip(layouts, in_parallel.each(laid_out, layouts), strict=True):
-        if proof is not None:
-            note(_Narrowed(kind, name, _laid_out(prepared, kind, name)), proof)
+    near = in_parallel.each(lambda each: _is_within(prepared, limit, *each), layouts)
+    for kind, name in (each for each, is_near in zip(layouts, near, strict=True) if is_near):
+        narrowed = _Narrowed(kind, name, _laid_out(prepared, kind, name))
+        proofs.append((narrowed, prove(narrowed.prepared), []))
     if prepared.query.supply.mixed:
         progress("fleets with less of what the plan rents")
         parts = _parts(plan, prepared)
@@ -91,8 +69,30 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
                 fewest, certificate = least
                 (name,) = part.values()
                 said = f"{fewest} x {name}" if fewest else f"no {name}"
-                note(_Narrowed("fewest", said, _capped(prepared, part, fewest)), certificate)
-    listed = [alternative.model_copy(update={"same_in": tuple(same)}) for alternative, same in found]
+                proofs.append((_Narrowed("fewest", said, _capped(prepared, part, fewest)), certificate, []))
+    progress(f"{len(proofs)} plans checked")
+    plans = in_parallel.each(lambda each: answer(each[0].prepared, each[1]), proofs)
+    return _differing(plan, limit, [(one, other, also) for (one, _, also), other in zip(proofs, plans, strict=True)])
+
+
+def _differing(plan: Plan, limit: float, plans: Sequence[tuple[_Narrowed, Plan, list[str]]]) -> tuple[Alternative, ...]:
+    """Of plans that rent the same for the same money the first, with where else they can be had; sorted by objective."""
+    found: dict[tuple[object, ...], tuple[Alternative, list[str]]] = {}
+    for one, other, also in plans:
+        key = (one.kind if one.kind in _NAMED else "", *_signature(other))
+        if _signature(other) == _signature(plan):
+            continue
+        if key in found:
+            found[key][1].extend([one.name, *also])
+            continue
+        assert other.objective is not None and plan.objective is not None
+        alternative = Alternative(
+            kind=one.kind, name=one.name, objective=other.objective, unit=plan.objective_unit,
+            dearer_by=other.objective - plan.objective, ratio=other.objective / plan.objective if plan.objective else None,
+            fleet=other.fleet, totals=other.totals, within=other.objective <= limit * (1 + 1e-12),
+        )  # fmt: skip
+        found[key] = (alternative, list(also))
+    listed = [alternative.model_copy(update={"same_in": tuple(same)}) for alternative, same in found.values()]
     return tuple(sorted(listed, key=lambda a: (a.objective, a.kind, a.name)))
 
 
@@ -175,11 +175,45 @@ def _layouts(plan: Plan, prepared: Prepared) -> list[tuple[str, str]]:
     return found + [("disaggregation", way) for way in prepared.query.workload.disaggregation if {way} != ways]
 
 
+def _is_within(prepared: Prepared, limit: float, kind: str, name: str) -> bool:
+    """Whether some plan with one kind of layout alone is within the limit; only chips that may be in one are laid out."""
+    most = _most(prepared.query, limit)
+    query = forced(prepared.query, {kind: name}).set("supply.chips", _chips_within(prepared, most))
+    assert isinstance(query, ServeQuery)
+    narrowed = lean(query, _catalog_alone(prepared), cap=most)
+    return prove(narrowed, tie_break=False, most=most).objective is not None
+
+
+def _chips_within(prepared: Prepared, most: int) -> list[str]:
+    """The chips that a plan of at most this objective may rent.
+
+    One unit of a column costs what it does, and the load that it does not carry costs at least the least of all per load.
+    """
+    market = prepared.market
+    slopes = [prepared.choices.curves[column.curve].slope for column in market.columns]
+    each = [objective / slope if slope else math.inf for objective, slope in zip(market.objective, slopes, strict=True)]
+    rest = [max(sum(market.rates) - slope, 0) * min(each) for slope in slopes]
+    return sorted({
+        column.offer.accelerator
+        for column, objective, more in zip(market.columns, market.objective, rest, strict=True)
+        if objective + more <= most * (1 + 1e-9)
+    })  # fmt: skip
+
+
 def _laid_out(prepared: Prepared, kind: str, name: str) -> Prepared:
     """The question with one kind of layout alone, laid out anew: what another layout beats is not kept with the question."""
+    return prepare(forced(prepared.query, {kind: name}), memory=_catalog_alone(prepared))
+
+
+def _catalog_alone(prepared: Prepared) -> Memory:
     query = prepared.query
-    memory = Memory(catalogs={(query.folder, query.zoo, query.prices): prepared.catalog})
-    return prepare(forced(query, {kind: name}), memory=memory)
+    return Memory(catalogs={(query.folder, query.zoo, query.prices): prepared.catalog})
+
+
+def _most(query: ServeQuery, limit: float) -> int:
+    """The largest objective within a limit, in the program's integers."""
+    resource, _ = objective_units(query)
+    return int(quantise(Q(limit, UNITS[resource]), resource, "down"))
 
 
 def _parts(plan: Plan, prepared: Prepared) -> list[tuple[dict[str, str], int]]:
@@ -202,9 +236,8 @@ def _least(prepared: Prepared, limit: float, part: dict[str, str], count: int) -
     low, high, best = -1, count, None  # `low` is beyond the limit, `high` is within
     while high - low > 1:
         middle = (low + high) // 2
-        certificate = prove(_capped(prepared, part, middle), tie_break=False)
-        objective = in_objective_units(prepared.query, certificate.objective)
-        if objective is not None and objective <= limit:
+        certificate = prove(_capped(prepared, part, middle), tie_break=False, most=_most(prepared.query, limit))
+        if certificate.objective is not None:
             high, best = middle, certificate
         else:
             low = middle
