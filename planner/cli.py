@@ -977,6 +977,8 @@ def compare(
     except PlanError as error:
         raise _fail(str(error)) from None
     records = [difference.model_dump(mode="json") for difference in found]
+    if format == "table" and not found:
+        typer.echo(f"{old} and {new}: no difference")
     _show(format, [pages.comparison_table(found)], records, rows(found), f"{old} and {new}{'' if found else ': no difference'}")
 
 

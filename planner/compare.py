@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from .plan import Difference, Plan, Pool
 
 
 def compare(old: Plan, new: Plan) -> tuple[Difference, ...]:
-    """Every figure, pool, wall and clause that differs between two plans, old to new."""
+    """Every figure, pool, wall and clause that differs between two plans, old to new; of one that is infeasible, why."""
     machines = ({pool.offer: _pool(pool) for pool in plan.fleet} for plan in (old, new))
     return differences(old, new, *machines)
 
@@ -31,20 +32,35 @@ def differences(
         add("answer", f"objective [{new.objective_unit}]", old.objective, new.objective)
     else:  # two questions: their answers are no two values of one figure
         add("answer", "objective", *(f"{text(plan.objective)} {plan.objective_unit}" for plan in (old, new)))
-    for key in dict.fromkeys((*old.totals, *new.totals)):
-        add("total", key, old.totals.get(key), new.totals.get(key))
-    for name in dict.fromkeys((*machines_before, *machines_after)):
-        add("fleet", name, machines_before.get(name), machines_after.get(name))
-    walls_before, walls_after = ({(w.number, w.what): w for w in plan.walls} for plan in (old, new))
-    for wall in sorted({*walls_before, *walls_after}):
-        first, second = walls_before.get(wall), walls_after.get(wall)
-        add("tight", f"{wall[0]} {wall[1]}", first.tight if first else None, second.tight if second else None)
+    if old.objective is None or new.objective is None:  # nothing to hold figures against: why there is nothing counts
+        add("answer", "cannot hold together", *map(_clash, (old, new)))
+        add("answer", "would repair it", *map(_repair, (old, new)))
+    else:
+        for key in dict.fromkeys((*old.totals, *new.totals)):
+            add("total", key, old.totals.get(key), new.totals.get(key))
+        for name in dict.fromkeys((*machines_before, *machines_after)):
+            add("fleet", name, machines_before.get(name), machines_after.get(name))
+        walls_before, walls_after = ({(w.number, w.what): w for w in plan.walls} for plan in (old, new))
+        for wall in sorted({*walls_before, *walls_after}):
+            first, second = walls_before.get(wall), walls_after.get(wall)
+            add("tight", f"{wall[0]} {wall[1]}", first.tight if first else None, second.tight if second else None)
     for path, (one, two) in _differences(old.query, new.query):
         add("question", path, one, two)
     for kind in dict.fromkeys((*old.data, *new.data)):
         if old.data.get(kind) != new.data.get(kind):
             add("data", kind, (old.data.get(kind) or "")[:12], (new.data.get(kind) or "")[:12])
     return tuple(rows)
+
+
+def _clash(plan: Plan) -> str | None:
+    more = f" (and {len(plan.further)} more clash{'es' * (len(plan.further) > 1)})" if plan.further else ""
+    return "; ".join(clause.text for clause in plan.conflict) + more or None
+
+
+def _repair(plan: Plan) -> str | None:
+    """The repair with the cheapest plan, in words."""
+    fix = min((f for f in plan.fixes if f.objective is not None), key=lambda f: f.objective or 0.0, default=None)
+    return None if fix is None else f"{fix.change}: {fix.value}, then {text(fix.objective)} {fix.unit}"
 
 
 def _pool(pool: Pool) -> str:
@@ -59,16 +75,21 @@ def text(value: object) -> str:
     """A value as one cell."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, (tuple, list)):
         return ", ".join(map(text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _differences(one: object, two: object, path: str = "") -> list[tuple[str, tuple[object, object]]]:
-    if isinstance(one, dict) and isinstance(two, dict):
+def _differences(one: Any, two: Any, path: str = "") -> list[tuple[str, tuple[object, object]]]:
+    if one == two:
+        return []
+    if isinstance(one or {}, dict) and isinstance(two or {}, dict):  # what one does not have, it has empty
+        one, two = one or {}, two or {}
         return [
             difference
             for key in dict.fromkeys((*one, *two))
             for difference in _differences(one.get(key), two.get(key), f"{path}.{key}" if path else key)
         ]
-    return [] if one == two else [(path, (one, two))]
+    return [(path, (one, two))]

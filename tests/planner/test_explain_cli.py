@@ -114,6 +114,15 @@ def test_every_choice_is_looked_up_before_any_is_solved(plan: Path, monkeypatch:
         assert result.exit_code == 2 and wrong.partition("=")[2] in result.stderr, result.output
 
 
+def test_a_plan_beside_none_is_compared_by_what_forbids_it(plan: Path, infeasible: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(run("compare", plan, infeasible, "--format", "json").stdout)}
+    assert (rows["status"]["old"], rows["status"]["new"]) == ("optimal", "infeasible")
+    assert "TTFT p99 <= 1 ms" in rows["cannot hold together"]["new"] and "1 more clash" in rows["cannot hold together"]["new"]
+    assert rows["would repair it"]["old"] == "-" and " USD/h" in rows["would repair it"]["new"]
+    assert rows["limits.cost"]["old"] == "-" and not any(row["part"] in ("total", "fleet", "tight") for row in rows.values())
+    assert "no difference" in run("compare", plan, plan).stdout
+
+
 def test_what_needs_a_plan_says_so(infeasible: Path) -> None:
     for arguments in (("explain", infeasible, "--tornado"), ("alternatives", infeasible)):
         result = run(*arguments)
