@@ -85,8 +85,8 @@ def text(value: object) -> str:
 def _differences(one: Any, two: Any, path: str = "") -> list[tuple[str, tuple[object, object]]]:
     if one == two:
         return []
-    if isinstance(one or {}, dict) and isinstance(two or {}, dict):  # what one does not have, it has empty
-        one, two = one or {}, two or {}
+    one, two = ({} if here is None and isinstance(there, dict) else here for here, there in ((one, two), (two, one)))
+    if isinstance(one, dict) and isinstance(two, dict):
         return [
             difference
             for key in dict.fromkeys((*one, *two))
