@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
 from .tables import Table
 
+# Names with more letters than this may be broken between their parts.
+_LONG = 24
+
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2733; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.35rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .4rem; }
 table { border-collapse: collapse; } th, td { padding: .25rem .7rem; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #56779b; } td { border-bottom: 1px solid #dde4ec; overflow-wrap: anywhere; }
+th { border-bottom: 2px solid #56779b; } td { border-bottom: 1px solid #dde4ec; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 ul { margin: .4rem 0; padding-left: 1.2rem; color: #586675; font-size: .9rem; } svg { max-width: 100%; height: auto; }
 """
@@ -40,4 +44,9 @@ def _section(table: Table) -> str:
 def _row(tag: str, cells: Sequence[str], numeric: Sequence[bool]) -> str:
     """Cells of a row; those of numeric columns are aligned on the right."""
     aligned = (f'<{tag} class="number">' if right else f"<{tag}>" for right in numeric)
-    return "<tr>" + "".join(f"{start}{escape(cell)}</{tag}>" for start, cell in zip(aligned, cells, strict=True)) + "</tr>"
+    return "<tr>" + "".join(f"{start}{_breakable(cell)}</{tag}>" for start, cell in zip(aligned, cells, strict=True)) + "</tr>"
+
+
+def _breakable(cell: str) -> str:
+    """A cell whose long names may go on in the next line after a slash or an underscore; a word is never cut."""
+    return re.sub(r"(?<=[/_])", "<wbr>", escape(cell)) if any(len(word) > _LONG for word in cell.split()) else escape(cell)

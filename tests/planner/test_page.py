@@ -16,7 +16,7 @@ from planner.report.page import page
 from planner.report.tables import Table
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-VOID = {"meta", "br"}
+VOID = {"wbr", "meta", "br"}
 
 
 class Read(HTMLParser):
