@@ -538,6 +538,11 @@ def erlang_b(servers: Number, offered_load: Number) -> Number:
     servers c >= 0 (whole or not: the gamma function extends it), offered_load a = lambda / mu >= 0. Returns a probability.
     Source: Erlang (1917). Computed from logarithms and the incomplete gamma function, exact for thousands of servers.
     """
+    return _erlang_b(servers, offered_load)
+
+
+def _erlang_b(servers: Number, offered_load: Number) -> Any:
+    """`erlang_b` of bare numbers: queues ask for it thousands of times."""
     from scipy import special
 
     require((servers >= 0) & (offered_load >= 0), "servers and offered load cannot be negative")
@@ -571,7 +576,12 @@ def erlang_c(servers: Number, offered_load: Number) -> Number:
 
     servers c, offered_load a = lambda / mu: bare numbers. Returns a probability. Source: Erlang (1917).
     """
-    loss = erlang_b(servers, offered_load)
+    return _erlang_c(servers, offered_load)
+
+
+def _erlang_c(servers: Number, offered_load: Number) -> Any:
+    """`erlang_c` of bare numbers."""
+    loss = _erlang_b(servers, offered_load)
     with np.errstate(divide="ignore", invalid="ignore"):
         waiting = np.divide(servers * loss, servers - offered_load * (1 - loss))
     return np.where(np.asarray(offered_load) < servers, waiting, 1.0)
@@ -585,7 +595,7 @@ def _queue(arrival_rate: Quantity, service_time: Quantity, servers: Number, ca2:
     with np.errstate(divide="ignore", invalid="ignore"):
         drain = np.where(variability > 0, (servers * service - arrivals) / variability, np.inf)
     stable = arrivals < servers * service
-    return erlang_c(servers, arrivals / service), np.where(stable, drain, -1.0), service
+    return _erlang_c(servers, arrivals / service), np.where(stable, drain, -1.0), service
 
 
 @dimensions("", arrival_rate="1/s", service_time="s", servers="", time="s", ca2="", cs2="")

@@ -1334,10 +1334,13 @@ def slowness(
     return token, first
 
 
-def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: tuple[str, ...] = ()) -> Replica:
+def replicas(
+    d: Deployment, slow_token: Number, slow_first: Number, inherited: tuple[str, ...] = (), prefill_time: Quantity | None = None
+) -> Replica:
     """`replica` of a deployment, which may be on many kinds of chip at once: device, links and constants as arrays.
 
     slow_token, slow_first: see `slowness`; numbers, or arrays of them. Where the deployment has measured times, at least theirs.
+    prefill_time: `prefill_alone(d)` where it is known already: it is the same at every batch.
     """
     if d.measured is not None:
         slow_token, slow_first = np.maximum(slow_token, d.measured.slow_token), np.maximum(slow_first, d.measured.slow_first)
@@ -1351,7 +1354,7 @@ def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: t
     decode_step = stages * step.decode + drafting_time(d, in_flight)
     disturbed = c.interference * np.maximum(in_flight - 1, 0.0) / w.output
     tpot = decode_step / expected + stages * disturbed * (step.increment + c.prefill_launch / prompts)
-    prefill_time = with_draft(d, prompt_alone)
+    prefill_time = prefill_alone(d) if prefill_time is None else prefill_time
     dispatch = c.first_token_fixed + stages * fixed_time(d)
     delay = dispatch + c.step_wait * decode_step
     first = delay + prefill_time
@@ -1363,6 +1366,11 @@ def replicas(d: Deployment, slow_token: Number, slow_first: Number, inherited: t
         prefill_time * slow_first, delay * slow_first, first * slow_first,
         tpot * slow_token, first * slow_first + decoded * tpot * slow_token, inherited, expected,
     )  # fmt: skip
+
+
+def prefill_alone(d: Deployment) -> Quantity:
+    """Prefill of one prompt on an idle replica [s], of its draft too."""
+    return with_draft(d, prompt_alone)
 
 
 def prompt_alone(d: Deployment) -> Quantity:

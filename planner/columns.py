@@ -523,12 +523,16 @@ def columns_of(
     curves: list[Curve] = []
     known: dict[tuple[int, float], int] = {}
     served: dict[str, list[tuple[tuple[int, ...], float, Targets | None]]] = {}
+    left: dict[float, Targets | None] = {}  # by the round trip
     far = 0
     for offer, site, runs_list in entries:
         if offer.region not in served:
-            served[offer.region] = [
-                (populations, trip.m_as("s"), budgets(query, trip)) for populations, trip in tiers(query, catalog, site.region)
-            ]
+            served[offer.region] = []
+            for populations, trip in tiers(query, catalog, site.region):
+                seconds = trip.m_as(_SECOND)
+                if seconds not in left:
+                    left[seconds] = budgets(query, trip)
+                served[offer.region].append((populations, seconds, left[seconds]))
         for populations, trip, targets in served[offer.region]:
             if targets is None:
                 far += 1

@@ -164,15 +164,8 @@ def check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Dec
     targets = columns.budgets(query, network)
     variability = query.workload.arrivals.cv**2
     pool = (station.prefill_time, station.delay, units * station.servers, units * station.slots, station.residence)
-
-    def carried(units: int, targets: columns.Targets | None) -> int:
-        if targets is None or units < 1:
-            return 0
-        rate = serving.pool_rate(
-            station.prefill_time, station.delay, units * station.servers, units * station.slots, station.residence, targets,
-            variability,
-        )  # fmt: skip
-        return int(quantise(Q(float(rate.m_as("1/s")[0]), "1/s"), "load", "down"))
+    tighter = None if targets is None else tuple((percentile, target * _STEP) for percentile, target in targets)
+    capacity, of_fewer, of_tighter = _carried(station, [(units, targets), (units - 1, targets), (units, tighter)], variability)
 
     rate = Q(np.array([dequantise(load, "load").m_as("1/s")]), "1/s")
     bounds = [bound for bound in query.sla.bounds() if bound.metric == "ttft"]
@@ -211,7 +204,7 @@ def check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Dec
         layout=layout,
         serves={name: float(dequantise(value, "load").m_as("1/s")) for name, value in decision.loads.items() if value},
         load_per_s=float(dequantise(load, "load").m_as("1/s")),
-        capacity_per_s=float(dequantise(carried(units, targets), "load").m_as("1/s")),
+        capacity_per_s=float(dequantise(capacity, "load").m_as("1/s")),
         network_ms=float(network.m_as("ms")),
         ttft_p50_ms=None if p50 is None else float(p50.m_as("ms")),
         ttft_p90_ms=None if p90 is None else float(p90.m_as("ms")),
@@ -240,8 +233,8 @@ def check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Dec
             for (label, _, _), share, b in zip(values, shares, bounds, strict=True)
         ),
         tuple((label, value, limit) for label, value, limit in values if value is not None),
-        carried(units - 1, targets) >= load,
-        targets is not None and carried(units, tuple((p, t * _STEP) for p, t in targets)) < load,
+        of_fewer >= load,
+        targets is not None and of_tighter < load,
         _loss(weights.loss, cache.loss),
         per_request,
         per_request * dequantise(load, "load"),
@@ -250,6 +243,25 @@ def check(query: ServeQuery, catalog: Catalog, model: Transformer, decision: Dec
         units,
         network,
     )
+
+
+def _carried(station: serving.Station, pools: Sequence[tuple[int, columns.Targets | None]], variability: float) -> list[int]:
+    """For (units of a station, TTFT targets of the same percentiles), the load that they carry, in integer units: all at once,
+    which takes as long as one. Nothing where there are no units, or where the network alone takes the time of a target (None).
+    """
+    asked = [(units, targets) for units, targets in pools if units >= 1 and targets is not None]
+    if not asked:
+        return [0] * len(pools)
+    count = np.array([units for units, _ in asked])
+    ends = tuple(
+        (together[0][0], Q(np.array([target.m_as("s") for _, target in together]), "s"))
+        for together in zip(*(targets for _, targets in asked), strict=True)
+    )
+    rates = serving.pool_rate(
+        station.prefill_time, station.delay, count * station.servers, count * station.slots, station.residence, ends, variability
+    )
+    found = iter(quantise(rates, "load", "down"))
+    return [next(found) if units >= 1 and targets is not None else 0 for units, targets in pools]
 
 
 @dataclass(frozen=True, slots=True)

@@ -789,6 +789,12 @@ class _Kinds:
         )
         return rows.reshape(-1, 9).T.copy()
 
+    @cached_property
+    def of_one(self) -> serving.Deployment:
+        """Every layout at a batch of one."""
+        count = self._of_layouts.shape[1]
+        return self.deployment(np.arange(count), np.ones(count))[0]
+
     def deployment(self, at: np.ndarray, batch: np.ndarray) -> tuple[serving.Deployment, tuple[np.ndarray, np.ndarray]]:
         """(the layouts `at`, each with its batch; how slow they may be, of TPOT and TTFT) as arrays."""
         *numbers, machine = self._of_layouts[:, at]
@@ -873,7 +879,7 @@ def _largest_batches(kinds: _Kinds) -> list[np.ndarray]:
     ends = np.cumsum([len(mine) for mine in kinds.shapes])
     if not len(ends) or not ends[-1]:
         return [np.zeros(0) for _ in kinds.shapes]
-    deployment, _ = kinds.deployment(np.arange(ends[-1]), np.ones(ends[-1]))
+    deployment = kinds.of_one
     scheduled = deployment.constants.largest_batch * deployment.layouts.attention_parallel  # by every attention rank
     return np.split(np.minimum(serving.largest_batch(deployment), np.floor(scheduled)), ends[:-1])
 
@@ -889,7 +895,8 @@ def _times(kinds: _Kinds, grids: Sequence[Sequence[Sequence[int]]]) -> list[Time
     deployment, slow = kinds.deployment(at, batch)
     measured, _ = measured_kernels(machines, shapes, at, batch, model, query)
     deployment = replace(deployment, measured=measured)
-    predicted = serving.replicas(deployment, *slow)
+    alone = None if measured is not None else serving.prefill_alone(kinds.of_one)[at]
+    predicted = serving.replicas(deployment, *slow, prefill_time=alone)
     replica = ranked(query, predicted)
     shape = np.concatenate([np.arange(len(mine)) for mine in shapes])[at]
     seconds = (
@@ -899,17 +906,8 @@ def _times(kinds: _Kinds, grids: Sequence[Sequence[Sequence[int]]]) -> list[Time
             predicted.decode_step, predicted.prefill_time, predicted.dispatch,
         )
     )  # fmt: skip
-    tpot, prefill, delay, residence, *alone = seconds
-    figures = (
-        tpot,
-        prefill,
-        delay,
-        residence,
-        alone[0],
-        predicted.tokens_per_step,
-        *alone[1:],
-        predicted.prompt_cache.m_as("byte"),
-    )
+    *ranked_s, step, prompt, dispatch = seconds
+    figures = (*ranked_s, step, predicted.tokens_per_step, prompt, dispatch, predicted.prompt_cache.m_as("byte"))
     arrays = (np.broadcast_to(np.asarray(values), batch.shape) for values in figures)
     whole = Times(shape, deployment.layouts.pipeline_parallel, batch, *arrays)
     ends = np.cumsum([sum(map(len, mine)) for mine in grids])
