@@ -528,10 +528,10 @@ def columns_of(
     for offer, site, runs_list in entries:
         if offer.region not in served:
             served[offer.region] = []
-            for populations, trip in tiers(query, catalog, site.region):
-                seconds = trip.m_as(_SECOND)
+            for populations, slowest in tiers(query, catalog, site.region):
+                seconds = float(slowest.m_as(_SECOND))
                 if seconds not in left:
-                    left[seconds] = budgets(query, trip)
+                    left[seconds] = budgets(query, slowest)
                 served[offer.region].append((populations, seconds, left[seconds]))
         for populations, trip, targets in served[offer.region]:
             if targets is None:
