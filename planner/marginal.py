@@ -339,38 +339,15 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     relaxed = _relaxed(query, prepared, certificate)
     found = [_of_plan(knob, plan, prepared.catalog) for knob in knobs(query)]
     price(guarded_query(query), memory)
-    rented = [(prepared.market.columns[p.column], p.units) for p in certificate.purchases]
-    together = [  # knobs that often are worth nothing, all of them
-        [knob for knob in found if knob.scale in _FIELDS], [knob for knob in found if (knob.path or "").startswith("sla.")],
-    ]  # fmt: skip
-    single = [knob for knob in found if not any(knob in group for group in together)]
     progress(f"{2 * len(found)} re-solves")
-    first: list[Callable[[], Any]] = [
-        *(partial(_save_nothing, plan, query, group, memory) for group in together),
-        partial(_only_fleet, prepared, certificate, memory),
-        *(partial(_loosened, plan, query, knob, memory) for knob in single),
-    ]
-    said = in_parallel.each(lambda task: task(), first)
-    nothing, only = said[: len(together)], said[len(together)]
-    easier = dict(zip(single, said[len(together) + 1 :], strict=True))
-    worth = []
-    for group, none in zip(together, nothing, strict=True):
-        worth += [] if none else group
-        easier |= {knob: dict.fromkeys(_loosenings(knob), plan.objective) for knob in group if none}
-    then: list[Callable[[], Any]] = [
-        *(partial(_loosened, plan, query, knob, memory) for knob in worth),
-        *(partial(_tightened, plan, query, knob, memory, rented, only) for knob in found),
-    ]
-    said = in_parallel.each(lambda task: task(), then)
-    easier |= dict(zip(worth, said, strict=False))
-    harder = dict(zip(found, said[len(worth) :], strict=True))
+    worth = _worth(plan, query, found, prepared, certificate, memory)
     moving = [knob for knob in found if switches and knob.path is not None]
     ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
     rows = []
     for knob in found:
-        worse, breaks = harder[knob]
-        saved = _saved(plan, easier[knob][knob.looser])
-        per_unit = None if knob.unit_factor is None else _saved(plan, easier[knob][knob.unit_factor])
+        easier, (worse, breaks) = worth[knob]
+        saved = _saved(plan, easier[knob.looser])
+        per_unit = None if knob.unit_factor is None else _saved(plan, easier[knob.unit_factor])
         better_from, worse_from = ends.get(knob, (None, None))
         rows.append(
             Marginal(
@@ -382,6 +359,38 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
             )
         )  # fmt: skip
     return tuple(rows)
+
+
+Worth = tuple[dict[float, float | None], tuple[bool, bool]]  # what `_loosened` and `_tightened` say of a knob
+
+
+def _worth(
+    plan: Plan, query: ServeQuery, found: list[Knob], prepared: Prepared, certificate: Certificate, memory: Memory
+) -> dict[Knob, Worth]:
+    """Each knob loosened and tightened. What one proof says of several knobs is asked first, and spares theirs."""
+    rented = [(prepared.market.columns[p.column], p.units) for p in certificate.purchases]
+    groups = [  # all of them are often worth nothing
+        [knob for knob in found if knob.scale in _FIELDS], [knob for knob in found if (knob.path or "").startswith("sla.")],
+    ]  # fmt: skip
+    alone = [knob for knob in found if not any(knob in group for group in groups)]
+    first: dict[Any, Callable[[], Any]] = {
+        at: partial(_save_nothing, plan, query, group, memory) for at, group in enumerate(groups)
+    }
+    first["only"] = partial(_only_fleet, prepared, certificate, memory)
+    first |= {knob: partial(_loosened, plan, query, knob, memory) for knob in alone}
+    known = _answers(first)
+    idle = [knob for at, group in enumerate(groups) if known[at] for knob in group]
+    then: dict[Any, Callable[[], Any]] = {
+        knob: partial(_loosened, plan, query, knob, memory) for knob in found if knob not in idle and knob not in alone
+    }
+    then |= {("tighter", knob): partial(_tightened, plan, query, knob, memory, rented, known["only"]) for knob in found}
+    known |= {knob: dict.fromkeys(_loosenings(knob), plan.objective) for knob in idle} | _answers(then)
+    return {knob: (known[knob], known["tighter", knob]) for knob in found}
+
+
+def _answers(asked: Mapping[Any, Callable[[], Any]]) -> dict[Any, Any]:
+    """What each of these says, asked on all cores in their order."""
+    return dict(zip(asked, in_parallel.each(lambda ask: ask(), list(asked.values())), strict=True))
 
 
 def _loosenings(knob: Knob) -> list[float]:
