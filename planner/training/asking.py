@@ -45,6 +45,7 @@ class Asker:
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     steps: dict[Hashable, Memory] = field(default_factory=dict)
     families: dict[Hashable, list[Family]] = field(default_factory=dict)
+    alike: dict[Hashable, list[Family]] = field(default_factory=dict)  # families of questions about the same job
 
     def question(self, query: TrainQuery, scales: Scales = ()) -> Question:
         """The question in a world whose figures are scaled. Raises QueryError as `question_of` does."""
@@ -77,7 +78,9 @@ class Asker:
             if today is not None and names <= OF_STEPS:
                 self.families[of_offers, *rest] = moved_families(question, today, "host bandwidth" not in names)
             else:
-                self.families[of_offers, *rest] = families_of(question, Market(question, []))
+                like = self.alike.setdefault((of_offers, *rest[:-1], _what_machines_depend_on(question)), [])
+                self.families[of_offers, *rest] = families_of(question, Market(question, []), like)
+                like += self.families[of_offers, *rest]
         return self.families[of_offers, *rest]
 
     def memory(self, question: Question, scales: Scales = ()) -> Memory:
@@ -111,14 +114,23 @@ class Asker:
 def _what_families_depend_on(question: Question) -> str:
     """Everything in a question that `families_of` looks at: not how much is trained, nor how much of anything there may be."""
     data = question.query.to_dict()
-    kept = ("workload", "parallelism", "fabric", "carbon", "rank", "prices")
-    said = {key: value for key, value in data.items() if key in kept}
-    said["minimize"] = question.query.minimize
-    said["workload"] = {key: value for key, value in said["workload"].items() if key not in ("tokens", "compute")}
-    said["limits"] = sorted(data.get("limits", {}))
-    said["quota"] = [
+    quota = [
         {key: value for key, value in quota.items() if key not in ("chips", "instances")}
         for quota in data.get("supply", {}).get("quota", ())
     ]
-    said["offers"] = [offer.name for offer in question.offers]
+    said = {
+        "machines": _what_machines_depend_on(question),
+        "minimize": question.query.minimize,
+        "limits": sorted(data.get("limits", {})),
+        "quota": quota,
+        "offers": [offer.name for offer in question.offers],
+    }
     return json.dumps(said, sort_keys=True, default=str)
+
+
+def _what_machines_depend_on(question: Question) -> str:
+    """Of that what is not about offers: the job, its layouts, and the figures of the world."""
+    data = question.query.to_dict()
+    said = {key: data[key] for key in ("workload", "parallelism", "fabric", "carbon", "rank", "prices") if key in data}
+    said["workload"] = {key: value for key, value in said["workload"].items() if key not in ("tokens", "compute")}
+    return json.dumps(said | {"given": question.task.given}, sort_keys=True, default=str)

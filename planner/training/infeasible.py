@@ -583,6 +583,10 @@ def _wider(query: TrainQuery, clause: Clause, asked: _Asked, relaxed: Collection
 # ------------------------------------------------------------------------------------------------------ moves of several
 
 
+# Relative moves are summed in thousand-millionths of what the question says.
+_WHOLE = 10**9
+
+
 def _limits_in(clashes: Collection[list[Clause]]) -> list[list[Clause]]:
     """The task of `_repairs` for the least sum of moves, where several limits are at fault."""
     return [[]] if len({c.path for clash in clashes for c in clash if c.path in _LIMITS}) > 1 else []
@@ -601,7 +605,8 @@ def _least_joint_move(query: TrainQuery, asker: Asker) -> tuple[list[Clause], Mo
     bounds = {name: bound for name, bound in bounds_of(asked).items() if CLAUSES[name][0] in {c.path for c in limits}}
 
     def excess(totals: dict[str, Any]) -> Any:
-        return sum(np.maximum(np.asarray(totals[name], float) / max(bound, 1) - 1, 0.0) for name, bound in bounds.items())
+        beyond = [np.maximum(np.asarray(totals[name], float) / max(bound, 1) - 1, 0.0) for name, bound in bounds.items()]
+        return np.sum(beyond, axis=0) * _WHOLE
 
     found = cheapest_by(free, asker.families_of(free), asker.memory(free), excess, asker.over)
     over = [] if found is None else [name for name, bound in bounds.items() if found.totals[name] > bound]

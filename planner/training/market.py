@@ -114,6 +114,7 @@ class Column:
 class Market:
     """All that was found: columns, what was removed, and how much was counted.
 
+    measure: what is minimised, of totals, where that is not the question's objective; never falling where a total grows.
     `unsearched`: where the time was over before the best was proven, a lower bound of the objective of all that was not
     searched; None where all was that could be the best.
     """
@@ -127,6 +128,12 @@ class Market:
     searched: int = 0
     pairs: int = 0
     unsearched: int | None = None
+    measure: Callable[[dict[str, Any]], Any] | None = None
+    of_steps: tuple[Any, ...] | None = None  # `what_steps_depend_on`, once it is asked for
+
+    def objective(self, totals: dict[str, Any]) -> Floats:
+        """What is minimised, of exact totals."""
+        return np.asarray(objective_of(self.question, totals) if self.measure is None else self.measure(totals))
 
     @property
     def bound(self) -> int | None:
@@ -168,18 +175,20 @@ class Market:
         return [Dropped(*key[:2], count, key[2], key in self.lacking) for key, count in self.removed.items()]
 
 
-# What searches found, kept between questions that differ in other things only (explanations ask many such questions).
+# What searches found, kept between questions that differ in other things only (explanations ask many such questions): the
+# longest step [s] within which was sought, and the best layout, None where there is none within that.
 Memory = dict[tuple[Any, ...], tuple[float, Found | None]]
 
 
 @dataclass(slots=True)
 class _Table:
-    """Bounds of one family over its counts (first axis) and offers (second axis)."""
+    """Bounds of one family over its counts (first axis) and offers (second axis). `_tighten` raises them in place."""
 
     counts: Floats
     instances: Floats
     service: Service
     goodput: Floats
+    least: Floats  # ranked step [s] of each count, a lower bound
     objective: Floats  # lower bounds; infinite where a limit forbids
     totals: dict[str, Floats]  # lower bounds
 
@@ -245,7 +254,14 @@ def _least(market: Market, grids: list[Floats]) -> int:
     return int(least)
 
 
-def families_of(question: Question, market: Market) -> list[Family]:
+def families_of(question: Question, market: Market, like: Sequence[Family] = ()) -> list[Family]:
+    """Its offers, by kinds of machines that fail alike, without those that others replace.
+
+    like: families of questions about the same workload, layouts, fabric and figures, of which what does not depend on the rest is
+    taken over.
+    """
+    floors_of = {(one.machine.name, one.machine.domain, one.task.precisions): one.floors for one in like}
+    known = {_of_counts(one): one for one in like}
     means = columns.means_of(question.catalog)
     sites: dict[str, columns.Site | str] = {}
     found: list[tuple[Machine, Task, dict[str, float], str | None, list[Offer], list[columns.Site]]] = []
@@ -256,7 +272,9 @@ def families_of(question: Question, market: Market) -> list[Family]:
             continue
         task = replace(question.task, precisions=tuple(p for p in question.task.precisions if RECIPES[p][1] in chip.peak))
         try:
-            floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
+            floors = floors_of.get((machine.name, machine.domain, task.precisions)) or {
+                p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions
+            }
         except UnknownValue as error:
             market.drop(1, "compute", len(offers), str(error), missing=True)
             continue
@@ -285,13 +303,19 @@ def families_of(question: Question, market: Market) -> list[Family]:
         keep = _undominated(question, rates, quotas)
         market.drop(None, "dominated", len(theirs) - len(keep), "another offer of the same machine takes no more of anything")
         vcpus = [offer.vcpus for offer in theirs if offer.vcpus is not None]
-        families.append(
-            Family(
-                machine, task, floors, host_of(question, machine, theirs), rates.at(keep), quotas[keep],
-                min(vcpus) if len(vcpus) == len(theirs) else None, theirs[0] if band is not None else None,
-            )
+        family = Family(
+            machine, task, floors, host_of(question, machine, theirs), rates.at(keep), quotas[keep],
+            min(vcpus) if len(vcpus) == len(theirs) else None, theirs[0] if band is not None else None,
         )  # fmt: skip
+        same = known.get(_of_counts(family))
+        families.append(family if same is None else replace(family, known=same.known, services=same.services))
     return families
+
+
+def _of_counts(family: Family) -> tuple[Any, ...]:
+    """Everything of a family that `_counts` looks at."""
+    band = None if family.spot is None else family.spot.interruption_band
+    return family.machine.name, family.machine.domain, family.task.precisions, family.task.given, band, family.vcpus
 
 
 def moved_families(question: Question, families: Sequence[Family], same_links: bool) -> list[Family]:
@@ -379,22 +403,35 @@ def _explore(
     market: Market, grids: list[Floats], progress: Progress, memory: Memory, first: bool = False, refining: bool = False,
     lead: tuple[str, int] | None = None, slack: float = 1.0, over: Over = never,
 ) -> None:  # fmt: skip
-    """Search the columns of these counts, least bound first, until no bound is below the best or the time is over."""
+    """Search the columns of these counts, least bound first, until no bound is below the best or the time is over.
+
+    Bounds get tighter on the way: first of any layout that there could be, then, of those that may be next, of every split of
+    the model (`_splits`). What earlier searches found is known from the start.
+    """
     question = market.question
     bounds = bounds_of(question)
     tables: list[_Table | None] = []
+    tight = set[tuple[int, int]]()  # (family, place of a count) whose bound is one of splits, or of an earlier search
     heap: list[tuple[float, int, int]] = []
+
+    def least_of(table: _Table, i: Any) -> Any:
+        rows = (_tightness(table, bounds) if first else table.objective)[i]
+        return rows.min(axis=-1, initial=np.inf)
+
     for f, family in enumerate(market.families):
         table = _table(market, family, grids[f], bounds) if len(grids[f]) else None
         tables.append(table)
         if table is not None:
-            least = (_tightness(table, bounds) if first else table.objective).min(axis=1, initial=np.inf)
+            known = _known(market, family, table, memory)
+            _tighten(market, family, table, known, bounds)
+            tight |= {(f, i) for i in known}
+            least = least_of(table, slice(None))
             heap += [(float(value), f, i) for i, value in enumerate(least) if np.isfinite(value)]
             market.pairs += len(least)
     if lead is not None:  # before all others
         heap = [(-np.inf if _leads(market.families[f], tables[f], i, lead) else value, f, i) for value, f, i in heap]
     heapq.heapify(heap)
-    ties = question.query.minimize in ("chips", "power")
+    ties = market.measure is None and question.query.minimize in ("chips", "power")
     splits: dict[tuple[int, int], dict[str, Floats]] = {}
     failed = 0  # where the first job is wanted, bounding several together pays only once some have had none
     while heap:
@@ -408,12 +445,28 @@ def _explore(
         heapq.heappop(heap)
         family, table = market.families[f], tables[f]
         assert table is not None
+        now = float(least_of(table, i))
+        if least > -np.inf and now > least:  # tighter than when it was put there
+            if np.isfinite(now):
+                heapq.heappush(heap, (now, f, i))
+            continue
         count = int(table.counts[i])
         progress(f"{family.machine.accelerator.name} x {count}")
-        cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None) * slack
-        if (not first or failed >= _AHEAD) and (f, i) not in splits and not _remembered(market, family, count, cutoff, memory):
-            ahead = [(f, i), *((g, k) for _, g, k in heapq.nsmallest(_AHEAD, heap))]
-            splits = _splits(market, ahead, tables, bounds, memory)
+        cutoff = _cutoff(market, family, table, i, bounds, best.objective if best is not None else None) * slack
+        if least > -np.inf and (not first or failed >= _AHEAD) and (f, i) not in tight:
+            others = (place for _, *place in heapq.nsmallest(4 * _AHEAD, heap))
+            ahead = [(f, i), *[(g, k) for g, k in others if (g, k) not in tight][:_AHEAD]]
+            tight |= set(ahead)
+            splits, steps = _splits(market, ahead, tables, bounds)
+            for g in {g for g, _ in steps}:
+                of_family, its_table = market.families[g], tables[g]
+                assert its_table is not None
+                found_here = {k: step for (h, k), step in steps.items() if h == g}
+                _tighten(market, of_family, its_table, found_here, bounds)
+                for k, step in found_here.items():
+                    _remember(market, of_family, int(its_table.counts[k]), step, memory)
+            heapq.heappush(heap, (least, f, i))
+            continue
         try:
             found = _search(market, family, count, cutoff, memory, splits.get((f, i)), over)
         except _Unfinished as unfinished:
@@ -432,12 +485,52 @@ def _explore(
         for _, f, i in heapq.nsmallest(_SHOWN, heap):
             table = tables[f]
             assert table is not None
-            _add_bound(market, f, table, i)
+            if np.isfinite(table.objective[i]).any():
+                _add_bound(market, f, table, i)
 
 
 def _least_of(tables: list[_Table | None], places: list[tuple[float, int, int]]) -> int:
     """The least bound of the objective at these (_, family, place of a count)."""
-    return int(min(table.objective[i].min() for _, f, i in places if (table := tables[f]) is not None))
+    every = [table.objective[i].min() for _, f, i in places if (table := tables[f]) is not None]
+    return int(min([*every, float(LARGEST_COEFFICIENT)]))
+
+
+def _known(market: Market, family: Family, table: _Table, memory: Memory) -> dict[int, float]:
+    """By place of a count: the least step [s] there, or a bound of it, that earlier searches know."""
+    known = {}
+    for i in np.flatnonzero(np.isfinite(table.objective).any(axis=1)):
+        entry = memory.get(_key(market, family, int(table.counts[i])))
+        if entry is not None:
+            within, found = entry
+            known[int(i)] = within if found is None else found.ranked
+    return known
+
+
+def _remember(market: Market, family: Family, count: int, step: float, memory: Memory) -> None:
+    """That no layout takes less than `step` [s]."""
+    key = _key(market, family, count)
+    within, found = memory.get(key, (-np.inf, None))
+    if found is None:
+        memory[key] = (max(within, step * (1 - 1e-12)), None)
+
+
+def _tighten(market: Market, family: Family, table: _Table, steps: dict[int, float], bounds: dict[str, int]) -> None:
+    """Raise the lower bounds of a table to those that follow from steps [s] of some of its counts."""
+    rows = [i for i, step in steps.items() if step > table.least[i]]
+    if not rows:
+        return
+    table.least[rows] = [steps[i] for i in rows]
+    endless = ~np.isfinite(table.least)
+    hours = hours_of(market.question, table.service, np.where(endless, 1.0, table.least), table.goodput)
+    totals = totals_of(family.rates, table.instances[rows], family.machine.accelerators, hours[rows])
+    objective = np.ceil(market.objective(totals) * (1 - 1e-12))
+    good = np.isfinite(table.objective[rows]) & ~endless[rows, None]
+    for name, bound in bounds.items():
+        good &= np.ceil(totals[name] * (1 - 1e-9)) <= bound
+    for name in totals:
+        good &= totals[name] < LARGEST_COEFFICIENT
+        table.totals[name][rows] = totals[name]
+    table.objective[rows] = np.where(good, objective, np.inf)
 
 
 class _Unfinished(OutOfTime):
@@ -453,37 +546,43 @@ def _leads(family: Family, table: _Table | None, i: int, lead: tuple[str, int]) 
 
 
 def _splits(
-    market: Market, places: list[tuple[int, int]], tables: list[_Table | None], bounds: dict[str, int], memory: Memory
-) -> dict[tuple[int, int], dict[str, Floats]]:
-    """`split_bounds` of several (family, place of a count) at once, by number format.
+    market: Market, places: list[tuple[int, int]], tables: list[_Table | None], bounds: dict[str, int]
+) -> tuple[dict[tuple[int, int], dict[str, Floats]], dict[tuple[int, int], float]]:
+    """(`split_bounds` by number format, the least step [s] that there could be) of several (family, place of a count) at once.
 
-    Left out where a figure is unknown, where the answer is remembered, and where the bound of the whole machine already says
-    that no layout is good enough.
+    A format is left out where the bound of the whole machine already says that no layout is good enough, a place where a figure
+    is unknown.
     """
     question, best = market.question, market.best
     names, cases = [], []
+    found: dict[tuple[int, int], dict[str, Floats]] = {}
+    steps: dict[tuple[int, int], float] = {}
     for f, i in places:
         family, table = market.families[f], tables[f]
         assert table is not None
         count = int(table.counts[i])
-        cutoff = _cutoff(question, family, table, i, bounds, best.objective if best is not None else None)
-        if _remembered(market, family, count, cutoff, memory):
-            continue
+        cutoff = _cutoff(market, family, table, i, bounds, best.objective if best is not None else None)
         cores = cores_of(count, family.task.choices)
+        formats, least = [], np.inf
         try:
             accelerator = accelerator_of(question, family.machine, count)
             for precision in family.task.precisions if len(cores) else ():
-                if machine_bound(family.task, accelerator, count, family.floors[precision]) <= cutoff:
+                floor = float(machine_bound(family.task, accelerator, count, family.floors[precision]))
+                if floor <= cutoff:
                     machine_of(accelerator, precision, float(count))
-                    names.append((f, i, precision))
-                    cases.append((accelerator, cores, precision))
+                    formats.append(precision)
+                else:
+                    least = min(least, floor)
         except (UnknownValue, ImpossibleValue):
             continue
-    found: dict[tuple[int, int], dict[str, Floats]] = {place: {} for place in places}
+        found[f, i], steps[f, i] = {}, least
+        names += [(f, i, precision) for precision in formats]
+        cases += [(accelerator, cores, precision) for precision in formats]
     if cases:
         for (f, i, precision), bound in zip(names, split_bounds(question.task, cases), strict=True):
             found[f, i][precision] = bound
-    return found
+            steps[f, i] = min(steps[f, i], float(bound.min()))
+    return found, steps
 
 
 def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:
@@ -495,40 +594,16 @@ def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:
 def cheapest_by(
     question: Question, families: list[Family], memory: Memory, measure: Callable[[dict[str, Any]], Any], over: Over = never
 ) -> Column | None:
-    """The column with the least of a measure of its totals, over the grid of counts; None where there is no column.
+    """The column with the least of a measure of its totals (`Market.measure`), over the grid of counts; None where there is none.
 
-    measure: of totals that are integers or arrays, never falling where a total grows. Bounds of totals bound it from below.
     Raises OutOfTime where `over` becomes true first.
     """
-    market, bounds = Market(question, families), bounds_of(question)
-    heap: list[tuple[float, int, int]] = []
-    tables = []
-    for f, family in enumerate(families):
-        grid = counts_of(question, family)
-        table = _table(market, family, grid, bounds) if len(grid) else None
-        tables.append(table)
-        if table is not None:
-            least = np.where(np.isfinite(table.objective), measure(table.totals), np.inf).min(axis=1, initial=np.inf)
-            heap += [(float(value), f, i) for i, value in enumerate(least) if np.isfinite(value)]
-    heapq.heapify(heap)
-    best: tuple[float, Column] | None = None
-    while heap and (best is None or heap[0][0] < best[0]):
-        if over():
-            raise OutOfTime
-        _, f, i = heapq.heappop(heap)
-        table = tables[f]
-        assert table is not None
-        cutoff = _cutoff(question, families[f], table, i, bounds, None)
-        found = _search(market, families[f], int(table.counts[i]), cutoff, memory, over=over)
-        if found is None:
-            continue
-        market.columns.clear()
-        _add(market, f, table, i, found, bounds)
-        for column in market.columns:
-            value = float(measure(column.totals))
-            if best is None or value < best[0]:
-                best = value, column
-    return None if best is None else best[1]
+    market = Market(question, families, measure=measure)
+    grids = [counts_of(question, family) for family in families]
+    _explore(market, grids, lambda _: None, memory, refining=True, over=over)
+    if market.unsearched is not None:
+        raise OutOfTime
+    return market.best
 
 
 def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int]) -> _Table:
@@ -536,7 +611,7 @@ def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int
     hours = hours_of(question, like.service, like.least, like.goodput)
     instances = rented(question, family.machine, counts)
     totals = totals_of(family.rates, instances, family.machine.accelerators, hours)
-    objective = np.ceil(objective_of(question, totals) * (1 - 1e-12))
+    objective = np.ceil(market.objective(totals) * (1 - 1e-12))
     good = np.full(objective.shape, True)
     for name, bound in bounds.items():
         over = good & (np.ceil(totals[name] * (1 - 1e-9)) > bound)
@@ -560,7 +635,7 @@ def _table(market: Market, family: Family, counts: Floats, bounds: dict[str, int
     # out of every solver's range: such a job is never the best
     for name in totals:
         good &= totals[name] < LARGEST_COEFFICIENT
-    return _Table(counts, instances, like.service, like.goodput, np.where(good, objective, np.inf), totals)
+    return _Table(counts, instances, like.service, like.goodput, like.least.copy(), np.where(good, objective, np.inf), totals)
 
 
 def _counts(question: Question, family: Family, counts: Floats) -> _Counts:
@@ -583,15 +658,17 @@ def _counts(question: Question, family: Family, counts: Floats) -> _Counts:
     return family.known[key]
 
 
-def _cutoff(question: Question, family: Family, table: _Table, i: int, bounds: dict[str, int], best: int | None) -> float:
+def _cutoff(market: Market, family: Family, table: _Table, i: int, bounds: dict[str, int], best: int | None) -> float:
     """The longest ranked step [s] with which some offer keeps every limit and is no worse than the best so far."""
-    rates, n = family.rates, table.instances[i]
+    question, rates, n = market.question, family.rates, table.instances[i]
     per_hour = {"cost": rates.cost * 100, "carbon": rates.carbon, "water": rates.water * 10, "energy": rates.energy}
     hours = np.full(len(rates.offers), longest(question))
     for name in ("cost", "carbon", "water"):
         if name in bounds:
             hours = np.minimum(hours, bounds[name] / (n * np.maximum(per_hour[name], 1e-300)))
-    if best is not None:
+    if best is not None and market.measure is not None:
+        hours = np.minimum(hours, _longest_within(market, family, n, best))
+    elif best is not None:
         query = question.query
         if query.minimize == "time":
             hours = np.minimum(hours, best / 3600)
@@ -605,8 +682,20 @@ def _cutoff(question: Question, family: Family, table: _Table, i: int, bounds: d
     return float(step_within(question, table.goodput[i], np.array(most * (1 + 1e-9))))
 
 
+def _longest_within(market: Market, family: Family, instances: float, best: int) -> float:
+    """The most hours [h] with which some offer's objective is at most `best`; by bisection from above."""
+    low, high = 0.0, longest(market.question)
+    for _ in range(40):
+        middle = (low + high) / 2
+        totals = totals_of(family.rates, np.array([instances]), family.machine.accelerators, np.array([middle]))
+        low, high = (middle, high) if float(market.objective(totals).min()) <= best else (low, middle)
+    return high
+
+
 def _key(market: Market, family: Family, count: int) -> tuple[Any, ...]:
-    return (family.machine.name, family.machine.domain, count, family.task.precisions, *what_steps_depend_on(market.question))
+    if market.of_steps is None:
+        market.of_steps = what_steps_depend_on(market.question)
+    return (family.machine.name, family.machine.domain, count, family.task.precisions, *market.of_steps)
 
 
 def chip_searched(key: tuple[Any, ...]) -> str:
@@ -653,7 +742,7 @@ def _search(
     found = result.found[0] if result.found else None
     if not result.complete:
         raise _Unfinished(found)
-    memory[key] = (cutoff, found)
+    memory[key] = (max(cutoff, result.others * (1 - 1e-12)), found)  # what bounds discarded is not within them
     return found
 
 
@@ -663,7 +752,7 @@ def what_steps_depend_on(question: Question) -> tuple[Any, ...]:
     workload = query.workload
     return (
         workload.model, workload.length, workload.sequences, workload.stack, workload.release, workload.optimizer,
-        workload.offload, question.task.slowdown, query.rank, query.parallelism.model_dump_json(),
+        workload.offload, question.task.slowdown, question.task.given, query.rank, query.parallelism.model_dump_json(),
         query.fabric.topology, query.fabric.oversubscription, query.calibration_file,
     )  # fmt: skip
 
@@ -691,7 +780,8 @@ def _add(market: Market, f: int, table: _Table, i: int, found: Found, bounds: di
         if broken is not None:
             market.drop(_WALLS[broken], clause_of(market.question, broken), 1, "offers x counts: the best layout there breaks it")
         elif max(mine.values()) < LARGEST_COEFFICIENT:
-            market.columns.append(_column(market, f, j, count, int(table.instances[i]), mine, objective[j], found))
+            value = objective[j] if market.measure is None else int(np.ceil(market.measure(mine)))
+            market.columns.append(_column(market, f, j, count, int(table.instances[i]), mine, value, found))
 
 
 def _add_bound(market: Market, f: int, table: _Table, i: int) -> None:

@@ -106,11 +106,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The best layouts, best first, and what became of all others. `complete` False: the time was over before all were seen."""
+    """The best layouts, best first, and what became of all others. `complete` False: the time was over before all were seen.
+    others: where none was found, no layout has a ranked time [s] below this."""
 
     found: tuple[Found, ...]
     counted: Counted = field(default_factory=Counted)
     complete: bool = True
+    others: float = np.inf
 
 
 def search(
@@ -134,6 +136,7 @@ def search(
     """
     counted = Counted()
     best: list[Found] = []
+    others = [np.inf]  # lower bounds of what was discarded
 
     def worst() -> float:
         return min(cutoff, best[-1].ranked) if len(best) == top else cutoff
@@ -143,14 +146,17 @@ def search(
     heap: list[_Batch] = []
     for precision in task.precisions if len(cores) else ():
         counted.strategies += int(sizes.sum())
-        if prune and floors is not None and machine_bound(task, accelerator, accelerators, floors[precision]) > cutoff:
+        floor = 0.0 if floors is None else float(machine_bound(task, accelerator, accelerators, floors[precision]))
+        if prune and floor > cutoff:
             counted.bound += int(sizes.sum())
+            others.append(floor)
             continue
         known = None if splits is None else splits.get(precision)
         least = split_bounds(task, [(accelerator, cores, precision)])[0] if known is None else known
         bound = np.repeat(least, np.diff(cores.splits, append=len(cores)))
         good = np.flatnonzero(bound <= cutoff) if prune else np.arange(len(cores))
         counted.bound += int(sizes.sum() - sizes[good].sum())
+        others.append(float(least[least > cutoff].min(initial=np.inf)))
         heap += _batches(precision, good, bound[good], np.ones(len(good)), _CORES, False)
     heapq.heapify(heap)
     while heap:
@@ -160,6 +166,7 @@ def search(
         at, precision, lost = batch.at, batch.precision, batch.bound > worst()
         if prune:
             counted.bound += int(sizes[at[lost]].sum())
+            others.append(float(batch.bound[lost].min(initial=np.inf)))
             at = at[~lost]
         if not len(at):
             continue
@@ -175,10 +182,11 @@ def search(
         if len(fitting):
             part = _part(every, fitting)
             ranked = step_of(task, accelerator, part, host).ranked(task.pessimistic)
+            others.append(float(ranked[ranked > worst()].min(initial=np.inf)))
             good = np.flatnonzero(ranked <= worst())
             good = good[np.argsort(ranked[good], kind="stable")[:top]]
             best = sorted([*best, *(_found(part, int(i), float(ranked[i])) for i in good)], key=lambda f: f.ranked)[:top]
-    return Result(tuple(best), counted)
+    return Result(tuple(best), counted, others=min(others))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -361,25 +369,28 @@ def _bounds(
     machines = [training.machine_of(accelerator, precision, largest) for accelerator, _, precision in cases]
     run = training.run_of(task.model, cases[0][0], task.job, layouts, task.stack)
     run = replace(run, machine=training.repeated(machines, lengths) if len(cases) > 1 else machines[0])
-    each: list[dict[str, Any]] = []
-    factors = []
+    known: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
     for accelerator, _, precision in cases:
+        if (accelerator.name, precision) in known:
+            continue
         settings = _settings(task, accelerator, precision)
         resolved = [task.constants.resolve([setting]) for setting in settings]
         constants = {name: _single(value) for name, value in resolved[0].items()}
         constants["tensor_exposed"] = min(_single(c["tensor_exposed"]) for c in resolved)
         widths = [task.constants.half_width(setting, task.model.name) if task.pessimistic else 0.0 for setting in settings]
         ratios = [_single(c["time_factor"]) / constants["time_factor"] for c in resolved]
-        factors.append(min(ratio * np.exp(width) for ratio, width in zip(ratios, widths, strict=True)))
-        each.append(constants)
+        factor = min(ratio * np.exp(width) for ratio, width in zip(ratios, widths, strict=True))
+        known[accelerator.name, precision] = constants, factor
+    each = [known[accelerator.name, precision][0] for accelerator, _, precision in cases]
+    factors = [known[accelerator.name, precision][1] for accelerator, _, precision in cases]
     together = {name: _repeated([constants[name] for constants in each], lengths) for name in each[0]}
     _, parts, _ = training.evaluate(run, together)
     lag = training.straggling(layouts.accelerators, Q(1.0, "s"), together["straggler_growth"]) / Q(1.0, "s")
     for name in without:  # and what waiting for the slowest adds to them
         parts["stragglers"] = parts["stragglers"] - lag * parts.pop(name)
     total = _total(parts) + stretched(parts, np.concatenate(stretches))
-    factor = np.repeat(factors, lengths) * max(task.slowdown, 1.0) * (1 - 1e-9)
-    return np.split(np.asarray(total.m_as("s") * factor, float), np.cumsum(lengths)[:-1])
+    scale = np.repeat(factors, lengths) * max(task.slowdown, 1.0) * (1 - 1e-9)
+    return np.split(np.asarray(total.m_as("s") * scale, float), np.cumsum(lengths)[:-1])
 
 
 def _repeated(values: Sequence[Any], times: Sequence[int]) -> Any:
