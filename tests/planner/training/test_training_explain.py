@@ -237,12 +237,11 @@ def test_whole_instances_clash_where_fractions_do_not(seed: int, put: Callable[[
         _check_alone(table, clauses, fix)
 
 
-@pytest.mark.parametrize("seed", [7, 11])
 def test_what_was_found_when_the_time_ends_is_kept(
-    seed: int, put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch
+    put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """The time is over after so many looks at the clock: what is said then is part of the whole answer, and the rest is named."""
-    catalog, _, clauses = planted(seed)
+    catalog, _, clauses = planted(7)
     put(catalog)
     monkeypatch.setattr(in_parallel, "each", lambda function, items: [function(item) for item in items])  # one clock
     asked, looks, most, hows = Asker(TODAY).question(query_of(clauses)), 0, math.inf, set[str]()
@@ -255,7 +254,7 @@ def test_what_was_found_when_the_time_ends_is_kept(
     whole = why_infeasible(asked, Asker(TODAY, over=over))
     fixes, all_looks = {fix.clause: fix for fix in whole.fixes}, looks
     assert not whole.left and all_looks > 100
-    for share in (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.95):
+    for share in (0.05, 0.6, 0.75, 0.95):
         looks, most = 0, share * all_looks
         found = why_infeasible(asked, Asker(TODAY, over=over))
         assert found.left
