@@ -113,10 +113,11 @@ class Cuts:
         """Make the curve of column j exact where it first carries `load`, which `units` do not: the solver goes there next."""
         self.add(j, units)
         carried = self.curve(j, units)
-        if not 0 < carried < load:
+        if carried >= load:
             return False
         # what a unit carries never falls as units are added: as many at today's rate each are enough
-        low, high = units, min(-(-units * load // carried), max(self.points[j]))
+        low, high = units, max(self.points[j])
+        high = min(-(-units * load // carried), high) if carried else high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.curve(j, middle) >= load else (middle, high)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,16 +22,17 @@ import numpy as np
 from zoo.units import Q, Quantity
 
 from . import distance, in_parallel, plan
-from .alone import alone
+from .alone import Alone, Part, alone, counting_everything, most_carried, narrowed, possible, reached, sharing
 from .certify import Certificate, certify
 from .columns import Memory, learn, tiers
-from .lean import Least, giving_way, lean, serves_everybody
+from .lean import Least, giving_way, lean, promising, serves_everybody
 from .market import Column, Exact, Market
-from .prepare import Prepared, Progress, in_objective_units, objective_units
-from .program import SCALES, dequantise, quantise
+from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare
+from .program import LARGEST_COEFFICIENT, SCALES, dequantise, quantise
 from .query import Clause, ServeQuery
 from .records import QueryError, parse_path
 from .scalars import Keys
+from .space import tpot_limit
 
 # What a clause becomes when it is taken out of the question; None removes the key.
 _EVERYTHING: dict[str, object] = {
@@ -88,8 +89,12 @@ def relaxable(query: ServeQuery) -> list[Clause]:
 
 # HiGHS is asked for so many seconds. Where limits leave next to no room it may count through the plans (measured: 21 s, on
 # programs of which CP-SAT settles each in 0.1 s); CP-SAT takes 0.5 s to load, so it is asked second.
-_SOON = 0.5
-_NEARLY = 0.01  # to which a further move is decided: its price need not be known to the last cent
+_SOON = 1.0
+# As long where CP-SAT is of no use: where the optimum is wanted to a share, and is not next to a limit.
+_LONGER = 5.0
+# By how much of the room between the least that could do and a bound what units carry is understated to find a plan within it.
+_UNDERSTATED = 0.75
+_NEARLY = 0.01  # to which a further move is found and decided: neither it nor its price need be known to the last digit
 
 
 @dataclass(slots=True)
@@ -112,32 +117,57 @@ class Asker:
         return self._proven(lean(query, self.memory, least))
 
     def _proven(self, prepared: Prepared) -> Certificate:
-        certificate = self.certified(prepared, prepared.market, self.memory.exact)
-        self.memory.exact = certificate.exact or self.memory.exact
-        return certificate
+        most = reached(prepared)
+        part = narrowed(prepared, sum(prepared.market.rates), most)
+        return self.certified(part, part.prepared.market, most)
 
-    def certified(self, prepared: Prepared, market: Market, begin: Exact = MappingProxyType({})) -> Certificate:
-        """The proof of a market, which may have columns beside the question's own: each unit of those carries a unit of load."""
-        solver = prepared.query.solver
+    def certified(self, part: Part, market: Market, most: int | None = None) -> Certificate:
+        """The proof of a market, which may have columns beside the question's own: each unit of those carries a unit of load.
+
+        `most`: an objective that some plan reaches.
+        """
+        solver, engines = part.prepared.query.solver, ["cpsat"]
         seconds = float(solver.time.m_as("s"))
         if solver.engine != "cpsat" and not self.counts:
-            found = _certified(prepared, market, "highs", min(seconds, _SOON), begin)
+            engines.insert(0, "highs")
+        for engine in engines:
+            left = min(seconds, _SOON) if engine == "highs" else seconds
+            found = _certified(part, market, engine, left, self.memory.exact, most)
+            self.memory.exact = found.exact or self.memory.exact
             if found.status != "stopped":
                 return found
-            begin, self.counts = found.exact, True
-        found = _certified(prepared, market, "cpsat", seconds, begin)
-        self.unproven |= found.status == "stopped"
+            self.counts = True
+        self.unproven = True
         return found
 
-    def within(self, query: ServeQuery, most: int) -> bool:
-        """Whether some plan's objective is at most `most`, decided to `_NEARLY` of the objective.
+    def within(self, query: ServeQuery, resource: str) -> bool:
+        """Whether a question has a plan within its limit of what it minimises, decided to `_NEARLY` of that.
 
-        Asked of the optimum: a limit on the objective itself would leave next to no room, and a solver would count plans.
+        Where fleets of one kind do not tell, a solver is asked for the optimum, without that limit, which would leave next to no
+        room: it would count plans. First with what units carry understated, so that the first plan it finds likely is one.
         """
         prepared = lean(query, self.memory)
-        found = _certified(prepared, prepared.market, "highs", _SOON, self.memory.exact, _NEARLY, most)
+        told = possible(prepared)
+        if told is not None:
+            return told
+        most, total = _bound(prepared.market, resource), sum(prepared.market.rates)
+        part = narrowed(prepared, total, most)
+        market = part.prepared.market
+        free = replace(market, limits=tuple(one for one in market.limits if one.clause != f"limits.{resource}"))
+        seconds = min(float(query.solver.time.m_as("s")), _LONGER)
+        each = zip(free.columns, free.objective, strict=True)
+        ideal = min((goal * total / part.tops[column.name] for column, goal in each), default=math.inf)
+        if ideal < most:
+            under = 1 - _UNDERSTATED * (1 - ideal / most)
+            less = replace(part, tops={name: math.floor(top * under) for name, top in part.tops.items()}, begin={})
+            guess = _certified(less, free, "highs", seconds, {}, most, gap=1.0)
+            if guess.objective is not None and guess.objective <= most:
+                return True
+        found = _certified(part, free, "highs", seconds, self.memory.exact, most, gap=_NEARLY)
         self.memory.exact = found.exact or self.memory.exact
-        return found.objective is not None and found.objective <= most
+        within = found.objective is not None and found.objective <= most
+        self.unproven |= not within and found.status == "stopped"
+        return within
 
     def feasible(self, query: ServeQuery) -> bool:
         """Whether any plan exists: where anything is limited, a solver says so, which stops at its first plan."""
@@ -154,27 +184,56 @@ class Asker:
     def _answer(self, query: ServeQuery) -> bool:
         if query.supply.mixed and not query.supply.quota and all(bound is None for _, bound in query.limits):
             return serves_everybody(query, self.memory)
-        prepared = lean(query, self.memory, Least())
-        pools = alone(prepared)
-        if pools is not None and not pools.late(prepared).all():
+        limit = tpot_limit(query)
+        tpot = None if limit is None else limit.m_as("s")
+        if not any(key[0] == tpot for key in self.memory.runs) and possible(promising(query, self.memory)):
             return True
-        return self._proven(prepared).status == "optimal"
+        prepared = lean(query, self.memory, Least())
+        found = possible(prepared)
+        return self._proven(prepared).objective is not None if found is None else found
+
+
+def best_purchases(query: ServeQuery, memory: Memory) -> tuple[Prepared, Certificate]:
+    """The certified best purchases of a question, with the part of its market that they are chosen from: all that is in a plan as
+    good as theirs."""
+    prepared = prepare(query, memory=memory)
+    most = reached(prepared)
+    part = narrowed(prepared, sum(prepared.market.rates), most)
+    engine = "cpsat" if query.solver.engine == "cpsat" else "highs"
+    seconds = float(query.solver.time.m_as("s"))
+    return part.prepared, _certified(part, part.prepared.market, engine, seconds, memory.exact, most, tie_break=True)
+
+
+def _bound(market: Market, resource: str) -> int:
+    return next(limit.bound for limit in market.limits if limit.clause == f"limits.{resource}")
 
 
 def _certified(
-    prepared: Prepared, market: Market, engine: str, seconds: float, begin: Exact, gap: float = 0.0, most: int | None = None
+    part: Part,
+    market: Market,
+    engine: str,
+    seconds: float,
+    begin: Exact,
+    most: int | None,
+    gap: float = 0.0,
+    tie_break: bool = False,
 ) -> Certificate:
-    """See `certify`; columns beside the question's own carry a unit of load a unit."""
-    curves, own = prepared.choices.curves, len(prepared.market.columns)
+    """See `certify`; columns beside the question's own carry a unit of load a unit. `begin`: where a part says nothing."""
+    curves, own = part.prepared.choices.curves, len(part.prepared.market.columns)
+
+    def slope(j: int) -> int:
+        column = market.columns[j]
+        return 1 if j >= own else min(curves[column.curve].slope, part.tops.get(column.name, LARGEST_COEFFICIENT))
+
     return certify(
         market,
         lambda j, units: units if j >= own else curves[market.columns[j].curve].best(units)[0],
-        lambda j: 1 if j >= own else curves[market.columns[j].curve].slope,
+        slope,
         engine,
         gap,
         seconds,
-        tie_break=False,
-        begin=begin,
+        tie_break=tie_break,
+        begin=part.begin or begin,
         most=most,
         learn=lambda asked: learn((curves[market.columns[j].curve], [units]) for j, units in asked if j < own),
     )
@@ -185,9 +244,10 @@ class Explanation:
     """Why there is no plan.
 
     `conflict` is the smallest clash found, `further` the others; `complete`: there are no more. `innocent` clauses are
-    in none of them and in no repair; `nearest` is the question repaired by the smallest move (`distance`), and `by` that repair;
+    in none of them and in no repair; `nearest` is the best plan of the question repaired by the smallest move (`distance`), `by`
+    that repair, whose value it has or, where that is many times cheaper (`_DEAR`), the further one;
     `stuck`: paths of clauses in clashes that no change of theirs alone repairs;
-    `freed` are the questions in which all clauses of a joint repair are dropped, with those clauses; `proven`: every question
+    `freed` are the best plans when all clauses of a joint repair are dropped, with those clauses; `proven`: every question
     that was asked on the way has its proof.
     """
 
@@ -196,19 +256,26 @@ class Explanation:
     complete: bool = True
     fixes: tuple[plan.Fix, ...] = ()
     innocent: tuple[plan.Conflict, ...] = ()
-    nearest: ServeQuery | None = None
+    nearest: plan.Plan | None = None
     by: plan.Fix | None = None
-    freed: tuple[tuple[tuple[Clause, ...], ServeQuery], ...] = ()
+    freed: tuple[tuple[tuple[Clause, ...], plan.Plan], ...] = ()
     stuck: tuple[str, ...] = ()
     proven: bool = True
 
 
+Best = Callable[[ServeQuery], plan.Plan]
+
+
 def why_infeasible(
-    prepared: Prepared, progress: Progress = lambda _: None, memory: Memory | None = None, kept: Collection[str] = ()
+    prepared: Prepared,
+    progress: Progress = lambda _: None,
+    memory: Memory | None = None,
+    kept: Collection[str] = (),
+    best: Best | None = None,
 ) -> Explanation:
     """The clashes and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is.
 
-    `kept`: paths of clauses that may be to blame, but that no repair moves.
+    `kept`: paths of clauses that may be to blame, but that no repair moves. `best` plan of a question, where plans are wanted.
     """
     query, asker = prepared.query, Asker(memory or Memory())
     clauses = relaxable(query)
@@ -222,8 +289,10 @@ def why_infeasible(
     later = [one for one in joint if alone and any(clause.path.startswith("sla.t") for clause in one)]
     tasks = [*([clause] for clause in alone), *([[]] if alone else []), *(one for one in joint if one not in later)]
     repairs = _repairs(query, [t for t in tasks if not any(clause.path in kept for clause in t)], asker, progress)
+    possible = [at for at, (fix, _) in enumerate(repairs) if fix.objective is not None]
+    near = min(possible, key=lambda at: _distance(query, *repairs[at]), default=None)
     freed = [one for one in joint if not alone and sum(_has_size(clause.path) for clause in one) > 1]
-    nearest = min((r for r in repairs if r[0].objective is not None), key=lambda r: _distance(query, *r), default=None)
+    fixes, plans, further = _beyond_them(query, repairs, near, [without(query, one) for one in freed], asker, progress, best)
     cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
     blamed = {c.path for core in cores for c in core} | {path for fix, _ in repairs for path in fix.clause.split(" + ")}
     first, *rest = (tuple(_blamed(c) for c in core) for core in cores)
@@ -231,11 +300,11 @@ def why_infeasible(
         first,
         tuple(rest),
         complete,
-        (*(fix for fix, _ in repairs), *map(not_sought, later)),
+        (*fixes, *map(not_sought, later)),
         tuple(_blamed(c) for c in clauses if c.path not in blamed),
-        None if nearest is None else nearest[1],
-        None if nearest is None else nearest[0],
-        tuple((tuple(one), without(query, one)) for one in freed),
+        further or (plans[-1] if plans and near is not None else None),
+        None if near is None else fixes[near],
+        tuple((tuple(one), each) for one, each in zip(freed, plans, strict=False)),
         tuple(dict.fromkeys(c.path for core in cores for c in core if c not in alone)),
         not asker.unproven,
     )
@@ -352,23 +421,58 @@ def _size(value: Any) -> float:
 
 
 def _repairs(query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progress: Progress) -> list[Repair]:
-    """For each set of clauses whose removal is enough: its least moves, and the best plan then.
+    """For each set of clauses whose removal is enough: its least moves, and what the best plan then costs.
 
     For no clauses: the moves with the least sum, where that is less than any single one.
     """
 
-    def repair(together: list[Clause]) -> tuple[Repair | None, bool]:
-        found = _joint_fix(query, together, asker, progress) if together else _least_joint_move(query, asker)
-        beyond = None if found is None else (_beyond(query, together, found[0], asker, progress), found[1])
-        return beyond, asker.unproven  # said in the answer, because another process has an asker of its own
+    def repair(together: list[Clause]) -> Repair | None:
+        return _joint_fix(query, together, asker, progress) if together else _least_joint_move(query, asker)
 
-    found = in_parallel.each(repair, tasks) if asker.slow else [repair(task) for task in tasks]
-    asker.unproven |= any(unproven for _, unproven in found)
     kept: dict[frozenset[str], Repair] = {}
-    for one, _ in found:
+    for one in _each(asker, [partial(repair, task) for task in tasks]):
         if one is not None:
             kept.setdefault(frozenset(one[0].clause.split(" + ")), one)
     return list(kept.values())
+
+
+def _each(asker: Asker, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What each job returns; in processes of their own where that pays. Theirs have askers of their own."""
+
+    def run(job: Callable[[], Any]) -> tuple[Any, bool]:
+        return job(), asker.unproven
+
+    found = in_parallel.each(run, jobs) if asker.slow else [run(job) for job in jobs]
+    asker.unproven |= any(unproven for _, unproven in found)
+    return [one for one, _ in found]
+
+
+def _beyond_them(
+    query: ServeQuery,
+    repairs: Sequence[Repair],
+    near: int | None,
+    freed: Sequence[ServeQuery],
+    asker: Asker,
+    progress: Progress,
+    best: Best | None,
+) -> tuple[list[plan.Fix], list[plan.Plan], plan.Plan | None]:
+    """(the repairs with what lies beyond their least moves; the best plans of the freed questions and of the nearest, `near`;
+    that of its further move, where its least one is many times dearer)."""
+    clauses = {clause.path: clause for clause in relaxable(query)}
+
+    def beyond(at: int) -> tuple[plan.Fix, plan.Plan | None]:
+        fix, _ = repairs[at]
+        moved = [clauses[path] for path in fix.clause.split(" + ")]
+        return _beyond(query, moved, fix, asker, progress, best if at == near else None)
+
+    wanted = [*freed, *([repairs[near][1]] if near is not None else [])] if best else []
+    jobs: list[Callable[[], Any]] = [
+        *(partial(beyond, at) for at in range(len(repairs))),
+        *(partial(best, question) for question in wanted if best),
+    ]
+    found = _each(asker, jobs)
+    beyonds, plans = found[: len(repairs)], found[len(repairs) :]
+    return [fix for fix, _ in beyonds], plans, next((further for _, further in beyonds if further is not None), None)
 
 
 def _has_size(path: str) -> bool:
@@ -399,7 +503,7 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     first = len(market.columns)
     extra = [Column(name, market.columns[0].offer, -1, k, 1, amounts, "nothing") for name, k, amounts, _ in slack]
     certificate = asker.certified(
-        prepared,
+        Part(prepared, {}, {}),
         replace(
             market,
             columns=(*market.columns, *extra),
@@ -476,34 +580,46 @@ def sought(query: ServeQuery, fix: plan.Fix, memory: Memory, progress: Progress 
 
 # How much dearer than without the moved clauses a plan may be that moves further than the least.
 _WITHIN = 0.1
+# How many times dearer than its further move a least move is that nobody would take.
+_DEAR = 3.0
 
 
-def _beyond(query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Asker, progress: Progress) -> plan.Fix:
-    """A repair with what lies beyond its least move; as it is where none or several of its clauses have a size.
+def _beyond(
+    query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Asker, progress: Progress, best: Best | None
+) -> tuple[plan.Fix, plan.Plan | None]:
+    """(a repair with what lies beyond its least move; the `best` plan then, where the least move is many times dearer).
 
-    The further move is the least of the question that also bounds its objective; of a latency that is decided to `_NEARLY` of
-    the objective (`Asker.within`). A demand moves on to no plan at all, and the objective's own limit no further.
+    As it is where none or several of its clauses have a size.
+
+    The further move is the least of the question that also bounds its objective; of a latency it is found to `_NEARLY` of its
+    value, and decided to as much of the objective (`Asker.within`). A demand moves on to no plan at all, and the objective's
+    own limit no further.
     """
     sized = [clause for clause in together if _has_size(clause.path)]
     if len(sized) != 1 or sized[0].path.endswith("rate") or fix.objective is None or set(fix.value.split("; ")) == {"dropped"}:
-        return fix
+        return fix, None
     progress(f"what if {fix.clause} moved further?")
     resource, others = query.minimize, [clause for clause in together if clause is not sized[0]]
     least = asker.proof(without(query, together)).objective
     if least is None:
-        return fix
+        return fix, None
     found, near = fix.model_copy(update={"without": in_objective_units(query, least)}), math.floor(least * (1 + _WITHIN))
     if resource not in SCALES or sized[0].path == f"limits.{resource}" or fix.objective <= (in_objective_units(query, near) or 0):
-        return found
+        return found, None
     own = getattr(query.limits, resource)
     bound = near if own is None else min(near, quantise(own, resource, "down"))
     bounded = without(query, others).set(*_bounded(f"limits.{resource}", resource, bound))
-    move = _least_move(bounded, sized[0], asker, [], lambda moved: asker.within(moved.set(f"limits.{resource}", own), bound))
+    move = _least_move(bounded, sized[0], asker, [], lambda moved: asker.within(moved, resource), _NEARLY)
     if move is None or move.value == "dropped":
-        return found
-    then = asker.proof(move.query).objective
+        return found, None
     value = "; ".join(move.value if clause is sized[0] else "dropped" for clause in together)
-    return found.model_copy(update={"further": value, "further_objective": in_objective_units(query, then)})
+    shown = None
+    if best is not None and fix.objective > _DEAR * (in_objective_units(query, near) or math.inf):
+        shown = best(move.query.set(f"limits.{resource}", own))
+        then = shown.objective
+    else:
+        then = in_objective_units(query, asker.proof(move.query).objective)
+    return found.model_copy(update={"further": value, "further_objective": then}), shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,12 +645,14 @@ def _least_move(
     asker: Asker,
     relaxed: list[Clause],
     enough: Callable[[ServeQuery], bool] | None = None,
+    close: float = 0.0,
 ) -> Move | None:
     """The least move of one clause that makes the question feasible while `relaxed` are taken out; None when none does.
 
     `enough` tells the same of a question as that it is feasible, where that is dear to ask.
-    Exact: one step less (`_step`) is still infeasible. What has no size (a list of chips, of regions) is dropped whole, and so
-    is a latency that no finite move repairs (a pool at saturation has no finite TTFT).
+    Exact: one step less (`_step`) is still infeasible; of a latency, a share `close` less where that is more than a step. What
+    has no size (a list of chips, of regions) is dropped whole, and so is a latency that no finite move repairs (a pool at
+    saturation has no finite TTFT).
     """
     if clause.path.startswith("limits."):
         return _least_limit(query, clause, asker, relaxed)
@@ -558,13 +676,8 @@ def _least_move(
     def holds(steps: int) -> bool:
         return repaired(without(moved(steps), relaxed))
 
-    free = lean(without(dropped, relaxed), asker.memory)
-    floor = math.floor(_least_latency(free, clause) / size * (1 - 1e-9)) - 1
-    start, kept = max(at, floor), _enough_alone(free, clause)
-    if kept is not None and math.ceil(kept / size) > start and holds(math.ceil(kept / size)):
-        found: int | None = _last(holds, math.ceil(kept / size), start)
-    else:
-        found = _first(holds, start, down=False)
+    floor, kept = _likely(lean(without(dropped, relaxed), asker.memory), clause)
+    found = _least(holds, at, floor / size, None if kept is None else kept / size, close)
     return Move(dropped, "dropped") if found is None else Move(moved(found), _text(found * size, unit))
 
 
@@ -573,37 +686,44 @@ def _step(value: Quantity) -> float:
     return 1.0 if value.m_as("ms") >= 10 else 0.1
 
 
-def _least_latency(prepared: Prepared, clause: Clause) -> float:
-    """A latency [ms] below which a clause cannot be met, whatever else gives way: of an idle replica without a network.
+def _likely(prepared: Prepared, clause: Clause) -> tuple[float, float | None]:
+    """Latencies [ms] below which a clause cannot be met, whatever else gives way, and from which on fleets of one kind meet it.
 
-    `prepared` is the question without the clause. It only tells where to begin to look.
+    `prepared` is the question without the clause. They only tell where to look: batches between those tried are not looked at.
+    None: no fleet of one kind does.
     """
-    statistic = clause.path.split(".", 2)[2]
+    pools = alone(prepared)
+    shares = [sharing(prepared, limit) for limit in counting_everything(prepared.market)]
+    bounds = [_idle(prepared, clause), *(_kept(prepared, clause, each) for each in shares)]
+    return max(bound for bound in bounds if bound is not None), _kept(prepared, clause, pools)
+
+
+def _idle(prepared: Prepared, clause: Clause) -> float:
+    """The latency [ms] of an idle replica without a network, the least of all."""
     times = [curve.runs.stations for curve in prepared.choices.curves if len(curve.usable)]
     if not times:
         return 0.0
     if clause.path.startswith("sla.tpot"):
         return 1000 * min(float(t.tpot_s.min()) for t in times)
-    service = -math.log1p(-float(statistic[1:]) / 100)
+    service = -math.log1p(-_percentile(clause))
     return 1000 * min(float((t.delay_s + t.prefill_s * service).min()) for t in times)
 
 
-def _enough_alone(prepared: Prepared, clause: Clause) -> float | None:
-    """A latency [ms] that machines of one kind keep, as many as the limits allow; None where none do.
-
-    `prepared` is the question without the clause. It only tells where to begin to look.
-    """
-    pools = alone(prepared)
+def _kept(prepared: Prepared, clause: Clause, pools: Alone | None) -> float | None:
+    """The least latency [ms] of a clause that one of these pools keeps beside its other targets; None where none does."""
     if pools is None:
         return None
-    good = ~pools.late(prepared)
+    pools = pools.at(np.flatnonzero(pools.in_time(prepared)))
     if clause.path.startswith("sla.tpot"):
-        kept = pools.stations.tpot_s[good]
+        kept = pools.stations.tpot_s
     else:
-        percentile = float(clause.path.split(".", 2)[2][1:]) / 100
-        network = np.array([_network(prepared, column) for column in prepared.market.columns])[pools.column]
-        kept = (pools.first_token(percentile, prepared.query.workload.arrivals.cv**2) + network)[good]
+        network = np.array([_network(prepared, column) for column in prepared.market.columns])
+        kept = pools.first_token(prepared, _percentile(clause)) + network[pools.column]
     return 1000 * float(kept.min()) if len(kept) and np.isfinite(kept.min()) else None
+
+
+def _percentile(clause: Clause) -> float:
+    return float(clause.path.split(".", 2)[2][1:]) / 100
 
 
 def _network(prepared: Prepared, column: Column) -> float:
@@ -628,12 +748,19 @@ def _most_demand(query: ServeQuery, clause: Clause, asker: Asker, relaxed: list[
         def kept(load: int) -> ServeQuery:
             return without(query.set(clause.path, f"{load / 1000:.10g}/s"), relaxed)
 
-        load = _first(lambda load: asker.feasible(kept(load)), market.rates[k], down=True)
+        load = _most(lambda load: asker.feasible(kept(load)), market.rates[k])
         text = None if load is None else f"{load / 1000:.10g}/s"
         return None if text is None else Move(query.set(clause.path, text), text)
+    # what the others ask for, and as much of this as a fleet of one kind serves beside it, some plan carries
+    others = sum(market.rates) - market.rates[k]
+    part = narrowed(prepared, min(max(most_carried(prepared), others), sum(market.rates)))
+    market = part.prepared.market
+    if not market.columns:
+        return None
     nowhere = Column("not served", market.columns[0].offer, -1, (k,), 1, dict.fromkeys(market.columns[0].amounts, 0), "nothing")
     zero = (0,) * len(market.columns)
-    certificate = asker.certified(prepared, replace(market, columns=(*market.columns, nowhere), objective=(*zero, 1)))
+    giving = replace(market, columns=(*market.columns, nowhere), objective=(*zero, 1))
+    certificate = asker.certified(part, giving)
     if certificate.status != "optimal" or certificate.objective is None or certificate.objective >= market.rates[k]:
         return None
     served = f"{(market.rates[k] - certificate.objective) / 1000:.10g}/s"
@@ -645,36 +772,48 @@ def _text(size: float, unit: Quantity) -> str:
     return f"{size:.10g}{name}"
 
 
-def _first(holds: Callable[[int], bool], start: int, down: bool) -> int | None:
-    """The first whole number beyond `start` at which `holds` becomes true (it stays true): doubling, then bisection.
-
-    Downwards it stops at 1. None when it does not hold even far away (at 4,096 times the start).
-    """
+def _most(holds: Callable[[int], bool], start: int) -> int | None:
+    """The largest whole number below `start` at which `holds` is true, as it is for all below; None: not even at 1."""
     bad, stride = start, 1
-    while True:
-        good = max(start - stride, 1) if down else start + stride
-        if holds(good):
-            break
-        if (down and good == 1) or (not down and good > 4096 * max(start, 1)):
+    while not holds(good := max(bad - stride, 1)):
+        if good == 1:
             return None
         bad, stride = good, stride * 4
-    while abs(good - bad) > 1:
+    while bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if holds(middle) else (good, middle)
     return good
 
 
-def _last(holds: Callable[[int], bool], good: int, bad: int) -> int:
-    """The least whole number at which `holds` is true: between `good`, where it is, and `bad` below, where it is not."""
-    stride = 1
-    while good - stride > bad:
-        if not holds(good - stride):
-            bad = good - stride
-            break
-        good, stride = good - stride, stride * 4
-    while good - bad > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if holds(middle) else (good, middle)
+def _least(holds: Callable[[int], bool], bad: int, low: float, high: float | None, close: float) -> int | None:
+    """The least whole number above `bad` at which `holds` is true, and a share `close` below which it is not, where that is
+    more than one. None when it does not hold even far away (at 4,096 times as much).
+
+    `low` and `high`: where it likely does not hold yet, mostly but for a little, and where it likely does. They only save
+    questions.
+    """
+
+    def step(n: int) -> int:
+        return max(1, math.floor(n * close))
+
+    good = None
+    at = math.ceil(low * (1 - 1e-9)) - 1
+    if at > bad:
+        good, bad = (at, bad) if holds(at) else (None, at)
+    first, stride = max(bad, 1), step(bad)
+    while good is None:
+        at = bad + stride
+        if high is not None and bad < high:
+            at = min(at, max(math.ceil(high * (1 - 1e-9)), bad + 1))
+        if holds(at):
+            good = at
+        elif at > 4096 * first:
+            return None
+        else:
+            bad, stride = at, 4 * stride
+    while good - bad > step(good):
+        at = math.isqrt(good * bad) if good > 2 * bad > 0 else (good + bad) // 2
+        good, bad = (at, bad) if holds(at) else (good, at)
     return good
 
 

@@ -49,6 +49,15 @@ def lean(query: ServeQuery, memory: Memory, least: Least | None = None, cap: int
     return _market(query, memory, least, lambda machine, needs, bounds: _Contest(rate, machine, needs, bounds), cap)
 
 
+def promising(query: ServeQuery, memory: Memory) -> Prepared:
+    """As `lean` with nothing to minimise, of the kinds of machine that are laid out already and a few that promise most.
+
+    Whoever has a plan here has one in the question; to lay out all of them may take longer than to look here first.
+    """
+    rate = sum(quantise(population.rate, "load", "up") for population in query.populations)
+    return _market(query, memory, Least(), lambda machine, needs, bounds: _Contest(rate, machine, needs, bounds, few=True))
+
+
 def giving_way(query: ServeQuery, memory: Memory) -> Prepared:
     """As `lean` with nothing to minimise, for a program in which demand and limits may give way: all machines are laid out."""
     return _market(query, memory, Least(), lambda machine, needs, _: _Contest(0, machine, needs[:, :0], np.zeros(0)))
@@ -100,6 +109,7 @@ def price(query: ServeQuery, memory: Memory) -> None:
 
 # How many kinds of machine are laid out together: fewer calls or less work in vain.
 _TOGETHER = 12
+_FEW = 3  # and where a few that promise most are enough
 
 
 def _one_after_another(
@@ -159,6 +169,7 @@ class _Contest:
     machine: np.ndarray  # by offer: position of its kind of machine
     needs: np.ndarray  # offers x bounds: what one instance takes
     bounds: np.ndarray
+    few: bool = False  # whether it is enough to lay out a few machines that promise most
 
     def able(self, tops: Sequence[Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(offer, instances of a unit, the largest share of a bound that all the demand would take on it alone), where some plan
@@ -208,6 +219,9 @@ def _laid_out(
         if not pending:
             return [found.get(i, []) for i in range(len(machines))]
         order = sorted(pending, key=pending.__getitem__)
+        if contest.few:
+            lay_out(order[:_FEW])
+            return [found.get(i, []) for i in range(len(machines))]
         lay_out(order if len(order) <= 3 * _TOGETHER else order[:_TOGETHER])
 
 
@@ -226,11 +240,13 @@ def _ceilings(keys: Sequence[Key], query: ServeQuery, memory: Memory) -> dict[in
     """
     limit = space.tpot_limit(query)
     tightest = math.inf if limit is None else float(limit.m_as("s"))
+    first = [(bound.percentile or 0.0, float(bound.limit.m_as("s"))) for bound in query.sla.bounds() if bound.metric == "ttft"]
     tops: dict[int, dict[int, float]] = {}
     for i, key in enumerate(keys):
         for source, faster in ((memory, 1.0), (memory.today, memory.faster)):
             if source is not None and math.isfinite(faster) and key[1:] in source.surveys and key not in memory.runs:
-                most = space.most_carried(source.surveys[key[1:]], tightest * faster)
+                targets = [(percentile, faster * seconds) for percentile, seconds in first]
+                most = space.most_carried(source.surveys[key[1:]], tightest * faster, targets)
                 tops[i] = {
                     span: float(quantise(Q(faster * rate * (1 + 1e-9), "1/s"), "load", "up")) for span, rate in most.items()
                 }

@@ -179,7 +179,7 @@ class Fix(Record):
     quotas; "in turn": each as little as those after it, dropped, allow; "not sought": values are `?`.
     What lies beyond a least move, where its one clause with a size can move on: `without`, the objective with all that is
     changed dropped, which no move betters; and `further`, the least values at which the plan comes within a tenth of that
-    (found to 1 % of it).
+    (found to 1 %, of a latency also of its value).
     """
 
     clause: str
@@ -202,13 +202,19 @@ class Missing(Record):
 
 
 class Nearest(Record):
-    """The best plan of the repair that moves an infeasible question least: the best that is possible anyway."""
+    """The best plan of the repair that moves an infeasible question least: the best that is possible anyway.
+
+    Where the plan of its least move costs several times that of its further one, it is the latter: `least` is then the value of
+    the least move, and `least_objective` what that would cost.
+    """
 
     change: str
     objective: float
     unit: str
     fleet: tuple[Pool, ...]
     totals: dict[str, float]
+    least: str | None = None
+    least_objective: float | None = None
 
 
 class WhyNot(Record):

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.catalog import Catalog
 
-from . import calibrated, in_parallel, plan, uncertainty
+from . import calibrated, plan, uncertainty
 from .certify import Certificate
 from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
@@ -56,34 +56,32 @@ def _explained(found: Plan, prepared: Prepared, memory: Memory, progress: Progre
     """What an infeasible plan says: the clashes, the repairs, who is not to blame, and the best plan that is possible anyway."""
     from . import infeasible  # most questions have a plan
 
-    why = infeasible.why_infeasible(prepared, progress, memory, kept)
+    best = None if kept else lambda question: answer(*infeasible.best_purchases(question, memory))
+    why = infeasible.why_infeasible(prepared, progress, memory, kept, best)
+    dropped = [_dropped(clauses, freed) for clauses, freed in why.freed]
     said: dict[str, Any] = {
         "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",
-        "fixes": why.fixes, "not_enough_alone": why.stuck, "innocent": why.innocent,
+        "fixes": (*why.fixes, *(fix for fix in dropped if fix is not None)), "not_enough_alone": why.stuck,
+        "innocent": why.innocent,
     }  # fmt: skip
     if not why.proven:
         text = "a proof on the way was stopped: the clash may hold clauses that it does not need, moves may be too large"
         time = f"query: solver.time, {text_of(prepared.query.solver.time)}"
         said["assumptions"] = (*found.assumptions, plan.Assumption(text=text, source=time))
-    if kept:
-        return said
-    wanted = [*(freed for _, freed in why.freed), *([why.nearest] if why.nearest is not None else [])]
-    plans = in_parallel.each(lambda question: _best_of(question, memory), wanted)
-    dropped = [_dropped(clauses, best) for (clauses, _), best in zip(why.freed, plans, strict=False)]
-    said["fixes"] = (*why.fixes, *(fix for fix in dropped if fix is not None))
-    best = plans[-1] if why.by is not None else None
-    if why.by is not None and best is not None and best.objective is not None:
-        moves = zip(why.by.change.split("; "), why.by.value.split("; "), strict=False)
-        said["nearest"] = plan.Nearest(
-            change=" and ".join(f"{change}: {value}" for change, value in moves), objective=best.objective,
-            unit=best.objective_unit, fleet=best.fleet, totals=best.totals,
-        )  # fmt: skip
+    if why.by is not None and why.nearest is not None and why.nearest.objective is not None:
+        said["nearest"] = _nearest(why.by, why.nearest, why.nearest.objective)
     return said
 
 
-def _best_of(query: ServeQuery, memory: Memory) -> Plan:
-    prepared = prepare(query, memory=memory)
-    return answer(prepared, prove(prepared))
+def _nearest(by: plan.Fix, best: Plan, objective: float) -> plan.Nearest:
+    """The best plan of a repair, in its own words; where it is that of the further move, what the least would cost."""
+    further = by.further is not None and objective == by.further_objective
+    moves = zip(by.change.split("; "), (by.further if further and by.further else by.value).split("; "), strict=False)
+    return plan.Nearest(
+        change=" and ".join(f"{change}: {value}" for change, value in moves), objective=objective, unit=best.objective_unit,
+        fleet=best.fleet, totals=best.totals, least=by.value if further else None,
+        least_objective=by.objective if further else None,
+    )  # fmt: skip
 
 
 def _dropped(clauses: tuple[Clause, ...], best: Plan) -> plan.Fix | None:

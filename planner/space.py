@@ -470,8 +470,9 @@ def _between(survey: Survey, good: Times) -> list[list[int]]:
     return [list(range(last[i] + 1, first[i])) if kept[i] and ends[i] else [] for i in range(count)]
 
 
-def most_carried(survey: Survey, tpot: float) -> dict[int, float]:
-    """By machines of a unit: a rate [1/s] that no unit of so many carries more than at a TPOT [s]; empty where none keeps it.
+def most_carried(survey: Survey, tpot: float, first_token: Sequence[tuple[float, float]] = ()) -> dict[int, float]:
+    """By machines of a unit: a rate [1/s] that no unit of so many carries more than at a TPOT [s]; empty where none keeps it, or
+    where even an idle one misses one of the TTFT targets (percentile, seconds).
 
     Of the batches between two that were tried the largest that keeps TPOT is missing here. As residence and prefill time never
     fall with the batch, it carries at most as many times more as it is larger. Of C chips apart, some read and the others
@@ -480,19 +481,29 @@ def most_carried(survey: Survey, tpot: float) -> dict[int, float]:
     times, top = survey.tried, dict[int, float]()
     spans, units = _together(survey, times.at(_keeps(survey, times, tpot)))
     rates = np.minimum(units.servers / units.prefill_s, BETWEEN_BATCHES * units.slots / units.residence_s)
-    for span in np.unique(spans).tolist():
-        top[span] = float(rates[spans == span].max())
+    fine = _idle_in_time(units.delay_s, units.prefill_s, first_token)
+    for span in np.unique(spans[fine]).tolist():
+        top[span] = float(rates[fine & (spans == span)].max())
     decoding = times.at(_keeps_alone(survey, times, tpot))
     if survey.apart is not None and len(decoding.batch):
         chips = np.array([shape.chips for shape in survey.shapes])
         slow_token, slow_first = survey.apart.slow
         reading = times.at(np.flatnonzero(times.batch == 1))
+        soonest = 2 * (reading.dispatch_s + decoding.step_s.min())
+        if not _idle_in_time(slow_first * soonest, slow_first * reading.prompt_s, first_token).any():
+            return top
         read = np.max(reading.pipeline_parallel / chips[reading.shape] / (slow_first * reading.prompt_s))
         held = slow_token * decoding.step_s * (1 + survey.apart.output / decoding.tokens)
         decode = np.max(BETWEEN_BATCHES * decoding.batch / chips[decoding.shape] / held)
         each = survey.machine.accelerators / (1 / read + 1 / decode)
         top |= {span: max(top.get(span, 0.0), span * float(each)) for span in _UNIT_SPANS}
     return top
+
+
+def _idle_in_time(delay: np.ndarray, prefill: np.ndarray, first_token: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Whether an idle replica meets every TTFT target (percentile, seconds): delay + prefill ln(1 / (1 - percentile)), in s."""
+    met = [delay - prefill * np.log1p(-percentile) <= seconds * (1 + 1e-9) for percentile, seconds in first_token]
+    return np.all([np.ones(len(delay), bool), *met], axis=0)
 
 
 def _grouped(surveys: Sequence[Survey], times: Sequence[Times], alone: Sequence[Times]) -> list[tuple[list[Runs], list[Dropped]]]:

@@ -314,9 +314,7 @@ def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
     if "dropped" in hows:
         notes.append("dropped: without any limit in its place; in brackets what the best plan then has")
     if any(fix.further is not None for fix in fixes):
-        notes.append(
-            "or further: the least value with a plan within 10 % of the best that any value allows (found to 1 % of the price)"
-        )
+        notes.append("or further: the least value with a plan within 10 % of the best that any value allows (found to 1 %)")
     if any(fix.value == "dropped" and fix.clause.startswith("sla.ttft") for fix in fixes):
         notes.append("TTFT dropped: no TTFT however long can be kept; queues grow without end")
     return tuple(notes)
@@ -403,6 +401,11 @@ def nearest_notes(plan: Plan) -> tuple[str, ...]:
         for objective, value in ((fix.objective, fix.value), (fix.further_objective, fix.further))
         if objective is not None
     ]
+    least, dear = getattr(plan.nearest, "least", None), getattr(plan.nearest, "least_objective", None)
+    if least is not None and dear is not None:
+        times = number(dear / plan.nearest.objective, 2)
+        notes.append(f"moved no further than to {least.replace('; ', ' and ')} it would cost {number(dear)} {plan.nearest.unit}, "
+                     f"{times} times as much")  # fmt: skip
     objective, change, unit = min(options, default=(math.inf, "", ""))
     if objective < plan.nearest.objective / 2:
         notes.append(f"nearest is not cheapest: {change} needs only {number(objective)} {unit}")

@@ -142,8 +142,11 @@ def planted(seed: int) -> Case:
     return Case(catalog, clauses)
 
 
-def steps(case: Case, path: str, value: str) -> tuple[Any, Any]:
-    """(what a clause becomes by a move, what it is one step before that); None: the clause is gone, or nothing comes before."""
+def steps(case: Case, path: str, value: str, share: float = 0.0) -> tuple[Any, Any]:
+    """(what a clause becomes by a move, what it is one step before that); None: the clause is gone, or nothing comes before.
+
+    Of a latency, `share` less where that is more than a step.
+    """
     if value == "dropped":
         return None, None
     if path.startswith("supply.quota"):
@@ -157,14 +160,14 @@ def steps(case: Case, path: str, value: str) -> tuple[Any, Any]:
         return value, f"{float(size) - STEP[path.removeprefix('limits.')]:.10g} {unit}"
     if path == "workload.rate":
         return value, f"{float(value.removesuffix('/s')) + 0.001:.10g}/s"
-    step = 1.0 if float(case.clauses[path].removesuffix(" ms")) >= 10 else 0.1
-    return value, f"{float(value.removesuffix(' ms')) - step:.10g} ms"
+    step, size = 1.0 if float(case.clauses[path].removesuffix(" ms")) >= 10 else 0.1, float(value.removesuffix(" ms"))
+    return value, f"{size - max(step, math.floor(size * share / step + 1e-6) * step):.10g} ms"
 
 
 def check_fix(case: Case, fix: Fix) -> None:
     """The repair holds at its objective, and one step less of any clause that it moves does not repair.
 
-    Moved further, its plan is within a tenth of what no move betters, and one step less it is not.
+    Moved further, its plan is within a tenth of what no move betters, and one step less it is not (1 % less, of a latency).
     """
     paths = fix.clause.split(" + ")
     if fix.how == "not sought":
@@ -184,7 +187,7 @@ def check_fix(case: Case, fix: Fix) -> None:
 
 def check_moves(case: Case, paths: list[str], values: list[str], said: float | None, most: int | None) -> None:
     """With these moves there is a plan of the objective that is said, and none (`most`: within it) with one step less of one."""
-    moves = {path: steps(case, path, value) for path, value in zip(paths, values, strict=True)}
+    moves = {path: steps(case, path, value, 0.01 if most else 0.0) for path, value in zip(paths, values, strict=True)}
 
     def with_moves(less: str | None) -> ServeQuery:
         clauses = dict(case.clauses)
