@@ -4,7 +4,7 @@
     plan = load("query.yaml").set("sla.ttft.p99", "300 ms").solve()
     plan.fleet, plan.walls, plan.certificate      # records; plan.frame("fleet") is a DataFrame
     plan.evaluate().violations                    # the exact check again, without a solver
-    plan.why_not(chip="l40s"), plan.marginal(), plan.alternatives(within=0.05), plan.tornado(), plan.synthesis("l40s")
+    plan.why_not(chip="l40s"), plan.marginal, plan.alternatives(within=0.05), plan.tornado(), plan.synthesis("l40s")
 
 Records know nothing of solvers: this face of the package gives them their verbs, so that no file below imports a
 file above it. Names are imported when they are first asked for, so that the command line starts quickly.
@@ -32,7 +32,8 @@ def __getattr__(name: str) -> Any:
     query.ServeQuery.solve = _solve  # type: ignore[attr-defined]
     plan.Plan.evaluate = _evaluate  # type: ignore[attr-defined]
     plan.Plan.why_not = _why_not  # type: ignore[attr-defined]
-    plan.Plan.marginal = _marginal  # type: ignore[attr-defined]
+    plan.Plan.marginal = property(_marginal)  # type: ignore[attr-defined]
+    plan.Plan.switches = _switches  # type: ignore[attr-defined]
     plan.Plan.alternatives = _alternatives  # type: ignore[attr-defined]
     plan.Plan.tornado = _tornado  # type: ignore[attr-defined]
     plan.Plan.synthesis = _synthesis  # type: ignore[attr-defined]
@@ -73,8 +74,17 @@ def _why_not(self: Plan, **forces: Any) -> Any:
     return why_not(self, _question(self), {key: str(value) for key, value in forces.items()})
 
 
-def _marginal(self: Plan, switches: bool = False) -> Any:
-    """What one more of each wall is worth: see `planner.marginal.marginals`."""
+def _marginal(self: Plan) -> Any:
+    """What one more of each wall is worth, solved for when it is read: see `planner.marginal.marginals`."""
+    return _moved(self, False)
+
+
+def _switches(self: Plan) -> Any:
+    """`marginal` with how far each limit must move before the plan switches, which takes tens of re-solves more."""
+    return _moved(self, True)
+
+
+def _moved(self: Plan, switches: bool) -> Any:
     from .marginal import marginals
     from .plan import needs_objective
 

@@ -1,5 +1,5 @@
-"""The verbs of training records: `query.solve()`, `plan.evaluate()`, `plan.why_not(chip="h100-sxm")`, `plan.marginal()`,
-`plan.alternatives(within=0.05)`, `plan.tornado()`, `plan.synthesis("h100-sxm")`.
+"""The verbs of training records: `query.solve()`, `plan.evaluate()`, `plan.why_not(chip="h100-sxm")`, `plan.marginal`,
+`plan.switches()`, `plan.alternatives(within=0.05)`, `plan.tornado()`, `plan.synthesis("h100-sxm")`.
 
 Records know nothing of solvers; `bind` gives them their verbs, so that no file below imports a file above it. What a verb needs
 is imported when it is used.
@@ -22,7 +22,8 @@ def bind() -> None:
     """Give `TrainQuery` and `TrainPlan` their verbs."""
     TrainQuery.solve = _solve  # type: ignore[attr-defined]
     for name, verb in (
-        ("evaluate", _evaluate), ("why_not", _why_not), ("marginal", _marginal), ("alternatives", _alternatives),
+        ("evaluate", _evaluate), ("why_not", _why_not), ("marginal", property(_marginal)), ("switches", _switches),
+        ("alternatives", _alternatives),
         ("tornado", _tornado), ("synthesis", _synthesis),
     ):  # fmt: skip
         setattr(TrainPlan, name, verb)
@@ -61,8 +62,17 @@ def _why_not(self: TrainPlan, **forces: Any) -> Any:
     return why_not(self, query, {key: str(value) for key, value in forces.items()}, asker)
 
 
-def _marginal(self: TrainPlan, switches: bool = False) -> Any:
-    """What one more of each wall is worth: see `planner.training.marginal.marginals`."""
+def _marginal(self: TrainPlan) -> Any:
+    """What one more of each wall is worth, solved for when it is read: see `planner.training.marginal.marginals`."""
+    return _moved(self, False)
+
+
+def _switches(self: TrainPlan) -> Any:
+    """`marginal` with how far each limit must move before the plan switches, which takes tens of re-solves more."""
+    return _moved(self, True)
+
+
+def _moved(self: TrainPlan, switches: bool) -> Any:
     from .marginal import marginals
 
     needs_objective(self, "whose walls could be moved")

@@ -264,4 +264,6 @@ def test_a_plan_has_its_verbs_in_python(put: Callable[[Catalog], None]) -> None:
     assert best.evaluate().violations == ()
     assert best.why_not(chip="blue").what == "chip=blue"
     assert best.alternatives(within=0.5) is not None
-    assert best.marginal() and best.tornado() and best.synthesis("red") is not None
+    rows = best.marginal
+    assert [row.knob for row in rows] == [row.knob for row in best.switches()] and not any(row.switches_at for row in rows)
+    assert rows and best.tornado() and best.synthesis("red") is not None
