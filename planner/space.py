@@ -6,7 +6,8 @@ Enumeration is exact and cheap. Every step that drops candidates says how many a
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -407,13 +408,17 @@ def runs_of(surveys: Sequence[Survey], model: Transformer, query: ServeQuery) ->
     tightest = np.inf if limit is None else float(limit.m_as("s"))
     kept = [survey.tried.at(_keeps(survey, survey.tried, tightest)) for survey in surveys]
     alone = [survey.tried.at(_keeps_alone(survey, survey.tried, tightest)) for survey in surveys]
-    # of the integers between the last batch that keeps TPOT and the next one tried, only the largest is of interest
-    between = [
-        [sorted({*one, *other}) for one, other in zip(_between(survey, good), _between(survey, better), strict=True)]
-        for survey, good, better in zip(surveys, kept, alone, strict=True)
-    ]
     machines, shapes, constants = ([getattr(survey, name) for survey in surveys] for name in ("machine", "shapes", "constants"))
-    finer = _times(_Kinds(machines, shapes, constants, model, query), between)
+    kinds = _Kinds(machines, shapes, constants, model, query)
+    # of the integers between the last batch that keeps TPOT and the next one tried, only the largest is of interest
+    gaps = [(_gaps(survey, good), _gaps(survey, better)) for survey, good, better in zip(surveys, kept, alone, strict=True)]
+    some = _times(kinds, [_batches_within(both, _every_few) for both in gaps])
+    gaps = [
+        (_narrowed(one, more, _keeps(survey, more, tightest)), _narrowed(other, more, _keeps_alone(survey, more, tightest)))
+        for survey, (one, other), more in zip(surveys, gaps, some, strict=True)
+    ]
+    rest = _times(kinds, [_batches_within(both, tuple) for both in gaps])
+    finer = [more.and_also(others) for more, others in zip(some, rest, strict=True)]
     kept = [
         _with_largest(good, more.at(_keeps(survey, more, tightest)))
         for survey, good, more in zip(surveys, kept, finer, strict=True)
@@ -454,20 +459,47 @@ def _with_largest(good: Times, more: Times) -> Times:
     return good.and_also(more.at(larger[np.append(shape[1:] != shape[:-1], True)] if len(larger) else larger))
 
 
-def _between(survey: Survey, good: Times) -> list[list[int]]:
-    """By shape: the integers between the last batch of the grid that keeps TPOT and the first that does not.
+@dataclass(frozen=True, slots=True)
+class _Gaps:
+    """By shape, the last batch known to keep TPOT and the first above it known to break it; alike where none lies between."""
+
+    last: np.ndarray
+    first: np.ndarray
+
+
+def _gaps(survey: Survey, good: Times) -> _Gaps:
+    """Between the last batch of the grid that keeps TPOT and the first that does not; none where no batch does either.
 
     TPOT never falls with the batch, so those that keep it come first (measured steps may fall a little: then it is the last
     that keeps it of those tried that counts).
     """
-    count = len(survey.shapes)
-    last, kept = np.zeros(count, int), np.bincount(good.shape, minlength=count)
+    last = np.zeros(len(survey.shapes), int)
     np.maximum.at(last, good.shape, good.batch.astype(int))
-    first = np.full(count, np.iinfo(int).max)
+    first = np.full(len(last), np.iinfo(int).max)
     slow = survey.tried.batch > last[survey.tried.shape]
     np.minimum.at(first, survey.tried.shape[slow], survey.tried.batch[slow].astype(int))
-    ends = first < np.iinfo(int).max
-    return [list(range(last[i] + 1, first[i])) if kept[i] and ends[i] else [] for i in range(count)]
+    return _Gaps(last, np.where((last > 0) & (first < np.iinfo(int).max), first, last))
+
+
+def _narrowed(gaps: _Gaps, more: Times, keeps: np.ndarray) -> _Gaps:
+    """The same after more batches, of which those at the positions `keeps` keep TPOT."""
+    last, first = gaps.last.copy(), gaps.first.copy()
+    np.maximum.at(last, more.shape[keeps], more.batch[keeps].astype(int))
+    slow = more.batch > last[more.shape]
+    np.minimum.at(first, more.shape[slow], more.batch[slow].astype(int))
+    return _Gaps(last, first)
+
+
+def _batches_within(both: Iterable[_Gaps], chosen: Callable[[range], Iterable[int]]) -> list[list[int]]:
+    """By shape, those batches within either of two gaps that are chosen."""
+    ends = zip(*(zip(gaps.last.tolist(), gaps.first.tolist(), strict=True) for gaps in both), strict=True)
+    return [sorted({batch for last, first in mine for batch in chosen(range(last + 1, first))}) for mine in ends]
+
+
+def _every_few(batches: range) -> range:
+    """As many of them as then lie between two."""
+    stride = math.isqrt(len(batches)) + 1
+    return batches[stride - 1 :: stride]
 
 
 def most_carried(survey: Survey, tpot: float, first_token: Sequence[tuple[float, float]] = ()) -> dict[int, float]:
