@@ -288,22 +288,22 @@ def why_infeasible(
     # moving several latencies takes tens of questions: where something repairs alone that is left to whoever asks for it
     later = [one for one in joint if alone and any(clause.path.startswith("sla.t") for clause in one)]
     tasks = [*([clause] for clause in alone), *([[]] if alone else []), *(one for one in joint if one not in later)]
-    repairs = _repairs(query, [t for t in tasks if not any(clause.path in kept for clause in t)], asker, progress)
-    possible = [at for at, (fix, _) in enumerate(repairs) if fix.objective is not None]
-    near = min(possible, key=lambda at: _distance(query, *repairs[at]), default=None)
+    repairs = _repairs(query, [t for t in tasks if not any(clause.path in kept for clause in t)], asker, progress, best)
+    near = min((r for r in repairs if r.fix.objective is not None), key=lambda r: _distance(query, r), default=None)
     freed = [one for one in joint if not alone and sum(_has_size(clause.path) for clause in one) > 1]
-    fixes, plans, further = _beyond_them(query, repairs, near, [without(query, one) for one in freed], asker, progress, best)
+    wanted = [without(query, one) for one in freed] + ([near.question] if near is not None and near.further is None else [])
+    plans = _each(asker, [partial(best, question) for question in wanted]) if best is not None else []
     cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
-    blamed = {c.path for core in cores for c in core} | {path for fix, _ in repairs for path in fix.clause.split(" + ")}
+    blamed = {c.path for core in cores for c in core} | {path for r in repairs for path in r.fix.clause.split(" + ")}
     first, *rest = (tuple(_blamed(c) for c in core) for core in cores)
     return Explanation(
         first,
         tuple(rest),
         complete,
-        (*fixes, *map(not_sought, later)),
+        (*(r.fix for r in repairs), *map(not_sought, later)),
         tuple(_blamed(c) for c in clauses if c.path not in blamed),
-        further or (plans[-1] if plans and near is not None else None),
-        None if near is None else fixes[near],
+        None if near is None or best is None else near.further or plans[-1],
+        None if near is None else near.fix,
         tuple((tuple(one), each) for one, each in zip(freed, plans, strict=False)),
         tuple(dict.fromkeys(c.path for core in cores for c in core if c not in alone)),
         not asker.unproven,
@@ -395,22 +395,29 @@ def _blamed(clause: Clause) -> plan.Conflict:
     return plan.Conflict(clause=clause.path, text=clause.text, file=clause.file, line=clause.line, walls=_walls_of(clause))
 
 
-Repair = tuple[plan.Fix, ServeQuery]
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A repair, and the question with its least moves made; `further`: the best plan of the further move, where nobody would take
+    the least."""
+
+    fix: plan.Fix
+    question: ServeQuery
+    further: plan.Plan | None = None
 
 
-def _distance(query: ServeQuery, fix: plan.Fix, repaired: ServeQuery) -> tuple[float, float]:
-    """(how far a repair moves the question, its objective)."""
+def _distance(query: ServeQuery, repair: Repair) -> tuple[float, float]:
+    """(how far the least moves of a repair move the question, its objective)."""
     moves = 0.0
-    for path in fix.clause.split(" + "):
+    for path in repair.fix.clause.split(" + "):
         if not _has_size(path):
             moves += distance.GIVEN_UP
             continue
         keys = parse_path(path)
         try:
-            moves += distance.between(_size(_value(query, keys)), _size(_value(repaired, keys)))
+            moves += distance.between(_size(_value(query, keys)), _size(_value(repair.question, keys)))
         except (LookupError, TypeError, AttributeError, ValueError):  # dropped: no finite value repairs it
             moves = math.inf
-    return moves, fix.objective or 0.0
+    return moves, repair.fix.objective or 0.0
 
 
 def _size(value: Any) -> float:
@@ -420,19 +427,26 @@ def _size(value: Any) -> float:
     return float(value.to_base_units().magnitude) if isinstance(value, Quantity) else float(value)
 
 
-def _repairs(query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progress: Progress) -> list[Repair]:
-    """For each set of clauses whose removal is enough: its least moves, and what the best plan then costs.
+def _repairs(query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progress: Progress, best: Best | None) -> list[Repair]:
+    """For each set of clauses whose removal is enough: its least moves, what the best plan then costs, and what lies beyond.
 
     For no clauses: the moves with the least sum, where that is less than any single one.
     """
 
     def repair(together: list[Clause]) -> Repair | None:
-        return _joint_fix(query, together, asker, progress) if together else _least_joint_move(query, asker)
+        if not together:
+            return _least_joint_move(query, asker)
+        found = _joint_fix(query, together, asker, progress)
+        return None if found is None else _beyond(query, together, found, asker, progress, best)
 
+    # those that have something beyond take longest
+    longest = sorted(tasks, key=lambda task: not any(_has_size(c.path) and not c.path.endswith("rate") for c in task))
+    found = dict(zip(map(tuple, longest), _each(asker, [partial(repair, task) for task in longest]), strict=True))
     kept: dict[frozenset[str], Repair] = {}
-    for one in _each(asker, [partial(repair, task) for task in tasks]):
+    for task in tasks:
+        one = found[tuple(task)]
         if one is not None:
-            kept.setdefault(frozenset(one[0].clause.split(" + ")), one)
+            kept.setdefault(frozenset(one.fix.clause.split(" + ")), one)
     return list(kept.values())
 
 
@@ -445,34 +459,6 @@ def _each(asker: Asker, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
     found = in_parallel.each(run, jobs) if asker.slow else [run(job) for job in jobs]
     asker.unproven |= any(unproven for _, unproven in found)
     return [one for one, _ in found]
-
-
-def _beyond_them(
-    query: ServeQuery,
-    repairs: Sequence[Repair],
-    near: int | None,
-    freed: Sequence[ServeQuery],
-    asker: Asker,
-    progress: Progress,
-    best: Best | None,
-) -> tuple[list[plan.Fix], list[plan.Plan], plan.Plan | None]:
-    """(the repairs with what lies beyond their least moves; the best plans of the freed questions and of the nearest, `near`;
-    that of its further move, where its least one is many times dearer)."""
-    clauses = {clause.path: clause for clause in relaxable(query)}
-
-    def beyond(at: int) -> tuple[plan.Fix, plan.Plan | None]:
-        fix, _ = repairs[at]
-        moved = [clauses[path] for path in fix.clause.split(" + ")]
-        return _beyond(query, moved, fix, asker, progress, best if at == near else None)
-
-    wanted = [*freed, *([repairs[near][1]] if near is not None else [])] if best else []
-    jobs: list[Callable[[], Any]] = [
-        *(partial(beyond, at) for at in range(len(repairs))),
-        *(partial(best, question) for question in wanted if best),
-    ]
-    found = _each(asker, jobs)
-    beyonds, plans = found[: len(repairs)], found[len(repairs) :]
-    return [fix for fix, _ in beyonds], plans, next((further for _, further in beyonds if further is not None), None)
 
 
 def _has_size(path: str) -> bool:
@@ -534,7 +520,7 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         clauses.append(next(c for c in query.clauses() if c.path == path))
         values.append(str(words))
     move = Move(moved, "; ".join(values))
-    return _fix(move, clauses, asker, "least sum"), moved
+    return Repair(_fix(move, clauses, asker, "least sum"), moved)
 
 
 def _bounded(clause: str, resource: str, bound: int) -> tuple[str, object]:
@@ -559,7 +545,7 @@ def _joint_fix(query: ServeQuery, together: list[Clause], asker: Asker, progress
             return None
         moved, values, optimum = move.query, [*values, move.value], move.optimum
     last = Move(moved, "; ".join(values), optimum if len(together) == 1 else None)
-    return _fix(last, together, asker, "in turn" if len(together) > 1 else "alone"), moved
+    return Repair(_fix(last, together, asker, "in turn" if len(together) > 1 else "alone"), moved)
 
 
 def not_sought(together: list[Clause]) -> plan.Fix:
@@ -575,7 +561,7 @@ def sought(query: ServeQuery, fix: plan.Fix, memory: Memory, progress: Progress 
         return fix
     clauses = {clause.path: clause for clause in relaxable(query)}
     found = _joint_fix(query, [clauses[path] for path in fix.clause.split(" + ")], Asker(memory), progress)
-    return fix if found is None else found[0]
+    return fix if found is None else found.fix
 
 
 # How much dearer than without the moved clauses a plan may be that moves further than the least.
@@ -585,9 +571,9 @@ _DEAR = 3.0
 
 
 def _beyond(
-    query: ServeQuery, together: list[Clause], fix: plan.Fix, asker: Asker, progress: Progress, best: Best | None
-) -> tuple[plan.Fix, plan.Plan | None]:
-    """(a repair with what lies beyond its least move; the `best` plan then, where the least move is many times dearer).
+    query: ServeQuery, together: list[Clause], repair: Repair, asker: Asker, progress: Progress, best: Best | None
+) -> Repair:
+    """A repair with what lies beyond its least move, and the `best` plan then where the least move is many times dearer.
 
     As it is where none or several of its clauses have a size.
 
@@ -595,23 +581,24 @@ def _beyond(
     value, and decided to as much of the objective (`Asker.within`). A demand moves on to no plan at all, and the objective's
     own limit no further.
     """
+    fix = repair.fix
     sized = [clause for clause in together if _has_size(clause.path)]
     if len(sized) != 1 or sized[0].path.endswith("rate") or fix.objective is None or set(fix.value.split("; ")) == {"dropped"}:
-        return fix, None
+        return repair
     progress(f"what if {fix.clause} moved further?")
     resource, others = query.minimize, [clause for clause in together if clause is not sized[0]]
     least = asker.proof(without(query, together)).objective
     if least is None:
-        return fix, None
+        return repair
     found, near = fix.model_copy(update={"without": in_objective_units(query, least)}), math.floor(least * (1 + _WITHIN))
     if resource not in SCALES or sized[0].path == f"limits.{resource}" or fix.objective <= (in_objective_units(query, near) or 0):
-        return found, None
+        return replace(repair, fix=found)
     own = getattr(query.limits, resource)
     bound = near if own is None else min(near, quantise(own, resource, "down"))
     bounded = without(query, others).set(*_bounded(f"limits.{resource}", resource, bound))
     move = _least_move(bounded, sized[0], asker, [], lambda moved: asker.within(moved, resource), _NEARLY)
     if move is None or move.value == "dropped":
-        return found, None
+        return replace(repair, fix=found)
     value = "; ".join(move.value if clause is sized[0] else "dropped" for clause in together)
     shown = None
     if best is not None and fix.objective > _DEAR * (in_objective_units(query, near) or math.inf):
@@ -619,7 +606,7 @@ def _beyond(
         then = shown.objective
     else:
         then = in_objective_units(query, asker.proof(move.query).objective)
-    return found.model_copy(update={"further": value, "further_objective": then}), shown
+    return replace(repair, fix=found.model_copy(update={"further": value, "further_objective": then}), further=shown)
 
 
 @dataclass(frozen=True, slots=True)
