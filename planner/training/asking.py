@@ -78,7 +78,8 @@ class Asker:
             if today is not None and names <= OF_STEPS:
                 self.families[of_offers, *rest] = moved_families(question, today, "host bandwidth" not in names)
             else:
-                like = self.alike.setdefault((of_offers, *rest[:-1], _what_machines_depend_on(question)), [])
+                of_steps = tuple(scale for scale in of_offers if scale[0] in OF_STEPS)
+                like = self.alike.setdefault((of_steps, *rest[:-1], _what_machines_depend_on(question)), [])
                 self.families[of_offers, *rest] = families_of(question, Market(question, []), like)
                 like += self.families[of_offers, *rest]
         return self.families[of_offers, *rest]

@@ -23,7 +23,7 @@ from ..records import QueryError
 from ..scalars import text_of
 from .asking import Asker, Scales
 from .check import layout_of, strategy_of
-from .figures import FIELDS_OF_CHIPS, figures_of
+from .figures import FIELDS_OF_CHIPS, OF_STEPS, OF_TIMES, figures_of
 from .job import UNITS, accelerator_of, bounds_of, limit_for, service_of
 from .least import bounded, least_of
 from .market import Column, Market, column_totals
@@ -220,7 +220,6 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
     asker.counts = asker.counts | {plan.job.accelerators}
     question = asker.question(query)
     found = list(knobs(question, plan.job))
-    moves = [(knob, factor) for knob in found for factor in (knob.easier, knob.unit_factor) if factor is not None]
     asker.lead = plan.job.offer, plan.job.accelerators
     while True:
         asker.progress("the optimum")
@@ -228,8 +227,8 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
         base = optimum_of(market)
         if market.best is None or base.objective is None:
             return ()
-        asker.progress(f"{len(moves)} re-solves")
-        easier = dict(zip(moves, _re_solved(asker, base, moves), strict=True))
+        asker.progress(f"{len(found)} limits and figures moved")
+        easier = {(knob, f): o for knob, of in zip(found, _eased(asker, base, found), strict=True) for f, o in of.items()}
         back = [(knob, 2 - knob.easier) for knob in found]
         harder = dict(zip(found, _harder(asker, market.best, base, easier, back), strict=True))
         counts = asker.counts | {o.accelerators for o in (*easier.values(), *harder.values()) if o.objective is not None}
@@ -259,9 +258,22 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
     return tuple(rows)
 
 
-def _re_solved(asker: Asker, base: Optimum, moves: list[tuple[Knob, float]]) -> list[Optimum]:
-    """The optimum after each move."""
-    return in_parallel.each(lambda move: _moved(asker, base, *move), moves)
+def _eased(asker: Asker, base: Optimum, found: list[Knob]) -> list[dict[float, Optimum]]:
+    """Of each knob the optimum after its moves to the easier side."""
+
+    def of(knob: Knob) -> dict[float, Optimum]:
+        factors = sorted({knob.easier, knob.unit_factor or knob.easier}, key=lambda factor: -abs(factor - 1))
+        far = _moved(asker, base, knob, factors[0])
+        eased = {factors[0]: far[0]}
+        for factor in factors[1:]:
+            query, scales = knob.moved(factor)
+            # more memory makes no step shorter: the best job of more is the best of less, where it fits there too
+            fits_too = knob.name in OF_STEPS - OF_TIMES and far[1] is not None
+            same = fits_too and unmoved(asker, asker.question(query, scales), scales, far[1]) == far[0].objective  # type: ignore[arg-type]
+            eased[factor] = far[0] if same else _moved(asker, base, knob, factor)[0]
+        return eased
+
+    return in_parallel.each(of, found)
 
 
 def _harder(
@@ -284,7 +296,7 @@ def _harder(
             binds = gain is not None and base.objective is not None and gain < base.objective
             if objective is not None and (binds or objective == base.objective):
                 return replace(base, objective=objective)
-        return _moved(asker, base, knob, factor)
+        return _moved(asker, base, knob, factor)[0]
 
     return in_parallel.each(same, moves)
 
@@ -317,16 +329,18 @@ def unmoved(asker: Asker, question: Question, scales: Scales, column: Column) ->
     return objective[j]
 
 
-def _moved(asker: Asker, base: Optimum, knob: Knob, factor: float) -> Optimum:
-    """The optimum after a move. A limit tightened to what the best plan keeps leaves it the best: nothing is to be solved."""
+def _moved(asker: Asker, base: Optimum, knob: Knob, factor: float) -> tuple[Optimum, Column | None]:
+    """The optimum after a move, and its column where it was searched. A limit tightened to what the best plan keeps leaves it the
+    best: nothing is to be solved."""
     try:
         query, scales = knob.moved(factor)
         question = asker.question(query, scales)
     except QueryError:  # no whole instance, no count left: nothing can be bought
-        return Optimum(None, 0, ())
+        return Optimum(None, 0, ()), None
     if knob.resource is not None and factor < 1 and dict(base.totals)[knob.resource] <= bounds_of(question)[knob.resource]:
-        return base
-    return optimum_of(asker.market(question, scales))
+        return base, None
+    market = asker.market(question, scales)
+    return optimum_of(market), market.best
 
 
 def _saved(query: TrainQuery, base: Optimum, moved: Optimum) -> float | None:

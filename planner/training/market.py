@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.dimensions import ImpossibleValue, UnknownValue
 from models.training import machine_of
 from models.training_constants import RECIPES
-from zoo.specs import Offer
+from zoo.specs import Accelerator, Offer
 from zoo.units import Q
 
 from .. import columns, plan
@@ -262,6 +262,7 @@ def families_of(question: Question, market: Market, like: Sequence[Family] = ())
     """
     floors_of = {(one.machine.name, one.machine.domain, one.task.precisions): one.floors for one in like}
     known = {_of_counts(one): one for one in like}
+    services = like[0].services if like else {}
     means = columns.means_of(question.catalog)
     sites: dict[str, columns.Site | str] = {}
     found: list[tuple[Machine, Task, dict[str, float], str | None, list[Offer], list[columns.Site]]] = []
@@ -308,7 +309,7 @@ def families_of(question: Question, market: Market, like: Sequence[Family] = ())
             min(vcpus) if len(vcpus) == len(theirs) else None, theirs[0] if band is not None else None,
         )  # fmt: skip
         same = known.get(_of_counts(family))
-        families.append(family if same is None else replace(family, known=same.known, services=same.services))
+        families.append(replace(family, known={} if same is None else same.known, services=services))
     return families
 
 
@@ -321,7 +322,7 @@ def _of_counts(family: Family) -> tuple[Any, ...]:
 def moved_families(question: Question, families: Sequence[Family], same_links: bool) -> list[Family]:
     """`families_of` in a world that differs in figures of chips or in the speed of software alone: offers, what they take, and
     which of them are dominated stay. same_links: so do the links of hosts, and with them all that storage takes."""
-    moved = []
+    moved, services = [], {} if not same_links or not families else families[0].services
     for family in families:
         chip = question.catalog.chips[family.machine.accelerator.name]
         if chip is family.machine.accelerator and question.task.constants is family.task.constants:
@@ -329,11 +330,17 @@ def moved_families(question: Question, families: Sequence[Family], same_links: b
             continue
         machine = replace(family.machine, accelerator=chip)
         task = replace(question.task, precisions=family.task.precisions)
-        floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
+        floors = family.floors
+        if question.task.constants is not family.task.constants or not _computes_alike(chip, family.machine.accelerator):
+            floors = {p: floor_of(task, accelerator_of(question, machine, 1), p) for p in task.precisions}
         host = replace(family.host, link=chip.host_bandwidth)
-        services = family.services if same_links else {}
         moved.append(replace(family, machine=machine, task=task, floors=floors, host=host, known={}, services=services))
     return moved
+
+
+def _computes_alike(chip: Accelerator, other: Accelerator) -> bool:
+    """Whether two chips have the same `search.floor_of`."""
+    return chip.peak == other.peak and chip.memory_bandwidth == other.memory_bandwidth
 
 
 def _undominated(question: Question, rates: Rates, quotas: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -645,9 +652,7 @@ def _counts(question: Question, family: Family, counts: Floats) -> _Counts:
     key = (counts.tobytes(), store.name, figures, question.query.reliability.model_dump_json())
     if key not in family.known:
         accelerator = accelerator_of(question, family.machine, 1)
-        if key not in family.services:
-            family.services[key] = service_of(question, family.machine, counts, family.spot, family.vcpus)
-        service = family.services[key]
+        service = _service(question, family, counts, key)
         full = np.asarray(least_memory(family.task, counts).m_as("byte")) > accelerator.memory.m_as("byte")
         family.known[key] = _Counts(
             service,
@@ -656,6 +661,17 @@ def _counts(question: Question, family: Family, counts: Floats) -> _Counts:
             full & (not family.task.given),
         )
     return family.known[key]
+
+
+def _service(question: Question, family: Family, counts: Floats, key: tuple[Any, ...]) -> Service:
+    """`service_of` these numbers of accelerators: the same for every machine of that size whose instances fail alike. key: what
+    else it depends on."""
+    machine, band = family.machine, None if family.spot is None else family.spot.interruption_band
+    link = None if machine.accelerator.host_bandwidth is None else float(machine.accelerator.host_bandwidth.m_as("byte/s"))
+    key = (*key, machine.accelerators, link, band, family.vcpus)
+    if key not in family.services:
+        family.services[key] = service_of(question, machine, counts, family.spot, family.vcpus)
+    return family.services[key]
 
 
 def _cutoff(market: Market, family: Family, table: _Table, i: int, bounds: dict[str, int], best: int | None) -> float:
