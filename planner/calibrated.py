@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from models.calibration import DEFAULT_ENGINE
 from zoo.catalog import Catalog
 
 from . import measurements
-from .plan import Assumption
+from .plan import Assumption, Plan
 from .query import AnyQuery, ServeQuery
 from .records import QueryError
 
@@ -60,18 +61,44 @@ def digest_of(query: AnyQuery) -> str | None:
 
 
 def data_of(query: AnyQuery, catalog: Catalog, kinds: Iterable[str]) -> dict[str, str]:
-    """What an answer was computed from: content hashes of these kinds of the catalogue, and of the user's calibration if any;
-    the version of the package with the measured kernels if any."""
+    """What an answer was computed from: content hashes of these kinds of the catalogue, of the stored constants, and of the
+    user's calibration if any; the version of the package with the measured kernels if any."""
     digest, tool = digest_of(query), tool_of(query)
-    own = {} if digest is None else {"calibration": digest}
+    own = {"constants": _stored_digest(_kind(query))} | ({} if digest is None else {"calibration": digest})
     measured = {} if tool is None else {str(query.calibration.source): tool.package}
     return {kind: catalog.hash(kind) for kind in kinds} | own | measured
 
 
+_OF_NO_CATALOG = ("constants", "calibration", "aiconfigurator")
+
+
 def data_changed(query: AnyQuery, catalog: Catalog, saved: Mapping[str, str]) -> list[str]:
     """Of the data that a saved plan was computed from, the kinds that are different now."""
-    now = data_of(query, catalog, (kind for kind in saved if kind not in ("calibration", "aiconfigurator")))
-    return [kind for kind in dict.fromkeys((*saved, *now)) if saved.get(kind) != now.get(kind)]
+    now = data_of(query, catalog, (kind for kind in saved if kind not in _OF_NO_CATALOG))
+    kinds = dict.fromkeys((*saved, *(kind for kind in now if kind != "constants")))  # older plans do not say their constants
+    return [kind for kind in kinds if saved.get(kind) != now.get(kind)]
+
+
+def older_constants(query: AnyQuery, saved: Plan) -> str:
+    """That a saved plan was made with other stored constants than there are now, in a line; empty where it was not, as far as the
+    plan says."""
+    kind = _kind(query)
+    now = str(_date(_stored(kind)))
+    dates = [found[1] for a in saved.assumptions if (found := re.search(r"constants were fitted on ([\d-]+)", a.text))]
+    other = saved.data["constants"] != _stored_digest(kind) if "constants" in saved.data else bool(dates) and dates[0] != now
+    if not other:
+        return ""
+    when = f" (fitted on {dates[0]}, now on {now})" if dates and dates[0] != now else ""
+    return (
+        f"the {kind} model's constants have changed since the plan was made{when}: what is solved here follows today's; "
+        "`wallplan solve` the question again to compare like with like"
+    )
+
+
+@cache
+def _stored_digest(kind: str) -> str:
+    """SHA-256 of the stored constants of a model."""
+    return hashlib.sha256(repr(_stored(kind)).encode()).hexdigest()
 
 
 def assumption(query: AnyQuery) -> Assumption:

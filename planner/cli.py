@@ -511,6 +511,13 @@ def _evaluate_training(path: Path, overrides: list[str] | None, format: str, qui
     raise typer.Exit(OK if not told else FAILED)
 
 
+def _tell_of_constants(plan: Plan, query: AnyQuery, quiet: bool) -> None:
+    from .calibrated import older_constants
+
+    if not quiet and (line := older_constants(query, plan)):
+        typer.echo(f"note: {line}", err=True)
+
+
 def _changed_figure(name: str, saved: Any, found: Any) -> list[str]:
     return [] if saved == found else [f"{name}: the file says {saved}, the forward models {found}"]
 
@@ -659,6 +666,7 @@ def _explain_training(
 
     progress = _Progress(not quiet)
     saved, query, asker = _training_plan(path, progress)
+    _tell_of_constants(saved, query, quiet)
     shown: list[tables.Table]
     records: list[Any]
     try:
@@ -762,6 +770,7 @@ def explain(
     if _kind_of(plan) == "train":
         _explain_training(plan, why_not, switches, tornado, plot, synthesis, budget, format, quiet)
     saved, query = _plan_and_query(plan)
+    _tell_of_constants(saved, query, quiet)
     progress = _Progress(not quiet)
     shown: list[tables.Table]
     records: list[Any]

@@ -14,7 +14,8 @@ from .training import degrees
 def job_line(job: Job) -> str:
     """A job in one line."""
     layout = job.layout
-    return f"{job.accelerators:,} x {job.chip} ({job.offer}), {layout.precision}, {degrees(layout)}, {number(job.days)} days"
+    takes = f"{number(job.days)} days, {job.cost_usd:,.0f} USD"
+    return f"{job.accelerators:,} x {job.chip} ({job.offer}), {layout.precision}, {degrees(layout)}, {takes}"
 
 
 def why_not_tables_of(answers: Sequence[TrainWhyNot], best: TrainPlan) -> list[Table]:

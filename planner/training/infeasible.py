@@ -26,8 +26,8 @@ from ..program import whole
 from ..query import Clause, TrainQuery
 from ..records import QueryError, parse_path
 from .asking import Asker
-from .job import UNITS, bounds_of, limit_for
-from .least import CLAUSES, bounded, first_from, least_between, least_of, minimising, query_has
+from .job import bounds_of, limit_for
+from .least import CLAUSES, bounded, first_from, least_between, least_of, limit_of, minimising, query_has
 from .market import Column, cheapest_by
 from .plan import TrainPlan
 from .question import Question
@@ -466,7 +466,8 @@ def _least_limit(
 def _limit_moved(question: Question, query: TrainQuery, path: str, least: int) -> Move:
     """A limit, or the deadline, moved to a number of the program's integers; a deadline in steps, a date to a whole day."""
     resource = _LIMITS[path]
-    needed, now = least * UNITS[resource], question.deadline if resource == "time" else getattr(question.query.limits, resource)
+    needed = limit_of(query, resource, least)
+    now = question.deadline if resource == "time" else getattr(question.query.limits, resource)
     value: object
     if resource == "time":
         steps = whole(needed, _DEADLINE_STEP, "up")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.units import Q, Quantity
+
 from ..query import TrainQuery
 from ..records import QueryError
 from .asking import Asker
@@ -24,12 +26,18 @@ CLAUSES = {
 }  # fmt: skip
 
 
+def limit_of(query: TrainQuery, resource: str, bound: int) -> Quantity:
+    """A number of the program's integers as the question states that limit: a deadline with the wait for the machines."""
+    size: Quantity = bound * UNITS[resource]
+    if resource == "time":
+        size = size + Q(float(queue_wait(query.sharing, np.array(float(size.m_as("hour"))))), "hour")
+    return size
+
+
 def bounded(query: TrainQuery, resource: str, bound: int) -> TrainQuery:
     """The question with a resource bounded by a number of the program's integers."""
     path, unit = CLAUSES[resource]
-    size = float((bound * UNITS[resource]).m_as(unit or ""))
-    if resource == "time":
-        size += 3600 * float(queue_wait(query.sharing, np.array(size / 3600)))
+    size = float(limit_of(query, resource, bound).m_as(unit or ""))
     changed = query.override({path: bound if not unit else f"{size:.15g} {unit}"})
     assert isinstance(changed, TrainQuery)
     return changed

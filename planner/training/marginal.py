@@ -25,7 +25,7 @@ from .asking import Asker, Scales
 from .check import layout_of, strategy_of
 from .figures import FIELDS_OF_CHIPS, OF_STEPS, OF_TIMES, figures_of
 from .job import UNITS, accelerator_of, bounds_of, limit_for, service_of
-from .least import bounded, least_of
+from .least import bounded, least_of, limit_of
 from .market import Column, Market, column_totals
 from .plan import Job, TrainPlan
 from .question import Question
@@ -398,5 +398,5 @@ def _least_better(asker: Asker, question: Question, knob: Knob, base: Optimum) -
 def _words(question: Question, knob: Knob, bound: int) -> str:
     """A bound of a limit, in integers of the program, in the unit of its clause."""
     assert knob.resource is not None
-    size = (bound * UNITS[knob.resource]).m_as({"day": "day", "chips": ""}.get(knob.unit, knob.unit))
+    size = limit_of(question.query, knob.resource, bound).m_as({"day": "day", "chips": ""}.get(knob.unit, knob.unit))
     return f"{float(size):.10g} {knob.unit}"

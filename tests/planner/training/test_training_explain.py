@@ -26,6 +26,7 @@ from command import run
 
 from planner import in_parallel
 from planner import load as ask
+from planner.calibrated import older_constants
 from planner.plan import Plan
 from planner.query import Clause, Query, TrainQuery
 from planner.records import QueryError
@@ -274,6 +275,21 @@ def test_what_was_found_when_the_time_ends_is_kept(
     assert "not sought" in hows
     for fix in found.fixes:
         assert sought(asked, fix, Asker(TODAY)) == fixes[fix.clause]
+
+
+def test_a_deadline_moves_by_the_wait_for_machines_too(put: Callable[[Catalog], None]) -> None:
+    put(catalog_of(3))
+    alone = solve(query_of({"minimize": "time"}), today=TODAY)
+    assert alone.job is not None
+    days, narrow = alone.job.days, {"supply.chips": [alone.job.chip], "supply.accelerators": alone.job.accelerators}
+    clauses = narrow | {"sharing": {"arrivals": f"{0.5 / days:.6f}/day", "variability": 1}, "minimize": "time"}
+    plan = solve(query_of(clauses | {"deadline": f"{1.2 * days:.6f} day"}), today=TODAY)
+    assert plan.status == "infeasible"
+    value = next(fix.value for fix in plan.fixes if fix.clause == "deadline")
+    # by hand (Pollaczek-Khinchine, machines busy half of the time): the wait is as long as the job
+    assert float(value.split()[0]) == pytest.approx(2 * days, abs=0.011)
+    for deadline, status in ((value, "optimal"), (_one_step_less("deadline", value), "infeasible")):
+        assert solve(query_of(clauses | {"deadline": deadline}), today=TODAY).status == status
 
 
 class Planted(_Asked):
@@ -682,6 +698,23 @@ def test_explain_on_the_command_line(saved: Path) -> None:
     assert e["E"] == pytest.approx(e["n"] * e["T"] * e["TDP"] * (e["u"] + host) / 1e6, rel=1e-6)
     assert e["P"] == pytest.approx(e["n"] * e["TDP"] * (1 + host) * e["PUE"] / 1e3, rel=1e-6)
     assert run("explain", saved, "--wall", "fragilty").exit_code == 2
+
+
+def test_a_plan_of_older_constants_is_told_so(saved: Path, tmp_path: Path) -> None:
+    now, older, undated = TrainPlan.load(saved), tmp_path / "older.json", tmp_path / "undated.json"
+    query = TrainQuery.of_plan(now)
+    assert older_constants(query, now) == ""
+    then = tuple(
+        a.model_copy(update={"text": re.sub(r"fitted on [\d-]+", "fitted on 2025-01-02", a.text)}) for a in now.assumptions
+    )
+    now.model_copy(update={"data": now.data | {"constants": "0" * 64}, "assumptions": then}).save(older)
+    now.model_copy(update={"data": {k: v for k, v in now.data.items() if k != "constants"}}).save(undated)
+    said = run("explain", older, "--why-not", "tp=7").stderr
+    assert said.count("\n") == 1 and said.startswith("note: the training model's constants have changed")
+    assert "fitted on 2025-01-02" in said
+    assert "note: constants have changed" in run("evaluate", older).stderr
+    # a plan that does not say which it rests on, but is of the same day
+    assert run("explain", undated, "--why-not", "tp=7").stderr == run("evaluate", undated).stderr == ""
 
 
 def test_an_answer_is_shown_as_a_job(saved: Path) -> None:
