@@ -6,7 +6,6 @@ exactly, one number of units at a time and only where a solver asks: that is wha
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +21,7 @@ from zoo.units import Q, Quantity, ureg
 from .market import Column, Exact, Limit, Market
 from .program import SCALES, quantise
 from .query import AnyQuery, ServeQuery
-from .space import Dropped, Runs, Stations, Survey, in_region
+from .space import Dropped, Runs, Stations, Survey, front, in_region
 
 # Parsed once: taking thousands of magnitudes by a unit's text is slow.
 _SECOND, _PER_SECOND = ureg.Unit("s"), ureg.Unit("1/s")
@@ -369,26 +368,24 @@ def undominated(
     TTFT budgets, and needs no more of anything that the program counts: the objective, every limited resource, and every
     quota. Ties go to less carbon, then to the catalogue's order, so that the same question keeps the same columns.
     """
+    if not columns:
+        return []
     limited = [resource for resource in SCALES if resource != "load" and getattr(query.limits, resource) is not None]
-    quotas: dict[str, tuple[int, ...]] = {}
-    counted = []
-    for j, column in enumerate(columns):
-        offer = column.offer
-        if offer.name not in quotas:
-            quotas[offer.name] = tuple(int(matches(quota, offer, catalog)) for quota in query.supply.quota)
-        curve = curves[column.curve]
-        budget = tuple(-target.magnitude for _, target in curve.targets)
-        needs = (objective[j], *(column.amounts[resource] for resource in limited), *quotas[offer.name], *budget)
-        counted.append((needs, column.amounts["carbon"], j, id(curve.runs), frozenset(column.populations)))
-    keep: list[int] = []
-    fronts: dict[int, list[tuple[tuple[float, ...], frozenset[int]]]] = {}
-    for needs, _, j, machine, populations in sorted(counted, key=lambda entry: entry[:3]):
-        front = fronts.setdefault(machine, [])
-        if any(served >= populations and all(map(operator.le, better, needs)) for better, served in front):
-            continue
-        front.append((needs, populations))
-        keep.append(j)
-    return sorted(keep)
+    offers = {column.offer.name: column.offer for column in columns}
+    quotas = [{name: matches(quota, offer, catalog) for name, offer in offers.items()} for quota in query.supply.quota]
+    theirs = [curves[column.curve] for column in columns]
+    needs = [
+        np.array(objective, float),
+        *(np.array([column.amounts[resource] for column in columns], float) for resource in limited),
+        *(np.array([counts[column.offer.name] for column in columns], float) for counts in quotas),
+        *(-np.array([target.magnitude for _, target in together]) for together in zip(*(c.targets for c in theirs), strict=True)),
+    ]
+    carbon = np.array([column.amounts["carbon"] for column in columns])
+    rank = np.empty(len(columns))
+    rank[np.lexsort((carbon, *reversed(needs)))] = np.arange(len(columns))
+    missing = [np.array([k not in column.populations for column in columns], float) for k in range(len(query.populations))]
+    kind = np.unique([id(curve.runs) for curve in theirs], return_inverse=True)[1]
+    return [int(j) for j in front(kind, rank, *needs, *missing)]
 
 
 @dataclass(frozen=True, slots=True)

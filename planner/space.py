@@ -52,6 +52,7 @@ class Format:
     loss: float | None
 
 
+@functools.cache
 def format_of(name: str) -> Format:
     """The number format `name`, with the high end of its measured quality loss."""
     try:
