@@ -36,7 +36,7 @@ def synthesis(
 
     Three questions, by what is given. A plan: the least with which the chip is part of the optimum (a chip that is in the
     plan needs nothing: an empty answer). `budget` ("300 USD/h"): the least with which a fleet of this chip alone meets the
-    SLA at that cost. An infeasible question: the least with which there is any plan; a list of chips that leaves this one
+    SLA at that cost. An infeasible question: the least with which there is any plan. A list of chips that leaves this one
     out is widened by it. Raises QueryError for a chip that does not exist, that nobody offers, or a budget that is none.
     """
     memory = Memory()
@@ -108,7 +108,7 @@ def _question(plan: Plan, query: ServeQuery, catalog: Catalog, chip: str, budget
     asked = () if query.supply.chips == "all" else {catalog.find("chips", name).name for name in query.supply.chips}
     if budget is not None:
         changes = {"supply.chips": [chip], "limits.cost": budget}
-    elif plan.objective is None and query.supply.chips != "all" and chip not in asked:
+    elif query.supply.chips != "all" and chip not in asked:
         changes = {"supply.chips": [*query.supply.chips, chip]}
     widened = query.override(changes) if changes else query
     assert isinstance(widened, ServeQuery)

@@ -98,8 +98,10 @@ def synthesis_table(needs: Sequence[Need], plan: Plan, budget: str | None) -> Ta
     elif plan.objective is None:
         purpose = "makes a plan possible"
     heads = ("figure, others as they are", "today", "needed", "that is", "the best plan is then")
-    notes = ("each verified on both sides: one hundredth of today's figure less (of a price: more) does not do",)
-    return Table(f"What {chip} has to be, so that it {purpose}", heads, rows, frozenset(), notes)
+    notes = ["each verified on both sides: one hundredth of today's figure less (of a price: more) does not do"]
+    if budget is None and plan.query.get("supply", {}).get("chips", "all") != "all":
+        notes.append("a list of chips in the question that leaves this one out is widened by it")
+    return Table(f"What {chip} has to be, so that it {purpose}", heads, rows, frozenset(), tuple(notes))
 
 
 def _never(need: Need) -> str:

@@ -24,9 +24,10 @@ def synthesis(plan: TrainPlan, query: TrainQuery, asker: Asker, chip: str, budge
     """What `chip` would have to be, figure by figure: bandwidth, capacity, peak, links, network, all at once, or its price.
 
     Three questions, by what is given. A plan: the least with which the best job runs on the chip (empty where it does so
-    already). `budget` ("30e6 USD", of the whole job): the least with which the chip meets the deadline and every limit at that
-    cost. An infeasible question: the least with which there is any job; as all other chips stay what they are, only this one
-    is asked. Raises QueryError for a chip that does not exist, that nobody offers, or a budget that is none.
+    already); a list of chips that leaves this one out is widened by it. `budget` ("30e6 USD", of the whole job): the least with
+    which the chip meets the deadline and every limit at that cost. An infeasible question: the least with which there is any
+    job; as all other chips stay what they are, only this one is asked. Raises QueryError for a chip that does not exist, that
+    nobody offers, or a budget that is none.
     """
     today = asker.question(query)
     name = offered(today.catalog, chip)
@@ -39,6 +40,10 @@ def synthesis(plan: TrainPlan, query: TrainQuery, asker: Asker, chip: str, budge
         changed = query.override(changes | ({} if budget is None else {"limits.cost": _budget(budget)}))
         assert isinstance(changed, TrainQuery)
         question = changed
+    elif query.supply.chips != "all" and name not in {today.catalog.find("chips", one).name for one in query.supply.chips}:
+        widened = query.override({"supply.chips": [*query.supply.chips, name]})
+        assert isinstance(widened, TrainQuery)
+        question = widened
     # figures of this chip alone are moved, so that what is known of the others holds in every world
     asker = Asker(asker.today, asker.progress, chip=name)
     if not alone and plan.job is not None:
@@ -58,7 +63,7 @@ def synthesis(plan: TrainPlan, query: TrainQuery, asker: Asker, chip: str, budge
 
         return least_need(wanted, today.catalog, best, in_the_way, unit_of(query))
 
-    prices = budget is not None or plan.job is not None or query.limits.cost is not None
+    prices = budget is not None or query.limits.cost is not None or (plan.job is not None and "cost" in query.minimize)
     return tuple(in_parallel.each(need, each_wanted(name, _FIGURES, prices)))
 
 
@@ -77,6 +82,6 @@ def _in_the_way(question: TrainQuery, wanted: Wanted, steps: int, asker: Asker) 
     scales = tuple(wanted.scales(steps).items())
     market = asker.market(asker.question(alone, scales), scales)
     if market.best is not None:
-        return "others do it for less"
+        return "others do it for less" if question.minimize == "cost" else "others do better"
     walls = dict.fromkeys(f"{gone.name}: {gone.reason}" for gone in market.dropped if gone.wall is not None)
     return "; ".join(walls) or "no layout of it can be rented"

@@ -555,7 +555,8 @@ def test_a_chip_becomes_the_jobs_where_synthesis_says(put: Callable[[Catalog], N
     assert best.job is not None and best.objective is not None
     assert synthesis(best, query_of(eight), Asker(TODAY), best.job.chip) == ()
     outside = next(offer.accelerator for offer in catalog.offers.values() if offer.accelerator != best.job.chip)
-    needs = [need for need in synthesis(best, query_of(eight), Asker(TODAY), outside) if need.factor is not None]
+    listed = query_of(eight | {"supply.chips": [best.job.chip]})  # the list is widened by the chip
+    needs = [need for need in synthesis(best, listed, Asker(TODAY), outside) if need.factor is not None]
     assert needs
     for need in needs:
         there, before = _enters(catalog, eight, outside, need, put)
