@@ -244,5 +244,6 @@ def narrowed(prepared: Prepared, rate: int, most: int | None = None) -> Part:
         price = float(taken[-1][0][j] / carried[j]), units[j]
         cheapest[market.columns[j].machine] = min(price, cheapest.get(market.columns[j].machine, price))
     best = sorted(cheapest, key=lambda machine: cheapest[machine])[:_BEGIN_MACHINES]
-    begin = {machine: {max(1, round(cheapest[machine][1] * share)) for share in _BEGIN} for machine in best}
+    few = len(cheapest) <= _BEGIN_MACHINES  # then it is soon proven either way
+    begin = {machine: {max(1, round(cheapest[machine][1] * share)) for share in _BEGIN} for machine in best if not few}
     return Part(restricted(prepared, lambda column: column.name in names), tops, begin)

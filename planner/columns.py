@@ -149,7 +149,8 @@ class Memory:
     """What questions that differ little have in common, so that asking many of them is cheap (explanations do).
 
     `surveys`: the layouts of each kind of machine, whatever TPOT; `runs`: those that keep TPOT; `curves`: what pools of them
-    carry; `priced`: integer amounts of offers; `catalogs`: the zoo with the user's files; `choices`: columns before dominance.
+    carry; `priced`: integer amounts of offers; `sites`: of regions; `catalogs`: the zoo with the user's files; `choices`: columns
+    before dominance.
     All depend on their keys alone. `exact`: where a proof of one of the questions left the curves, for others to begin there.
     In a world whose chips' figures were moved, `today` is what is known before the move, and `faster` how many times faster at
     most chips are than then, infinite where that cannot be said (more memory).
@@ -159,6 +160,7 @@ class Memory:
     runs: dict[tuple[Hashable, ...], tuple[list[Runs], list[Dropped]]] = field(default_factory=dict)
     curves: dict[tuple[Hashable, ...], Curve] = field(default_factory=dict)
     priced: dict[tuple[Hashable, ...], dict[str, tuple[dict[str, int], int]]] = field(default_factory=dict)
+    sites: dict[tuple[Hashable, ...], dict[str, Site | str]] = field(default_factory=dict)
     catalogs: dict[Hashable, Catalog] = field(default_factory=dict)
     choices: dict[str, tuple[Choices, list[Dropped], int]] = field(default_factory=dict)
     exact: Exact = field(default_factory=dict)
@@ -410,16 +412,16 @@ def choices_of(
     memory: Memory | None = None,
 ) -> Choices:
     """Every column of a question: each offer, for each set of populations, in units of each span of machines."""
-    entries = rentable(query, catalog, grouped, dropped)
-    return columns_of(query, catalog, entries, dropped, memory or Memory())
+    memory = memory or Memory()
+    return columns_of(query, catalog, rentable(query, catalog, grouped, dropped, memory), dropped, memory)
 
 
 def rentable(
-    query: ServeQuery, catalog: Catalog, grouped: Iterable[tuple[T, Iterable[Offer]]], dropped: list[Dropped]
+    query: ServeQuery, catalog: Catalog, grouped: Iterable[tuple[T, Iterable[Offer]]], dropped: list[Dropped], memory: Memory
 ) -> list[tuple[Offer, Site, T]]:
     """The offers whose amounts are known, each with its site and what came with it; adds to `dropped` what is not known."""
     means = means_of(catalog)
-    sites: dict[str, Site | str] = {}
+    sites = memory.sites.setdefault((id(catalog), query.carbon), {})
     entries: list[tuple[Offer, Site, T]] = []
     reasons: dict[str, int] = {}
     for theirs, offers in grouped:

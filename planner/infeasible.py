@@ -89,7 +89,7 @@ def relaxable(query: ServeQuery) -> list[Clause]:
 
 # HiGHS is asked for so many seconds. Where limits leave next to no room it may count through the plans (measured: 21 s, on
 # programs of which CP-SAT settles each in 0.1 s); CP-SAT takes 0.5 s to load, so it is asked second.
-_SOON = 1.0
+_SOON = 1.5
 # As long where CP-SAT is of no use: where the optimum is wanted to a share, and is not next to a limit.
 _LONGER = 5.0
 # By how much of the room between the least that could do and a bound what units carry is understated to find a plan within it.
@@ -486,10 +486,12 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         slack.append((f"not served {name}", (k,), nothing, rate))
     for limit in market.limits:
         slack.append((f"beyond {limit.name}", (), {**nothing, limit.resource: -1}, limit.bound))
+    part = _within_joint_moves(prepared)
+    market = part.prepared.market
     first = len(market.columns)
     extra = [Column(name, market.columns[0].offer, -1, k, 1, amounts, "nothing") for name, k, amounts, _ in slack]
     certificate = asker.certified(
-        Part(prepared, {}, {}),
+        part,
         replace(
             market,
             columns=(*market.columns, *extra),
@@ -521,6 +523,18 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         values.append(str(words))
     move = Move(moved, "; ".join(values))
     return Repair(_fix(move, clauses, asker, "least sum"), moved)
+
+
+def _within_joint_moves(prepared: Prepared) -> Part:
+    """What is left of a market within the least sum of moves: what a fleet of one kind leaves unserved is such a move, and so
+    much less is carried at least, of so much more of every limit."""
+    market = prepared.market
+    if len(market.rates) > 1 or not counting_everything(market):
+        return Part(prepared, {}, {})
+    (rate,) = market.rates
+    served = min(most_carried(prepared), rate)
+    wider = tuple(replace(one, bound=one.bound + math.ceil((1 - served / rate) * max(one.bound, 1))) for one in market.limits)
+    return narrowed(replace(prepared, market=replace(market, limits=wider)), served)
 
 
 def _bounded(clause: str, resource: str, bound: int) -> tuple[str, object]:

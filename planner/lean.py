@@ -74,7 +74,7 @@ def _market(
     model = model_of(query, catalog)
     offers, _ = space.offers_of(query, catalog)
     machines = space.machines_of(offers, catalog)
-    entries = columns.rentable(query, catalog, ((i, theirs) for i, (_, theirs) in enumerate(machines)), [])
+    entries = columns.rentable(query, catalog, ((i, theirs) for i, (_, theirs) in enumerate(machines)), [], memory)
     needs, bounds = _needs(query, catalog, entries, memory, least, cap)
     kept = _unreplaced(query, catalog, entries, needs)
     entries, needs, bounded = [entries[e] for e in kept.tolist()], needs[kept], np.isfinite(bounds)
@@ -104,7 +104,7 @@ def price(query: ServeQuery, memory: Memory) -> None:
     """Have the amounts of all that is on offer known, so that worlds in which only chips differ need not compute them."""
     catalog = catalog_of(query, memory)
     machines = space.machines_of(space.offers_of(query, catalog)[0], catalog)
-    columns.priced(query, catalog, columns.rentable(query, catalog, machines, []), memory)
+    columns.priced(query, catalog, columns.rentable(query, catalog, machines, [], memory), memory)
 
 
 # How many kinds of machine are laid out together: fewer calls or less work in vain.
