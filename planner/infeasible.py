@@ -488,6 +488,8 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         slack.append((f"beyond {limit.name}", (), {**nothing, limit.resource: -1}, limit.bound))
     part = _within_joint_moves(prepared)
     market = part.prepared.market
+    if not market.columns:  # no less than to serve nobody
+        return None
     first = len(market.columns)
     extra = [Column(name, market.columns[0].offer, -1, k, 1, amounts, "nothing") for name, k, amounts, _ in slack]
     certificate = asker.certified(
