@@ -11,9 +11,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -646,16 +646,25 @@ def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQue
     return plan, query, Asker(date.fromisoformat(query.start) if query.start else date.today(), progress)
 
 
-def _explain_training(
-    path: Path, why_not: list[str] | None, switches: bool, swings: bool, plot: Path | None, chip: str | None,
-    budget: str | None, format: str, quiet: bool,
-) -> None:  # fmt: skip
-    """`explain` of a training plan. Ends the command."""
-    from .records import QueryError
-    from .report import explain as pages
-    from .report import tables
-    from .report import training as training_pages
-    from .report import training_explain as training
+class _Explained(NamedTuple):
+    """What `explain` asks of a saved plan of one kind."""
+
+    plan: Plan
+    query: AnyQuery
+    synthesis: Callable[[str, str | None], Sequence[Any]]
+    alone: tuple[str, str]  # what a chip of the plan may be asked instead, and at which budget
+    tornado: Callable[[], Sequence[Any]]
+    why_not: Callable[[list[str]], Sequence[Any]]
+    why_not_tables: Callable[[Sequence[Any], Any], list[Table]]
+    completed: Callable[[], Any]  # an infeasible plan with what was left out of its repairs
+    infeasible_tables: Callable[[Any], list[Table]]
+    marginals: Callable[[], Sequence[Any]]
+    rows: Callable[[Sequence[Any]], list[dict[str, Any]]]
+
+
+def _explained_job(path: Path, switches: bool, progress: _Progress) -> _Explained:
+    from .report import training as jobs
+    from .report import training_explain as pages
     from .training.infeasible import completed
     from .training.marginal import marginals
     from .training.sensitivity import tornado
@@ -664,46 +673,65 @@ def _explain_training(
     from .training.whynot import why_not as force
     from .whynot import parse
 
-    progress = _Progress(not quiet)
     saved, query, asker = _training_plan(path, progress)
-    _tell_of_constants(saved, query, quiet)
-    shown: list[tables.Table]
-    records: list[Any]
-    try:
-        if chip is not None:
-            records = list(synthesis(saved, query, asker, chip, budget))
-            shown = [pages.synthesis_table(records, saved, budget)]
-            if not records:
-                typer.echo(_in_the_plan(chip, "a job on it at that cost", "30e6 USD"), err=True)
-        elif why_not:
-            forces = [parse(text, FORCED) for text in why_not]
-            for one in forces:  # every name is looked up before anything is solved
-                question_with(query, one, asker)
-            records = [force(saved, query, one, asker) for one in forces]
-            shown = training.why_not_tables_of(records, saved)
-        elif saved.job is None:
-            if switches:
-                saved = completed(saved, asker.question(query), asker)
-                progress.close()
-            shown, _ = _whole(format, saved, training_pages.infeasible_tables(saved), [])
-            _show(format, shown, pages.why_infeasible(saved), pages.conflict_lines(saved), _headline(saved))
-            raise typer.Exit(OK)
-        elif swings:
-            records = list(tornado(saved, query, asker))
-            shown = pages.tornado_tables(records)
-            _draw(records, saved.name, plot)
-        else:
-            records = list(marginals(saved, query, asker, switches))
-            shown = [tables.walls_table(saved), pages.marginal_table(records), pages.switch_table(records)]
-    except QueryError as error:
-        progress.close()
-        raise _fail(str(error)) from None
-    progress.close()
-    shown, pictures = _whole(format, saved, shown, records)
-    _show(
-        format, shown, [record.model_dump(mode="json") for record in records], training.flat(records), _headline(saved), pictures
-    )
-    raise typer.Exit(OK)
+
+    def why_not(texts: list[str]) -> list[Any]:
+        forces = [parse(text, FORCED) for text in texts]
+        for one in forces:  # every name is looked up before anything is solved
+            question_with(query, one, asker)
+        return [force(saved, query, one, asker, switches) for one in forces]
+
+    return _Explained(
+        saved, query,
+        lambda chip, budget: synthesis(saved, query, asker, chip, budget),
+        ("a job on it at that cost", "30e6 USD"),
+        lambda: tornado(saved, query, asker),
+        why_not,
+        pages.why_not_tables_of,
+        lambda: completed(saved, asker.question(query), asker),
+        jobs.infeasible_tables,
+        lambda: marginals(saved, query, asker, switches),
+        pages.flat,
+    )  # fmt: skip
+
+
+def _explained_fleet(path: Path, switches: bool, progress: _Progress) -> _Explained:
+    from .columns import Memory
+    from .infeasible import sought
+    from .marginal import marginals
+    from .plan import rows
+    from .report import explain as pages
+    from .report import tables
+    from .sensitivity import tornado
+    from .synthesis import synthesis
+    from .uncertainty import guarded_query
+    from .whynot import look_up, parse
+    from .whynot import why_not as force
+
+    saved, query = _plan_and_query(path)
+
+    def why_not(texts: list[str]) -> list[Any]:
+        memory, forces = Memory(), [parse(text) for text in texts]
+        for one in forces:  # every name is looked up before anything is solved
+            look_up(query, one, memory)
+        return [force(saved, query, one, memory, progress, switches) for one in forces]
+
+    def completed() -> Plan:
+        fixes = tuple(sought(guarded_query(query), fix, Memory(), progress) for fix in saved.fixes)
+        return saved.model_copy(update={"fixes": fixes})
+
+    return _Explained(
+        saved, query,
+        lambda chip, budget: synthesis(saved, query, chip, budget, progress),
+        ("it alone serving everything at that cost", "300 USD/h"),
+        lambda: tornado(saved, query, progress),
+        why_not,
+        pages.why_not_tables,
+        completed,
+        tables.conflict_tables,
+        lambda: marginals(saved, query, switches, progress),
+        rows,
+    )  # fmt: skip
 
 
 def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
@@ -749,16 +777,10 @@ def explain(
 
     Example:  wallplan explain plan.json --why-not "chip=l40s" --why-not "tp=8"
     """
-    from .columns import Memory
-    from .infeasible import sought
-    from .marginal import marginals
-    from .plan import PlanError, needs_objective, rows
+    from .plan import PlanError, needs_objective
     from .records import QueryError
     from .report import explain as pages
     from .report import tables
-    from .uncertainty import guarded_query
-    from .whynot import look_up, parse
-    from .whynot import why_not as force
 
     _check_format(format, *FORMATS)
     for name, given, needs, there in (("--plot", plot, "--tornado", tornado), ("--budget", budget, "--synthesis", synthesis)):
@@ -767,51 +789,44 @@ def explain(
     _check_picture(plot)
     if wall is not None:
         _explain_wall(plan, _wall_number(wall), format)
-    if _kind_of(plan) == "train":
-        _explain_training(plan, why_not, switches, tornado, plot, synthesis, budget, format, quiet)
-    saved, query = _plan_and_query(plan)
-    _tell_of_constants(saved, query, quiet)
     progress = _Progress(not quiet)
+    asked = (_explained_job if _kind_of(plan) == "train" else _explained_fleet)(plan, switches, progress)
+    saved = asked.plan
+    _tell_of_constants(saved, asked.query, quiet)
     shown: list[tables.Table]
-    records: list[Any]
+    records: Sequence[Any]
     try:
         if synthesis is not None:
-            from .synthesis import synthesis as needed
-
-            records = list(needed(saved, query, synthesis, budget, progress))
+            records = asked.synthesis(synthesis, budget)
             shown = [pages.synthesis_table(records, saved, budget)]
             if not records:
-                typer.echo(_in_the_plan(synthesis, "it alone serving everything at that cost", "300 USD/h"), err=True)
+                typer.echo(_in_the_plan(synthesis, *asked.alone), err=True)
         elif tornado:
             needs_objective(saved, "whose objective could swing", str(plan))
-            from .sensitivity import tornado as swings
-
-            records = list(swings(saved, query, progress))
+            records = asked.tornado()
             shown = pages.tornado_tables(records)
-            _draw(records, saved.name, plot)
+            _draw(list(records), saved.name, plot)
         elif why_not:
-            memory, forces = Memory(), [parse(text) for text in why_not]
-            for one in forces:  # every name is looked up before anything is solved
-                look_up(query, one, memory)
-            records = [force(saved, query, one, memory, progress, switches) for one in forces]
-            shown = pages.why_not_tables(records, saved)
+            records = asked.why_not(why_not)
+            shown = asked.why_not_tables(records, saved)
         elif saved.status == "infeasible":
             if switches:
-                fixes = tuple(sought(guarded_query(query), fix, Memory(), progress) for fix in saved.fixes)
-                saved = saved.model_copy(update={"fixes": fixes})
+                saved = asked.completed()
                 progress.close()
-            shown, _ = _whole(format, saved, tables.conflict_tables(saved), [])
+            shown, _ = _whole(format, saved, asked.infeasible_tables(saved), [])
             _show(format, shown, pages.why_infeasible(saved), pages.conflict_lines(saved), _headline(saved))
             raise typer.Exit(OK)
         else:
-            records = list(marginals(saved, query, switches, progress))
+            needs_objective(saved, "whose walls could be moved", str(plan))
+            records = asked.marginals()
             shown = [tables.walls_table(saved), pages.marginal_table(records), pages.switch_table(records)]
     except (PlanError, QueryError) as error:
         progress.close()
         raise _fail(str(error)) from None
     progress.close()
     shown, pictures = _whole(format, saved, shown, records)
-    _show(format, shown, [record.model_dump(mode="json") for record in records], rows(records), _headline(saved), pictures)
+    lines = asked.rows(records)
+    _show(format, shown, [record.model_dump(mode="json") for record in records], lines, _headline(saved), pictures)
 
 
 def _in_the_plan(chip: str, goal: str, budget: str) -> str:
@@ -819,7 +834,7 @@ def _in_the_plan(chip: str, goal: str, budget: str) -> str:
     return f'--synthesis {chip}: in the plan already; ask for another chip, or with --budget "{budget}" for {goal}'
 
 
-def _whole(format: str, plan: Plan, shown: list[Table], records: list[Any]) -> tuple[list[Table], list[str]]:
+def _whole(format: str, plan: Plan, shown: list[Table], records: Sequence[Any]) -> tuple[list[Table], list[str]]:
     """(tables, pictures) of an explanation: a file to pass on also has the certificate, and the tornado as a picture."""
     from .plan import Swing
     from .report import picture, tables, training

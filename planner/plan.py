@@ -480,7 +480,12 @@ def needs_objective(plan: Plan, purpose: str, source: str = "") -> None:
     """Raises PlanError where an answer has no plan of which a `purpose` could be asked."""
     if plan.objective is None:
         where = f"{source}: " if source else ""
-        raise PlanError(f"{where}there is no plan {purpose} ({plan.status}); its clashes and repairs say why: `wallplan explain`")
+        why = (
+            "its clashes and repairs say why: `wallplan explain`"
+            if plan.status == "infeasible"
+            else "solver.time may be too short"
+        )
+        raise PlanError(f"{where}there is no plan {purpose} ({plan.status}); {why}")
 
 
 def _words(value: Any) -> str:

@@ -149,12 +149,12 @@ class _Asked:
             return False
 
 
-def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = ()) -> Explanation:
+def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = (), beyond: bool = True) -> Explanation:
     """The clashes and the repairs, or as much of them as was found in the time. An empty clash: no clause is to blame, physics
-    is. kept: clauses that are not to give way."""
+    is. kept: clauses that are not to give way; beyond: whether what lies beyond the least moves is looked for."""
     clauses = [clause for clause in question.query.clauses() if clause.path not in kept]
     nothing = Explanation(tuple(map(_blamed, clauses)), complete=False, left=(*_CLASH, *_REST))
-    return _in_time(nothing, _explained(question, clauses, _Asked(asker)))
+    return _in_time(nothing, _explained(question, clauses, _Asked(asker), beyond))
 
 
 def _in_time(last: Known, more: Iterator[Known]) -> Known:
@@ -172,7 +172,7 @@ _OTHERS = ("other clashes and joint repairs",)
 _MEMORY = ("whether memory is to blame",)
 
 
-def _explained(question: Question, clauses: list[Clause], asked: _Asked) -> Iterator[Explanation]:
+def _explained(question: Question, clauses: list[Clause], asked: _Asked, beyond: bool) -> Iterator[Explanation]:
     """More and more of `why_infeasible`, the last with all of it. Raises OutOfTime."""
     query = question.query
     if not asked.feasible(query, clauses):
@@ -193,7 +193,7 @@ def _explained(question: Question, clauses: list[Clause], asked: _Asked) -> Iter
         if not lone and not joint:
             joint = [_least_set(query, clauses, asked)]
     tasks = [*([clause] for clause in lone), *_limits_in(clashes), *joint]
-    repairs, unknown = _repairs(question, tasks, asked)
+    repairs, unknown = _repairs(question, tasks, asked, beyond)
     possible = [repair for repair in repairs if repair.best is not None]
     nearest = min(possible, key=_distance) if possible else None
     blamed = {c.path for clash in clashes for c in clash} | {path for r in repairs for path in r.fix.clause.split(" + ")}
@@ -303,7 +303,9 @@ def _blamed(clause: Clause, memory: bool = False) -> plan.Conflict:
 Partly = tuple[Repair | None, tuple[str, ...]]
 
 
-def _repairs(question: Question, tasks: Sequence[list[Clause]], asked: _Asked) -> tuple[list[Repair], tuple[str, ...]]:
+def _repairs(
+    question: Question, tasks: Sequence[list[Clause]], asked: _Asked, beyond: bool
+) -> tuple[list[Repair], tuple[str, ...]]:
     """Of each set of clauses whose removal is enough its least moves, the best job then, and what lies beyond; and what of that
     was not looked at in the time. For no clauses: the moves of limits with the least sum."""
 
@@ -311,7 +313,7 @@ def _repairs(question: Question, tasks: Sequence[list[Clause]], asked: _Asked) -
         nothing: Partly = (None, ("the least joint move of limits",))
         if together:
             nothing = Repair(not_sought(together)), (f"how far {_names(together)} must move",)
-        return _in_time(nothing, _repair(question, together, asked))
+        return _in_time(nothing, _repair(question, together, asked, beyond))
 
     found = in_parallel.each(repair, tasks) if asked.slow else [repair(task) for task in tasks]
     kept: dict[frozenset[str], Repair] = {}
@@ -321,7 +323,7 @@ def _repairs(question: Question, tasks: Sequence[list[Clause]], asked: _Asked) -
     return list(kept.values()), tuple(text for _, left in found for text in left)
 
 
-def _repair(question: Question, together: list[Clause], asked: _Asked) -> Iterator[Partly]:
+def _repair(question: Question, together: list[Clause], asked: _Asked, beyond: bool = True) -> Iterator[Partly]:
     """More and more of what is known of one repair. Raises OutOfTime."""
     if together:
         move, how = _joint_move(question, together, asked), "in turn" if len(together) > 1 else "alone"
@@ -340,8 +342,8 @@ def _repair(question: Question, together: list[Clause], asked: _Asked) -> Iterat
     fix = _priced(question, fix, best)
     found = Repair(fix, move.query, move.far, best)
     yield found, (f"what moving {names} further saves",)
-    for beyond in _beyond(question, together, fix, asked):
-        found = replace(found, fix=beyond)
+    for farther in _beyond(question, together, fix, asked) if beyond else ():
+        found = replace(found, fix=farther)
         yield found, (f"what moving {names} further saves",)
     yield found, ()
 

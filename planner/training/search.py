@@ -26,7 +26,7 @@ from .layouts import Choices, Cores, Strategies, cores_of, count_of, layouts_of,
 
 # Evaluated at once, large enough for arrays to pay, small enough that bounds stop early:
 _CORES = 8192  # cores that are bounded
-_BATCH = 4096  # strategies
+_BATCH = 16384  # strategies
 
 Floats = NDArray[np.float64]
 Over = Callable[[], bool]  # whether the time for an answer is over

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from zoo.units import Quantity
 
 from ..query import TrainQuery
 from ..records import CannotBe, QueryError
+from ..scalars import text_of
 from ..whynot import forbidding, in_words, meant, parse, rounded_up
 from .asking import Asker
 from .check import job_of
@@ -24,6 +27,7 @@ from .plan import Job, Shortfall, TrainPlan, TrainWhyNot
 from .question import Question
 from .report_units import in_units, unit_of
 from .search import memory_of
+from .solve import ends_at
 
 
 def _degree(name: str) -> Callable[[str], dict[str, object]]:
@@ -94,14 +98,18 @@ def question_with(query: TrainQuery, forces: Mapping[str, str], asker: Asker) ->
         raise QueryError(text if where is None else f"--why-not {_words(forces)}: {reason}") from None
 
 
-def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker: Asker) -> TrainWhyNot:
-    """What the best job that has X takes beside the best of all, or why there is none.
+def why_not(
+    plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker: Asker, switches: bool = False
+) -> TrainWhyNot:  # fmt: skip
+    """What the best job that has X takes beside the best of all, or why there is none, as far as that is found in `solver.time`.
 
+    switches: where there is none, also what lies beyond the least moves that would allow X.
     Raises QueryError, one line, for a key that cannot be forced or a name that does not exist.
     """
     what, unit = _words(forces), unit_of(query)
     if plan.job is not None:
         asker.counts = asker.counts | {plan.job.accelerators}
+        asker.lead = plan.job.offer, plan.job.accelerators  # where X leaves it, likely the best with X too
     question = question_with(query, forces, asker)
     if isinstance(question, str):
         return TrainWhyNot(
@@ -115,11 +123,13 @@ def why_not(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker
     if best is None:
         asker.progress(f"what forbids {what}")
         kept = {path.split("[")[0] for key, value in forces.items() for path in FORCED[key](value)}
-        why = why_infeasible(question, asker, kept)
+        limited = replace(asker, over=ends_at(time.perf_counter() + float(query.solver.time.m_as("s"))))
+        why = why_infeasible(question, limited, kept, beyond=switches)
         return TrainWhyNot(
             what=what, status="infeasible", objective=None, unit=unit, dearer_by=None, ratio=None, wins_at=None,
             conflict=why.conflict, fixes=why.fixes, removed=market.removals, took=took,
             shortfalls=() if why.conflict else _shortfalls(market),
+            note=f"not looked at, {text_of(query.solver.time)} were over: {', '.join(why.left)}" if why.left else "",
         )  # fmt: skip
     objective = in_units(query, best.objective)
     assert objective is not None
