@@ -18,11 +18,11 @@ def shadow_prices(program: Program) -> dict[str, float]:
 
     Negative where a larger bound saves. Empty where the relaxation has no optimum. By HiGHS.
     """
+    relaxed = replace(program, variables=tuple(replace(variable, integer=False) for variable in program.variables))
+    m = model(relaxed)
     from pyomo.contrib.solver.common.results import TerminationCondition
     from pyomo.contrib.solver.solvers.highs import Highs
 
-    relaxed = replace(program, variables=tuple(replace(variable, integer=False) for variable in program.variables))
-    m = model(relaxed)
     result = Highs().solve(m, load_solutions=False, raise_exception_on_nonoptimal_result=False, threads=1)
     if result.termination_condition != TerminationCondition.convergenceCriteriaSatisfied:
         return {}

@@ -5,24 +5,33 @@ from __future__ import annotations
 import math
 import sys
 import time
+from functools import cache
 from typing import Any
 
-# Pyomo imports all of scipy.stats (1 s of processor time) when it finds scipy loaded, and pint has loaded scipy's top by now.
-_scipy = sys.modules.pop("scipy", None)
-import pyomo.core as pyo  # noqa: E402
-
-if _scipy is not None:
-    sys.modules["scipy"] = _scipy
-
-from .program import Program, Solution  # noqa: E402
+from .program import Program, Solution
 
 # The objective is an integer, so a bound less than one unit below the incumbent proves it. The margin is for
 # the solver's own arithmetic.
 _ABSOLUTE_GAP = 0.9
 
 
+@cache
+def _pyomo() -> Any:
+    """`pyomo.core`, loaded with the first program: checking a plan does without. To be asked for before any other part of Pyomo.
+
+    Pyomo imports all of scipy.stats (1 s of processor time) when it finds scipy loaded, and pint has loaded scipy's top by now.
+    """
+    scipy = sys.modules.pop("scipy", None)
+    import pyomo.core
+
+    if scipy is not None:
+        sys.modules["scipy"] = scipy
+    return pyomo.core
+
+
 def model(program: Program) -> Any:
     """A `pyomo.ConcreteModel` of the program: variables `x[i]`, rows `row[name]`, minimise `objective`."""
+    pyo = _pyomo()
     from pyomo.core.expr.numeric_expr import LinearExpression
 
     m = pyo.ConcreteModel(name="wallplan")
@@ -60,6 +69,7 @@ def solve(program: Program, seconds: float, gap: float = 0.0) -> Solution:
     The status is read before any value; a point is rounded to integers and checked against every row exactly,
     because HiGHS accepts integers within a tolerance. Raises ArithmeticError when the rounded point breaks a row.
     """
+    _pyomo()
     from pyomo.contrib.solver.common.results import SolutionStatus, TerminationCondition
     from pyomo.contrib.solver.solvers.highs import Highs
 

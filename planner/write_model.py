@@ -25,9 +25,9 @@ def write(program: Program, path: Path, unit: str) -> None:
     """
     if path.suffix not in _COMMENTS:
         raise ValueError(f"{path}: the model is written as .lp or .mps, not as {path.suffix or 'a file without ending'!r}")
+    m = model(program)
     import pyomo.environ  # noqa: F401  registers the writers
 
-    m = model(program)
     columns = [_legal(f"x{i}", variable.name) for i, variable in enumerate(program.variables)]
     rows = {row.name: _legal(f"r{i}", row.name) for i, row in enumerate(program.rows)}
     named = {id(m.x[i]): name for i, name in enumerate(columns)} | {id(m.row[row]): rows[row] for row in m.row}
