@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -57,8 +57,8 @@ def dimensions(returns: str | None = None, /, **arguments: str) -> Callable[[Cal
 
     `returns` is None for functions that return a record. The units stand in `function.dimensions` for tests and docs.
     """
-    expected = {name: (ureg.Unit(unit), ureg.Unit(unit).dimensionality) for name, unit in arguments.items()}
-    unit = None if returns is None else ureg.Unit(returns)
+    expected = {name: _unit(unit) for name, unit in arguments.items()}
+    unit = None if returns is None else _unit(returns)[0]
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         parameters = list(inspect.signature(function).parameters.values())
@@ -84,6 +84,13 @@ def dimensions(returns: str | None = None, /, **arguments: str) -> Callable[[Cal
         return checked
 
     return decorate
+
+
+@cache
+def _unit(text: str) -> tuple[Any, Any]:
+    """A unit and its dimensionality."""
+    unit = ureg.Unit(text)
+    return unit, unit.dimensionality
 
 
 def _checked(function: str, name: str, value: Any, expectation: tuple[Any, Any] | None) -> Any:
