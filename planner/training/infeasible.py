@@ -175,12 +175,12 @@ _MEMORY = ("whether memory is to blame",)
 def _explained(question: Question, clauses: list[Clause], asked: _Asked, beyond: bool) -> Iterator[Explanation]:
     """More and more of `why_infeasible`, the last with all of it. Raises OutOfTime."""
     query = question.query
-    if not asked.feasible(query, clauses):
-        yield Explanation()
-        return
     core = clauses
     for core in _clash(query, clauses, clauses, asked):
         yield Explanation(tuple(map(_blamed, core)), complete=False, left=(*_CLASH, *_REST))
+    if not core:  # not even without any clause
+        yield Explanation()
+        return
     yield Explanation(tuple(map(_blamed, core)), left=_REST)
     lone = [clause for clause in core if asked.feasible(query, [clause])]  # every clash has these
     clashes, joint = [core], list[list[Clause]]()
