@@ -545,10 +545,12 @@ def _grouped(surveys: Sequence[Survey], times: Sequence[Times], alone: Sequence[
     `times`: of replicas that read prompts and decode; `alone`: of those that only decode.
     """
     both = [_together(survey, mine) for survey, mine in zip(surveys, times, strict=True)]
+    of, spans = np.repeat(np.arange(len(both)), [len(spans) for spans, _ in both]), np.concatenate([spans for spans, _ in both])
+    stations = Stations.joined([units for _, units in both])
     if any(survey.apart is not None for survey in surveys):
-        both += _apart(surveys, alone)
-    of = np.concatenate([np.full(len(spans), i % len(surveys)) for i, (spans, _) in enumerate(both)])
-    spans, stations = np.concatenate([spans for spans, _ in both]), Stations.joined([units for _, units in both])
+        of_apart, spans_apart, units_apart = _apart(surveys, alone)
+        of, spans = np.concatenate([of, of_apart]), np.concatenate([spans, spans_apart])
+        stations = Stations.joined([stations, units_apart])
     best = _undominated(of * 10_000 + spans, stations)
     of, spans, stations = of[best], spans[best], stations.at(best)
     saturation = np.minimum(stations.servers / stations.prefill_s, stations.slots / stations.residence_s)
@@ -581,9 +583,9 @@ _UNIT_SPANS = (1, 2, 4, 8)
 UNIT_REPLICAS = 8
 
 
-def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.ndarray, Stations]]:
-    """By survey, (machines of a unit, the unit) for prefill and decode apart: `readers` replicas of one layout beside others of
-    a second. `alone`: replicas that keep TPOT when they only decode, none where a question wants none apart.
+def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> tuple[np.ndarray, np.ndarray, Stations]:
+    """(Survey, machines of a unit, the unit), ordered by survey, for prefill and decode apart: `readers` replicas of one layout
+    beside others of a second. `alone`: replicas that keep TPOT when they only decode, none where a question wants none apart.
 
     Both have the same number formats and draft, since the cache is handed over as it is. A reader keeps, for each stage, the
     prompt that it reads and the one that it sends. Decode batches are those above half of the largest that keeps TPOT.
@@ -658,8 +660,7 @@ def _apart(surveys: Sequence[Survey], alone: Sequence[Times]) -> list[tuple[np.n
     stations = Stations(
         decode.shape, read.shape, replicas.astype(float), readers, decode.batch, unit.servers, unit.slots, *seconds
     )
-    ends = np.searchsorted(of, np.arange(1, len(surveys)))
-    return [(spans[at], stations.at(at)) for at in np.split(np.arange(len(of)), ends)]
+    return of, spans, stations
 
 
 @functools.cache
