@@ -224,7 +224,9 @@ def narrowed(prepared: Prepared, rate: int, most: int | None = None) -> Part:
         """Which of `kept` can be in a plan, as far as `carried` tells."""
         left = kept & (carried > 0)
         for amounts, bound in taken:
-            price = np.min(amounts[left] / carried[left], initial=np.inf)
+            if not left.any():
+                break
+            price = np.min(amounts[left] / carried[left])
             left &= rate * price + amounts - price * carried <= bound * (1 + 1e-9)
         return left
 

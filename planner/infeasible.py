@@ -87,11 +87,13 @@ def relaxable(query: ServeQuery) -> list[Clause]:
     return [clause for clause in query.clauses() if not clause.path.endswith("precision")]
 
 
-# HiGHS is asked for so many seconds. Where limits leave next to no room it may count through the plans (measured: 21 s, on
-# programs of which CP-SAT settles each in 0.1 s); CP-SAT takes 0.5 s to load, so it is asked second.
+# HiGHS is asked for so many seconds first. Where limits leave next to no room it may count through the plans (measured: 21 s, on
+# programs of which CP-SAT settles each in 0.1 s); with several populations CP-SAT does, and it takes 0.5 s to load.
 _SOON = 1.5
-# As long where CP-SAT is of no use: where the optimum is wanted to a share, and is not next to a limit.
-_LONGER = 5.0
+# How many times longer each turn of both is than the one before.
+_LONGER = 4.0
+# Where an optimum is wanted to a share, and is not next to a limit, HiGHS alone is asked, for so many seconds.
+_ENOUGH = 5.0
 # By how much of the room between the least that could do and a bound what units carry is understated to find a plan within it.
 _UNDERSTATED = 0.75
 _NEARLY = 0.01  # to which a further move is found and decided: neither it nor its price need be known to the last digit
@@ -104,7 +106,7 @@ class Asker:
     memory: Memory = field(default_factory=Memory)
     answers: dict[str, bool] = field(default_factory=dict)
     seconds: float = 0.0
-    counts: bool = False  # whether HiGHS did not get to an end, so that CP-SAT is asked
+    counts: bool = False  # whether CP-SAT proved what HiGHS did not, so that it is asked first
     unproven: bool = False  # whether the time of a question ended before its proof: it then counts as one without a plan
 
     @property
@@ -124,21 +126,27 @@ class Asker:
     def certified(self, part: Part, market: Market, most: int | None = None) -> Certificate:
         """The proof of a market, which may have columns beside the question's own: each unit of those carries a unit of load.
 
-        `most`: an objective that some plan reaches.
+        `most`: an objective that some plan reaches. The solvers take turns that grow, as long as the question allows.
         """
-        solver, engines = part.prepared.query.solver, ["cpsat"]
-        seconds = float(solver.time.m_as("s"))
-        if solver.engine != "cpsat" and not self.counts:
-            engines.insert(0, "highs")
-        for engine in engines:
-            left = min(seconds, _SOON) if engine == "highs" else seconds
-            found = _certified(part, market, engine, left, self.memory.exact, most)
+        solver = part.prepared.query.solver
+        left, turn = float(solver.time.m_as("s")), math.inf if solver.engine == "cpsat" else _SOON
+        engine = "cpsat" if self.counts or solver.engine == "cpsat" else "highs"
+        stopped: Certificate | None = None
+        while True:
+            found = _certified(part, market, engine, min(left, turn), self.memory.exact, most)
             self.memory.exact = found.exact or self.memory.exact
+            left -= found.seconds
             if found.status != "stopped":
+                self.counts = engine == "cpsat"
                 return found
-            self.counts = True
-        self.unproven = True
-        return found
+            if stopped is None or found.objective is not None:
+                stopped = found
+            if left <= 0:
+                self.unproven = True
+                return stopped
+            part = replace(part, begin=found.exact)
+            turn *= _LONGER if engine == "cpsat" else 1.0
+            engine = "highs" if engine == "cpsat" else "cpsat"
 
     def within(self, query: ServeQuery, resource: str) -> bool:
         """Whether a question has a plan within its limit of what it minimises, decided to `_NEARLY` of that.
@@ -154,7 +162,7 @@ class Asker:
         part = narrowed(prepared, total, most)
         market = part.prepared.market
         free = replace(market, limits=tuple(one for one in market.limits if one.clause != f"limits.{resource}"))
-        seconds = min(float(query.solver.time.m_as("s")), _LONGER)
+        seconds = min(float(query.solver.time.m_as("s")), _ENOUGH)
         each = zip(free.columns, free.objective, strict=True)
         ideal = min((goal * total / part.tops[column.name] for column, goal in each), default=math.inf)
         if ideal < most:
