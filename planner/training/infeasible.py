@@ -406,7 +406,8 @@ def _beyond(question: Question, together: list[Clause], fix: plan.Fix, asked: _A
     query, asker = question.query, asked.asker
     own, _ = CLAUSES.get(query.minimize, ("", ""))
     sized = [clause for clause in together if _has_size(clause.path)]
-    if fix.objective is None or not sized or {fix.clause} & {own, "workload.tokens"} or set(fix.value.split("; ")) == {"dropped"}:
+    demand = any(clause.path == "workload.tokens" for clause in together)  # moves on to next to no job
+    if fix.objective is None or not sized or demand or fix.clause == own or set(fix.value.split("; ")) == {"dropped"}:
         return
     asker.progress(f"what if {_names(together)} moved further?")
     best = asker.best(without(query, together))
