@@ -10,6 +10,7 @@ import tiny
 from planner import distance
 from planner import prepare as preparing
 from planner import solve as solving
+from planner.report.tables import nearest_notes
 from planner.solve import solve
 from zoo.units import Q
 
@@ -37,3 +38,20 @@ def test_the_nearest_plan_is_not_an_absurd_one(tpot: str, nearest: str, monkeypa
     assert (slower.m_as("") > 2) == (nearest == "supply.chips")  # by hand: ln of it against ln 2
     assert plan.nearest is not None and plan.nearest.objective == moves[nearest].objective
     assert {pool.chip for pool in plan.nearest.fleet} == ({"blue"} if nearest == "supply.chips" else {"red"})
+
+
+def test_a_least_move_that_nobody_would_take_gives_way_to_the_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TTFT that only an all but idle fleet keeps: a few milliseconds more and a fraction of the machines will do."""
+    offers = [tiny.offer("here/one", "red", 1.0)]
+    world = tiny.world([tiny.chip("red")], [tiny.model()], [tiny.region("here/one", 100.0)], offers)
+    for module in (preparing, solving):
+        monkeypatch.setattr(module, "open_catalog", lambda query: world)
+    plan = solve(tiny.question(sla={"ttft": {"p99": "2 ms"}}, supply={"offers": ["on-demand"]}))
+    (fix,) = plan.fixes
+    assert fix.objective is not None and fix.further_objective is not None and fix.without is not None
+    assert fix.objective > 3 * 1.1 * fix.without and fix.further_objective <= 1.1 * fix.without
+    near = plan.nearest
+    assert near is not None and near.objective == fix.further_objective and near.change.endswith(str(fix.further))
+    assert (near.least, near.least_objective) == (fix.value, fix.objective)
+    said = " ".join(nearest_notes(plan))
+    assert f"moved no further than to {fix.value} it would cost" in said and near.totals["cost_usd_per_h"] == near.objective
