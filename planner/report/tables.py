@@ -404,8 +404,9 @@ def nearest_notes(plan: Plan) -> tuple[str, ...]:
     least, dear = getattr(plan.nearest, "least", None), getattr(plan.nearest, "least_objective", None)
     if least is not None and dear is not None:
         times = number(dear / plan.nearest.objective, 2)
-        notes.append(f"moved no further than to {least.replace('; ', ' and ')} it would cost {number(dear)} {plan.nearest.unit}, "
-                     f"{times} times as much")  # fmt: skip
+        moves = " and ".join(value for value in least.split("; ") if value != "dropped")
+        dearer = f"{number(dear)} {plan.nearest.unit}, {times} times as much"
+        notes.append(f"moved further than it must: at {moves} it would cost {dearer}")
     objective, change, unit = min(options, default=(math.inf, "", ""))
     if objective < plan.nearest.objective / 2:
         notes.append(f"nearest is not cheapest: {change} needs only {number(objective)} {unit}")
