@@ -79,11 +79,13 @@ def _differing(plan: Plan, limit: float, plans: Sequence[tuple[_Narrowed, Plan, 
     """Of plans that rent the same for the same money the first, with where else they can be had; sorted by objective."""
     found: dict[tuple[object, ...], tuple[Alternative, list[str]]] = {}
     for one, other, also in plans:
-        key = (one.kind if one.kind in _NAMED else "", *_signature(other))
         if _signature(other) == _signature(plan):
             continue
+        # a chip and a region may be named of one plan; what else is best with it is not another plan
+        keys = [(kind, *_signature(other)) for kind in ((one.kind,) if one.kind in _NAMED else ("", *_NAMED))]
+        key = next((key for key in keys if key in found), keys[0])
         if key in found:
-            found[key][1].extend([one.name, *also])
+            found[key][1].extend([one.name, *also] if one.kind == found[key][0].kind else ())
             continue
         assert other.objective is not None and plan.objective is not None
         alternative = Alternative(

@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from zoo.names import nearest
+
 from .written_by import written_by
 
 SCHEMA: Literal["wallplan/plan/v1"] = "wallplan/plan/v1"
@@ -437,7 +439,7 @@ class Plan(Record):
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise PlanError(f"not JSON: {error}") from None
+            raise PlanError(f"not JSON: {error}; expected a plan that `wallplan solve QUERY -o plan.json` saved") from None
         if not isinstance(data, dict) or "schema_version" not in data:
             raise PlanError('not a Wallplan plan: "schema_version" is missing')
         if cls is Plan and data.get("kind", "serve") != "serve":
@@ -465,11 +467,20 @@ class Plan(Record):
             raise PlanError(f"{path}: {error}") from None
 
     def frame(self, table: str = "fleet") -> Any:
-        """`fleet`, `walls`, `removed`, `assumptions`, `conflict` or `fixes` as a pandas DataFrame; the certificate as one row."""
+        """`fleet`, `walls`, `removed`, `assumptions`, `conflict` or `fixes` as a pandas DataFrame; the certificate as one row.
+
+        `marginal` too, which is solved for. Raises PlanError for what is no table.
+        """
         import pandas as pd
 
-        value = getattr(self, table)
-        return pd.DataFrame(rows(value if isinstance(value, tuple) else (value,)))
+        value = getattr(self, table, None)
+        records = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(record, BaseModel) for record in records):
+            tables = [name for name in type(self).model_fields if isinstance(getattr(self, name), (tuple, BaseModel))]
+            near = nearest(table, tables)
+            hint = f'; did you mean "{near}"?' if near else ""
+            raise PlanError(f'plan.frame("{table}"): expected one of {", ".join((*tables, "marginal"))}{hint}')
+        return pd.DataFrame(rows(records))
 
 
 class PlanError(ValueError):

@@ -48,7 +48,8 @@ def solve_with_program(
     found = answer(prepared, certificate, asked=query)
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        found = found.model_copy(update=_explained(found, prepared, memory, progress, kept))
+        said = _explained(found, prepared, memory, progress, kept)
+        found = found.model_copy(update=said if prepared.query is query else _as_written(query, prepared.query, said))
     return found.model_copy(update={"seconds": time.perf_counter() - started}), certificate.program
 
 
@@ -71,6 +72,35 @@ def _explained(found: Plan, prepared: Prepared, memory: Memory, progress: Progre
     if why.by is not None and why.nearest is not None and why.nearest.objective is not None:
         said["nearest"] = _nearest(why.by, why.nearest, why.nearest.objective)
     return said
+
+
+def _as_written(query: ServeQuery, guarded: ServeQuery, said: dict[str, Any]) -> dict[str, Any]:
+    """An explanation of a guarded question (see `uncertainty`) in the clauses of the user, each with its place."""
+    own = {clause.path: clause for clause in query.clauses()}
+    words = {
+        clause.text: f"{own[clause.path].text}, planned as {clause.text}"
+        for clause in guarded.clauses() if clause.path in own and own[clause.path].text != clause.text
+    }  # fmt: skip
+
+    def blamed(clause: plan.Conflict) -> plan.Conflict:
+        place = own.get(clause.clause)
+        if place is None or clause.text not in words:
+            return clause
+        return clause.model_copy(update={"text": words[clause.text], "file": place.file, "line": place.line})
+
+    def renamed(record: Any) -> Any:
+        change = record.change
+        for text, written in words.items():
+            change = change.replace(text, written)
+        return record.model_copy(update={"change": change})
+
+    result = dict(said)
+    result["conflict"], result["innocent"] = (tuple(map(blamed, said[key])) for key in ("conflict", "innocent"))
+    result["further"] = tuple(tuple(map(blamed, clash)) for clash in said["further"])
+    result["fixes"] = tuple(map(renamed, said["fixes"]))
+    if "nearest" in said:
+        result["nearest"] = renamed(said["nearest"])
+    return result
 
 
 def _nearest(by: plan.Fix, best: Plan, objective: float) -> plan.Nearest:
@@ -133,7 +163,7 @@ def answer(
     """
     decisions = decisions_of(prepared, certificate)
     if asked is not None and asked is not prepared.query:
-        decisions = _at_rates(asked, decisions)
+        decisions = _at_rates(asked, decisions) if decisions else []
         prepared = replace(prepared, query=asked)
     checked = evaluate(prepared.query, prepared.catalog, prepared.model, decisions) if decisions else None
     if checked is not None and checked.violations:

@@ -19,8 +19,9 @@ from .columns import Memory
 from .marginal import solved, world
 from .plan import Need, Plan
 from .prepare import Progress, in_objective_units, prepare
-from .query import ServeQuery
+from .query import AnyQuery, ServeQuery
 from .records import QueryError
+from .space import offers_of
 from .uncertainty import guarded_query
 
 # Figures are moved in hundredths of today's, at most to ten times of it; prices down to one hundredth.
@@ -49,11 +50,18 @@ def synthesis(
     # nothing is too dear where there is no plan and nothing limits cost
     wanted = each_wanted(name, _FIGURES, budget is not None or plan.objective is not None or query.limits.cost is not None)
 
+    allowed = with_what_is_allowed(question, catalog)
+
     def least(one: Wanted) -> Need:
         progress(f"{name}: {one.text}")
-        return _least(question, one, done, memory, plan.objective_unit, catalog)
+        return _least(question, one, done, memory, plan.objective_unit, allowed)
 
     return tuple(in_parallel.each(least, wanted))
+
+
+def with_what_is_allowed(query: AnyQuery, catalog: Catalog) -> Catalog:
+    """A catalog with the offers alone that a question allows: their prices are what has to move."""
+    return catalog.with_offers({offer.name: offer for offer in offers_of(query, catalog)[0]})
 
 
 def offered(catalog: Catalog, chip: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 from zoo.catalog import Catalog
 from zoo.names import nearest
@@ -140,9 +141,12 @@ def why_not(
     ratio = best.objective / plan.objective if plan.objective else None
     wins, note = [], ""
     if best.objective > plan.objective + 1e-9:
-        if ratio is not None and _PRICED & set(forces) and plan.minimize in ("cost", "carbon"):
-            what_of = "its prices" if plan.minimize == "cost" else "the carbon intensity of its grid"
-            wins.append(f"{what_of} below {1 / ratio:.1%} of today's")
+        if ratio is not None and _PRICED & set(forces) and plan.minimize == "cost":
+            progress("at which prices would it win?")
+            share = _share_of_prices(plan, query, narrowed, best.objective, memory)
+            wins.append(f"its prices below {math.floor(1000 * share) / 10:g}% of today's")
+        elif ratio is not None and _PRICED & set(forces) and plan.minimize == "carbon":
+            wins.append(f"a grid of {1 / ratio:.1%} of the carbon intensity under it alone")
         wins += _limits_that_leave(plan, query, best, memory, progress)
         wins += _moves_that_let_win(query, narrowed, memory, progress) if switches else []
         if not _allowed(query, best, memory):
@@ -205,6 +209,33 @@ def _allowed(query: ServeQuery, best: Plan, memory: Memory) -> bool:
     )
 
 
+# A price at which X wins is found to so much of it.
+_CLOSE = 1e-4
+
+
+def _share_of_prices(plan: Plan, query: ServeQuery, narrowed: ServeQuery, objective: float, memory: Memory) -> float:
+    """The share of its own prices below which the best plan with X alone, of `objective` today, is the best plan of all.
+
+    Its cost falls in proportion, that of the best plan of all no faster, which may hold X too: the share of today's optimum is
+    too large, the share of the optimum at that is less so, and so on down to where both are equal (Dinkelbach 1967).
+    """
+    catalog = catalog_of(query, memory)
+    cheaper = {offer.name for offer in offers_of(narrowed, catalog)[0]}
+    share, lower = math.inf, (plan.objective or 0.0) / objective
+    while lower < share * (1 - _CLOSE):
+        share = lower
+        offers = {
+            name: replace(offer, price=offer.price * share) if name in cheaper else offer
+            for name, offer in catalog.offers.items()
+        }
+        files = (query.folder, query.zoo, query.prices)
+        there = Memory(
+            memory.surveys, memory.runs, memory.curves, catalogs={files: catalog.with_offers(offers)}, exact=memory.exact
+        )
+        lower = (optimum(query, {}, there, share * objective) or 0.0) / objective
+    return lower
+
+
 # Total of a plan -> (limit, unit it is written in)
 _LIMITS = {
     "cost_usd_per_h": ("cost", "USD/h"), "power_kw": ("power", "kW"), "carbon_kgco2e_per_h": ("carbon", "kgCO2e/h"),
@@ -228,7 +259,7 @@ def _limits_that_leave(plan: Plan, query: ServeQuery, best: Plan, memory: Memory
         if query.minimize in SCALES:
             least = _least_of_better(plan, query, best.objective, resource, Q(used, unit or "dimensionless"), memory)
             if least is not None:
-                found.append(f"limits.{resource} from {rounded_up(used)} to below {least:,.8g} {unit or 'chips'}")
+                found.append(f"limits.{resource} below {least:,.8g} {unit or 'chips'} (this fleet needs {rounded_up(used)})")
             continue
         limited = query.set(f"limits.{resource}", _bound(used, unit))
         has_plan = _allowed(query, best, memory) or Asker(memory).feasible(guarded_query(limited))

@@ -45,11 +45,11 @@ def test_the_plan_evaluates_again(answer: tuple[str, Path]) -> None:
 
 
 def test_the_question_and_the_zoo_file(tmp_path: Path) -> None:
-    question, zoo, overlay = blocks("yaml")
+    question, uncertain, zoo, overlay = blocks("yaml")
     (tmp_path / "my-chat.yaml").write_text(question + "zoo: [my_zoo.yaml]\n", encoding="utf-8")
     (tmp_path / "my_zoo.yaml").write_text(zoo, encoding="utf-8")
     assert wallplan("check", "my-chat.yaml", cwd=tmp_path).returncode == 0
-    changed = (question + overlay).replace("regions: {allow: [EU]}", "regions: {allow: ['*']}")
+    changed = (question + uncertain + overlay).replace("regions: {allow: [EU]}", "regions: {allow: ['*']}")
     (tmp_path / "changed.yaml").write_text(changed, encoding="utf-8")
     result = wallplan("check", "changed.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -406,7 +406,7 @@ def nearest_notes(plan: Plan) -> tuple[str, ...]:
         times = number(dear / plan.nearest.objective, 2)
         moves = " and ".join(value for value in least.split("; ") if value != "dropped")
         dearer = f"{number(dear)} {plan.nearest.unit}, {times} times as much"
-        notes.append(f"moved further than it must: at {moves} it would cost {dearer}")
+        notes.append(f"its repair is moved further than it must be: at {moves} it would cost {dearer}")
     objective, change, unit = min(options, default=(math.inf, "", ""))
     if objective < plan.nearest.objective / 2:
         notes.append(f"nearest is not cheapest: {change} needs only {number(objective)} {unit}")

@@ -12,7 +12,7 @@ from .. import in_parallel
 from ..plan import Need
 from ..query import TrainQuery
 from ..records import QueryError
-from ..synthesis import Wanted, each_wanted, least_need, offered
+from ..synthesis import Wanted, each_wanted, least_need, offered, with_what_is_allowed
 from .asking import Asker
 from .plan import TrainPlan
 from .report_units import in_units, unit_of
@@ -61,7 +61,7 @@ def synthesis(plan: TrainPlan, query: TrainQuery, asker: Asker, chip: str, budge
         def in_the_way(steps: int, _: float | None) -> str:
             return _in_the_way(question, wanted, steps, asker)
 
-        return least_need(wanted, today.catalog, best, in_the_way, unit_of(query))
+        return least_need(wanted, with_what_is_allowed(question, today.catalog), best, in_the_way, unit_of(query))
 
     prices = budget is not None or query.limits.cost is not None or (plan.job is not None and "cost" in query.minimize)
     return tuple(in_parallel.each(need, each_wanted(name, _FIGURES, prices)))

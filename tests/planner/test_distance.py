@@ -54,4 +54,6 @@ def test_a_least_move_that_nobody_would_take_gives_way_to_the_further_one(monkey
     assert near is not None and near.objective == fix.further_objective and near.change.endswith(str(fix.further))
     assert (near.least, near.least_objective) == (fix.value, fix.objective)
     said = " ".join(nearest_notes(plan))
-    assert f"moved further than it must: at {fix.value} it would cost" in said and near.totals["cost_usd_per_h"] == near.objective
+    assert (
+        f"moved further than it must be: at {fix.value} it would cost" in said and near.totals["cost_usd_per_h"] == near.objective
+    )

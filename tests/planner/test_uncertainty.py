@@ -84,3 +84,20 @@ def test_a_plan_that_must_hold_does(wanted: float) -> None:
     assert holds(plain) < wanted <= holds(sure)
     assert sure.objective >= plain.objective
     assert np.isclose(sum(pool.load_per_s for pool in sure.fleet), nearly)  # it is the question's own demand that is served
+
+
+def test_what_cannot_hold_with_a_probability_is_explained_in_the_clauses_of_the_user() -> None:
+    """The limit leaves room for the demand as stated, not for the demand that has to hold with 95 %."""
+    stated = ask().set("limits.cost", None)
+    room = solve(stated.set("uncertain", None)).objective
+    assert room is not None
+    asked = stated.set("limits.cost", f"{room:.4f} USD/h")
+    assert solve(asked).status == "optimal"
+    plan = solve(asked.set("uncertain.hold", 0.95))
+    assert plan.status == "infeasible"
+    own, clauses = {clause.path: clause for clause in asked.clauses()}, {c.clause: c for c in plan.conflict}
+    rate = clauses["workload.rate"]
+    assert rate.text.startswith(own["workload.rate"].text + ", planned as serve ")
+    assert (rate.file, rate.line) == (own["workload.rate"].file, own["workload.rate"].line)
+    assert clauses["limits.cost"].text == own["limits.cost"].text
+    assert any(fix.change.startswith(own["workload.rate"].text + ", planned as") for fix in plan.fixes)

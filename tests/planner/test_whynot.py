@@ -105,17 +105,25 @@ def check_price(
     wanted: Callable[[Offer], bool],
     put: Callable[[Catalog], None],
 ) -> None:
-    """At the price that is named, X costs what the best plan costs today: below it, X has won."""
+    """Below the price that is named the best plan of all is wholly of X, above it is not: both are solved."""
     if wins_at is None or " of today's" not in wins_at:
         return
     share = float(wins_at.split(" below ")[1].split("%")[0]) / 100
-    cheaper = only(catalog, wanted)
-    for factor, wins in ((share - 0.002, True), (share + 0.002, False)):
-        offers = [replace(offer, price=offer.price * factor) for offer in cheaper.offers.values()]
-        put(tiny.world(catalog.chips.values(), catalog.models.values(), catalog.regions.values(), offers))  # type: ignore[arg-type]
-        alone = solve(query)
-        assert alone.objective is not None and best.objective is not None
-        assert (alone.objective < best.objective) is wins
+    names = only(catalog, wanted).offers
+    for factor, wins in ((share - 0.001, True), (share + 0.003, False)):
+        offers = [replace(o, price=o.price * factor) if o.name in names else o for o in catalog.offers.values()]
+        worlds = [
+            tiny.world(catalog.chips.values(), catalog.models.values(), catalog.regions.values(), some)  # type: ignore[arg-type]
+            for some in (offers, [o for o in offers if o.name in names])
+        ]
+        found = []
+        for world in worlds:
+            put(world)
+            found.append(solve(query).objective)
+        of_all, alone = found
+        assert of_all is not None and alone is not None
+        assert (alone <= of_all + 1e-3) is wins
+    put(catalog)
 
 
 @pytest.mark.parametrize(("key", "value"), [("precision", "fp8"), ("tp", "2"), ("pp", "1"), ("kv_precision", "fp8")])
@@ -194,8 +202,8 @@ def test_the_limit_at_which_it_wins_is_true_on_both_sides(put: Callable[[Catalog
     answer = why_not(best, query, {"chip": "blue"})
     assert answer.wins_at is not None and answer.objective is not None
     named = [part for part in answer.wins_at.split(" or ") if part.startswith("limits.power")]
-    power = Q(named[0].split(" below ")[1])
-    least = named[0].removeprefix("limits.power from ").split(" to ")[0]
+    power = Q(named[0].split(" below ")[1].partition(" (")[0])
+    least = named[0].partition(" (this fleet needs ")[2].rstrip(")")
     just = solve(query.set("limits.power", f"{least} kW"))
     assert just.objective == answer.objective and {pool.chip for pool in just.fleet} == {"blue"}
     below, above = (solve(query.set("limits.power", f"{power.m_as('kW') * factor:.6f} kW")) for factor in (0.9999, 1.0001))
