@@ -78,9 +78,11 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
 def _differing(plan: Plan, limit: float, plans: Sequence[tuple[_Narrowed, Plan, list[str]]]) -> tuple[Alternative, ...]:
     """Of plans that rent the same for the same money the first, with where else they can be had; sorted by objective."""
     found: dict[tuple[object, ...], tuple[Alternative, list[str]]] = {}
+    rented: set[tuple[object, ...]] = set()
     for one, other, also in plans:
-        if _signature(other) == _signature(plan):
+        if _signature(other) == _signature(plan) or (one.kind == "fewest" and _machines(other) in rented):
             continue
+        rented.add(_machines(other))
         # a chip and a region may be named of one plan; what else is best with it is not another plan
         keys = [(kind, *_signature(other)) for kind in ((one.kind,) if one.kind in _NAMED else ("", *_NAMED))]
         key = next((key for key in keys if key in found), keys[0])
@@ -102,6 +104,11 @@ def _signature(plan: Plan) -> tuple[object, ...]:
     """What makes a plan another one: its objective and its machines, not the name of the region that they stand in."""
     machines = sorted((p.chip, p.instances, p.accelerators, p.layout.precision, p.layout.in_full) for p in plan.fleet)
     return (plan.objective, *machines)
+
+
+def _machines(plan: Plan) -> tuple[object, ...]:
+    """The same without how replicas are laid out: of layouts that cost the same, which one a proof ends at is chance."""
+    return (plan.objective, *sorted((p.chip, p.instances, p.accelerators) for p in plan.fleet))
 
 
 def _best(asked: list[_Narrowed], limit: float, always: int) -> list[tuple[_Narrowed, Certificate, list[str]]]:
