@@ -22,11 +22,10 @@ from zoo.units import Q, Quantity
 
 from .. import distance, in_parallel, plan
 from ..infeasible import not_sought
-from ..program import whole
 from ..query import Clause, TrainQuery
 from ..records import QueryError, parse_path
 from .asking import Asker
-from .job import bounds_of, limit_for
+from .job import UNITS, bounds_of, limit_for, limits_for
 from .least import CLAUSES, bounded, first_from, least_between, least_of, limit_of, minimising, query_has
 from .market import Column, cheapest_by
 from .plan import TrainPlan
@@ -329,7 +328,7 @@ def _repair(question: Question, together: list[Clause], asked: _Asked, beyond: b
         move, how = _joint_move(question, together, asked), "in turn" if len(together) > 1 else "alone"
     else:
         asked.asker.progress("the least joint move")
-        together, move, how = *_least_joint_move(question.query, asked.asker), "least sum"
+        together, move, how = *_least_joint_move(question, asked.asker), "least sum"
     if move is None:
         yield None, ()  # no move of finite size does, or a single one does alone
         return
@@ -467,21 +466,41 @@ def _least_limit(
 
 
 def _limit_moved(question: Question, query: TrainQuery, path: str, least: int) -> Move:
-    """A limit, or the deadline, moved to a number of the program's integers; a deadline in steps, a date to a whole day."""
+    """A limit, or the deadline, moved to a number of the program's integers, as it is written (`_stated`)."""
     resource = _LIMITS[path]
     needed = limit_of(query, resource, least)
-    now = question.deadline if resource == "time" else getattr(question.query.limits, resource)
+    stated = _stated(query, resource, least)
     value: object
     if resource == "time":
-        steps = whole(needed, _DEADLINE_STEP, "up")
-        value = f"{float((steps * _DEADLINE_STEP).m_as('day')):.10g} day"
+        days = float(stated.m_as("day"))
+        value = f"{days:.10g} day"
         if isinstance(query.deadline, str):
-            value = (question.start + timedelta(days=int(whole(needed, Q(1.0, "day"), "up")))).isoformat()
+            value = (question.start + timedelta(days=round(days))).isoformat()
     elif resource == "chips":
         value = least
     else:
-        value = f"{float(needed.m_as(_WRITTEN[resource])):.12g} {_WRITTEN[resource]}"
-    return Move(_moved(query, path, value), str(value), _relative(now, needed))
+        value = f"{float(stated.m_as(_WRITTEN[resource])):.12g} {_WRITTEN[resource]}"
+    return Move(_moved(query, path, value), str(value), _relative(_limit_now(question, resource), needed))
+
+
+def _limit_now(question: Question, resource: str) -> Quantity | int | None:
+    """What the question says of a limit; of a deadline, after the start."""
+    return question.deadline if resource == "time" else getattr(question.query.limits, resource)
+
+
+def _stated(query: TrainQuery, resource: str, bound: Any) -> Quantity:
+    """How a number, or an array, of the program's integers is written as a limit: a deadline in steps, a date by a whole day."""
+    needed = limit_of(query, resource, bound)
+    if resource != "time":
+        return needed
+    step = Q(1.0, "day") if isinstance(query.deadline, str) else _DEADLINE_STEP
+    steps: Quantity = np.ceil(np.asarray(needed.m_as("s")) / step.m_as("s") * (1 - 1e-9)) * step
+    return steps
+
+
+def _size(limit: Quantity | int | None, resource: str) -> Any:
+    """A limit in units of the program, not rounded."""
+    return limit if limit is None or isinstance(limit, int) else (limit / UNITS[resource]).m_as("")
 
 
 def _relative(now: Quantity | int | None, then: Quantity | float) -> float:
@@ -596,30 +615,41 @@ def _limits_in(clashes: Collection[list[Clause]]) -> list[list[Clause]]:
     return [[]] if len({c.path for clash in clashes for c in clash if c.path in _LIMITS}) > 1 else []
 
 
-def _least_joint_move(query: TrainQuery, asker: Asker) -> tuple[list[Clause], Move | None]:
-    """The limits, and the deadline, that move with the least sum of relative moves that together make the question feasible.
+# Limits of what an instance takes at any moment or per hour. Which offers of a machine replace others depends on those there are.
+_RATED = {"limits.carbon", "limits.power", "limits.water"}
 
-    Over the grid of counts. None where one of them does it alone, or where others than limits are at fault.
+
+def _least_joint_move(question: Question, asker: Asker) -> tuple[list[Clause], Move | None]:
+    """The limits, and the deadline, that move with the least sum of |to - from| / from that together make the question feasible.
+
+    Exact to a thousand-millionth over every whole number of instances, of limits as they are written (`_stated`). A zero counts
+    as one unit of the program. None where one of them does it alone, or where others than limits are at fault.
     """
+    query = question.query
     limits = [c for c in query.clauses() if c.path in _LIMITS]
     try:
-        free, asked = asker.question(without(query, limits)), asker.question(query)
+        free = asker.question(without(query, limits))
+        families = asker.families_of(asker.question(without(query, [c for c in limits if c.path not in _RATED])))
     except QueryError:
         return [], None
-    bounds = {name: bound for name, bound in bounds_of(asked).items() if CLAUSES[name][0] in {c.path for c in limits}}
+    bounds = {name: bound for name, bound in bounds_of(question).items() if CLAUSES[name][0] in {c.path for c in limits}}
+    now = {name: max(_size(_limit_now(question, name), name), 1.0) for name in bounds}
 
     def excess(totals: dict[str, Any]) -> Any:
-        beyond = [np.maximum(np.asarray(totals[name], float) / max(bound, 1) - 1, 0.0) for name, bound in bounds.items()]
-        return np.sum(beyond, axis=0) * _WHOLE
+        moves = []
+        for name, bound in bounds.items():
+            used = np.ceil(np.asarray(totals[name], float) * (1 - 1e-9))  # never more than what is searched then takes
+            stated = _size(_stated(query, name, limits_for(question, name, used)), name)
+            moves.append(np.where(used <= bound, 0.0, np.maximum(stated / now[name] - 1, 0.0)))
+        return np.sum(moves, axis=0) * _WHOLE
 
-    found = cheapest_by(free, asker.families_of(free), asker.memory(free), excess, asker.over)
+    found = cheapest_by(free, families, asker.memory(free), excess, asker.over)
     over = [] if found is None else [name for name, bound in bounds.items() if found.totals[name] > bound]
     if found is None or len(over) < 2:
         return [], None
-    moved = query
+    moved, far = query, 0.0
     values: list[str] = []
     for name in over:
-        move = _limit_moved(asked, moved, CLAUSES[name][0], limit_for(asked, name, found.totals[name]))
-        moved, values = move.query, [*values, move.value]
-    far = sum(distance.between(max(bounds[name], 1), found.totals[name]) for name in over)
+        move = _limit_moved(question, moved, CLAUSES[name][0], limit_for(question, name, found.totals[name]))
+        moved, values, far = move.query, [*values, move.value], far + move.far
     return [next(c for c in limits if _LIMITS[c.path] == name) for name in over], Move(moved, "; ".join(values), far)

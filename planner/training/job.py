@@ -263,6 +263,11 @@ def bounds_of(question: Question) -> dict[str, int]:
     return result
 
 
+def limits_for(question: Question, resource: str, used: Floats) -> Floats:
+    """The least limits that allow jobs to take `used` of a resource, in integers of `UNITS`: the inverse of `bounds_of`."""
+    return np.asarray(np.ceil(used / question.guard.shares.get(resource, 1.0) * (1 - 1e-12)))
+
+
 def limit_for(question: Question, resource: str, used: int) -> int:
-    """The least limit that allows a job to take `used` of a resource, in integers of `UNITS`: the inverse of `bounds_of`."""
-    return int(np.ceil(used / question.guard.shares.get(resource, 1.0) * (1 - 1e-12)))
+    """`limits_for` one job."""
+    return int(limits_for(question, resource, np.array(float(used))))

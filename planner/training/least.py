@@ -26,11 +26,12 @@ CLAUSES = {
 }  # fmt: skip
 
 
-def limit_of(query: TrainQuery, resource: str, bound: int) -> Quantity:
-    """A number of the program's integers as the question states that limit: a deadline with the wait for the machines."""
+def limit_of(query: TrainQuery, resource: str, bound: Any) -> Quantity:
+    """A number, or an array, of the program's integers as the question states that limit: a deadline with the wait for the
+    machines."""
     size: Quantity = bound * UNITS[resource]
     if resource == "time":
-        size = size + Q(float(queue_wait(query.sharing, np.array(float(size.m_as("hour"))))), "hour")
+        size = size + Q(queue_wait(query.sharing, np.asarray(size.m_as("hour"), float)), "hour")
     return size
 
 

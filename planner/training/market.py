@@ -601,15 +601,18 @@ def _tightness(table: _Table, bounds: dict[str, int]) -> Floats:
 def cheapest_by(
     question: Question, families: list[Family], memory: Memory, measure: Callable[[dict[str, Any]], Any], over: Over = never
 ) -> Column | None:
-    """The column with the least of a measure of its totals (`Market.measure`), over the grid of counts; None where there is none.
+    """The column with the least of a measure of its totals (`Market.measure`), over every whole number of instances.
 
-    Raises OutOfTime where `over` becomes true first.
+    families: of which offers are left out only where others of the same machine take no more of anything that is measured. None
+    where there is no column. Raises OutOfTime where `over` becomes true first.
     """
     market = Market(question, families, measure=measure)
     grids = [counts_of(question, family) for family in families]
-    _explore(market, grids, lambda _: None, memory, refining=True, over=over)
-    if market.unsearched is not None:
-        raise OutOfTime
+    others = [_others(question, family, grid) for family, grid in zip(families, grids, strict=True)]
+    for counts in (grids, others):  # the grid first: its best rules out nearly all others
+        _explore(market, counts, lambda _: None, memory, refining=True, over=over)
+        if market.unsearched is not None:
+            raise OutOfTime
     return market.best
 
 
@@ -699,12 +702,13 @@ def _cutoff(market: Market, family: Family, table: _Table, i: int, bounds: dict[
 
 
 def _longest_within(market: Market, family: Family, instances: float, best: int) -> float:
-    """The most hours [h] with which some offer's objective is at most `best`; by bisection from above."""
+    """The most hours [h] with which some offer's objective is at most `best`; from above, to 1e-12 of the longest there are."""
     low, high = 0.0, longest(market.question)
-    for _ in range(40):
-        middle = (low + high) / 2
-        totals = totals_of(family.rates, np.array([instances]), family.machine.accelerators, np.array([middle]))
-        low, high = (middle, high) if float(market.objective(totals).min()) <= best else (low, middle)
+    for _ in range(4):  # a thousand at once: a measure is slow of each
+        hours = np.linspace(low, high, 1001)
+        totals = totals_of(family.rates, np.full(hours.shape, instances), family.machine.accelerators, hours)
+        within = int((market.objective(totals).min(axis=-1) <= best).sum())
+        low, high = float(hours[max(within - 1, 0)]), float(hours[min(within, 1000)])
     return high
 
 

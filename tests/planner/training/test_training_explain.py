@@ -110,13 +110,14 @@ def query_of(clauses: Mapping[str, Any] = {}) -> TrainQuery:
 class Table:
     """Every offer on every count with its best layout: what the job takes, from the forward models."""
 
-    def __init__(self, catalog: Catalog, steps: int | None = None) -> None:
-        asked = question_of(query_of({"supply.offers": ["on-demand", "spot", "reserved-1y", "reserved-3y"]}), TODAY, catalog)
+    def __init__(self, catalog: Catalog, counts: Collection[int] = COUNTS, clauses: Mapping[str, Any] = {}) -> None:
+        every = {"supply.offers": ["on-demand", "spot", "reserved-1y", "reserved-3y"]}
+        asked = question_of(query_of(every | dict(clauses)), TODAY, catalog)
         self.rows = []
         for family in families_of(asked, Market(asked, [])):
             for offer in [o for o in asked.offers if (o.accelerator, o.accelerators) == (
                 family.machine.accelerator.name, family.machine.accelerators)]:  # fmt: skip
-                for count in COUNTS:
+                for count in counts:
                     if count % offer.accelerators:
                         continue
                     accelerator = accelerator_of(asked, family.machine, count)
@@ -302,6 +303,50 @@ class Planted(_Asked):
     def feasible(self, query: TrainQuery, relaxed: Collection[Clause] = ()) -> bool:
         kept = {clause.path for clause in self.clauses} - {clause.path for clause in relaxed}
         return not any(core <= kept for core in self.cores)
+
+
+@pytest.mark.parametrize("sequences", [16, 34])  # 34 is split over 17 or 34, which the grid of counts does not have
+@pytest.mark.parametrize("seed", range(4))
+def test_a_least_sum_is_the_least_over_every_job(seed: int, sequences: int, put: Callable[[Catalog], None]) -> None:
+    """The dearer a region the less power, carbon or water an instance takes there, so that no offer replaces another."""
+    draw = Random(7000 + seed)
+    regions = [
+        tiny.region(f"here/{name}", draw.choice([50.0, 300.0]), pue=pue, wue=tiny.Q(draw.choice([0.5, 2.0]), "L/kWh"))
+        for name, pue in zip("abc", draw.sample([1.05, 1.1, 1.2, 1.4, 1.7], 3), strict=True)
+    ]
+    chips = [tiny.chip(name, domain_kind="rack", memory=tiny.Q(12.0, "GiB")) for name in ("red", "blue")]
+    offers = [
+        tiny.offer(region.name, name, 2.0 * draw.uniform(0.9, 1.1) * (3.0 - region.pue), 1)
+        for region in regions for name in ("red", "blue")
+    ]  # fmt: skip
+    catalog = tiny.world(chips, [tiny.model()], regions, offers)
+    put(catalog)
+    batch = {"workload.global_batch": sequences}
+    table = Table(catalog, range(1, sequences + 1), batch)
+    clauses = batch | {
+        "deadline": f"{min(job.days for job in table.rows) * draw.uniform(0.3, 0.9):.4f} day",
+        "limits.power": f"{min(job.power_kw for job in table.rows) * draw.uniform(0.05, 0.9):.4f} kW",
+    }
+    if seed % 2:
+        clauses["limits.carbon"] = f"{min(job.carbon_tco2e for job in table.rows) * draw.uniform(0.5, 1.5):.6f} tCO2e"
+    (fix,) = (fix for fix in solve(query_of(clauses), today=TODAY).fixes if fix.how == "least sum")
+
+    def far(path: str, size: float) -> float:
+        """How far a limit is moved to a number of its unit."""
+        return max(size / float(str(clauses[path]).split()[0]) - 1, 0.0) if path in clauses else 0.0
+
+    def sum_of(job: Any) -> float:
+        days = math.ceil(math.ceil(job.days * 86400 * (1 - 1e-9)) / 864 * (1 - 1e-9)) / 100
+        power, carbon = math.ceil(job.power_kw * 1e3 * (1 - 1e-9)) / 1e3, math.ceil(job.carbon_tco2e * 1e6 * (1 - 1e-9)) / 1e6
+        return far("deadline", days) + far("limits.power", power) + far("limits.carbon", carbon)
+
+    said = dict(zip(fix.clause.split(" + "), fix.value.split("; "), strict=True))
+    assert sum(far(path, float(text.split()[0])) for path, text in said.items()) == pytest.approx(
+        min(map(sum_of, table.rows)), rel=1e-8
+    )
+    assert fix.objective == pytest.approx(table.best(clauses | said), abs=0.011)
+    for path, text in said.items():
+        assert table.best(clauses | said | {path: _one_step_less(path, text)}) is None
 
 
 @pytest.mark.parametrize("size", range(2, 9))
