@@ -494,8 +494,8 @@ def _stated(query: TrainQuery, resource: str, bound: Any) -> Quantity:
     if resource != "time":
         return needed
     step = Q(1.0, "day") if isinstance(query.deadline, str) else _DEADLINE_STEP
-    steps: Quantity = np.ceil(np.asarray(needed.m_as("s")) / step.m_as("s") * (1 - 1e-9)) * step
-    return steps
+    stated: Quantity = Q(np.ceil(np.asarray(needed.m_as("s")) / step.m_as("s") * (1 - 1e-9)), "") * step
+    return stated
 
 
 def _size(limit: Quantity | int | None, resource: str) -> Any:
