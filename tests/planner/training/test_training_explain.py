@@ -306,7 +306,7 @@ class Planted(_Asked):
 
 
 @pytest.mark.parametrize("sequences", [16, 34])  # 34 is split over 17 or 34, which the grid of counts does not have
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_least_sum_is_the_least_over_every_job(seed: int, sequences: int, put: Callable[[Catalog], None]) -> None:
     """The dearer a region the less power, carbon or water an instance takes there, so that no offer replaces another."""
     draw = Random(7000 + seed)
@@ -323,27 +323,32 @@ def test_a_least_sum_is_the_least_over_every_job(seed: int, sequences: int, put:
     put(catalog)
     batch = {"workload.global_batch": sequences}
     table = Table(catalog, range(1, sequences + 1), batch)
+    # enough time for twice as many accelerators, enough power for fewer: the two limits clash, and half the batch is nearest
+    one = min((job for job in table.rows if job.accelerators == sequences // 2), key=lambda job: job.power_kw)
     clauses = batch | {
-        "deadline": f"{min(job.days for job in table.rows) * draw.uniform(0.3, 0.9):.4f} day",
-        "limits.power": f"{min(job.power_kw for job in table.rows) * draw.uniform(0.05, 0.9):.4f} kW",
+        "deadline": f"{one.days * draw.uniform(0.9, 0.97):.4f} day",
+        "limits.power": f"{one.power_kw * draw.uniform(0.7, 0.95):.4f} kW",
     }
     if seed % 2:
         clauses["limits.carbon"] = f"{min(job.carbon_tco2e for job in table.rows) * draw.uniform(0.5, 1.5):.6f} tCO2e"
-    (fix,) = (fix for fix in solve(query_of(clauses), today=TODAY).fixes if fix.how == "least sum")
+    fixes = [fix for fix in solve(query_of(clauses), today=TODAY).fixes if fix.how == "least sum"]
 
     def far(path: str, size: float) -> float:
         """How far a limit is moved to a number of its unit."""
         return max(size / float(str(clauses[path]).split()[0]) - 1, 0.0) if path in clauses else 0.0
 
-    def sum_of(job: Any) -> float:
+    def moves_of(job: Any) -> list[float]:
         days = math.ceil(math.ceil(job.days * 86400 * (1 - 1e-9)) / 864 * (1 - 1e-9)) / 100
         power, carbon = math.ceil(job.power_kw * 1e3 * (1 - 1e-9)) / 1e3, math.ceil(job.carbon_tco2e * 1e6 * (1 - 1e-9)) / 1e6
-        return far("deadline", days) + far("limits.power", power) + far("limits.carbon", carbon)
+        return [far("deadline", days), far("limits.power", power), far("limits.carbon", carbon)]
 
+    least = min(map(moves_of, table.rows), key=sum)
+    if not fixes:  # then one limit alone does with less than any two
+        assert sum(move > 0 for move in least) == 1
+        return
+    (fix,) = fixes
     said = dict(zip(fix.clause.split(" + "), fix.value.split("; "), strict=True))
-    assert sum(far(path, float(text.split()[0])) for path, text in said.items()) == pytest.approx(
-        min(map(sum_of, table.rows)), rel=1e-8
-    )
+    assert sum(far(path, float(text.split()[0])) for path, text in said.items()) == pytest.approx(sum(least), rel=1e-8)
     assert fix.objective == pytest.approx(table.best(clauses | said), abs=0.011)
     for path, text in said.items():
         assert table.best(clauses | said | {path: _one_step_less(path, text)}) is None
