@@ -16,13 +16,10 @@ import numpy as np
 from models import serving
 from zoo.units import Q
 
-from .columns import Curve, learn, queues
+from .columns import FIRST, learn, queues
 from .market import Exact, Limit, Market, room
 from .prepare import Prepared, restricted
 from .space import Stations
-
-# Of how many layouts of a column pools are looked at before all others, those that carry most: most often one of them will do.
-_PROMISING = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def _pools(prepared: Prepared, units: Mapping[int, int], rates: Mapping[int, flo
     found = []
     for j, most in units.items():
         curve = curves[columns[j].curve]
-        able = _by_load(curve)[layouts]
+        able = curve.promising[layouts]
         able = able[curve.saturation[able] * most * 1000 > rates[j]]
         if len(able):
             found.append((j, able, most, rates[j]))
@@ -116,11 +113,6 @@ def _pools(prepared: Prepared, units: Mapping[int, int], rates: Mapping[int, flo
     )
 
 
-def _by_load(curve: Curve) -> np.ndarray:
-    """Layouts that can be in time, those that carry most first."""
-    return curve.usable[np.argsort(-curve.saturation[curve.usable], kind="stable")]
-
-
 def possible(prepared: Prepared) -> bool | None:
     """Whether there is a plan, as far as fleets of one kind tell; None where only a solver can."""
     market = prepared.market
@@ -129,7 +121,7 @@ def possible(prepared: Prepared) -> bool | None:
     for j, column in enumerate(market.columns):  # of what nothing limits, as many as it takes
         if len(column.populations) == len(market.populations) and room(market, j) is None:
             return True
-    first, rest = slice(_PROMISING), slice(_PROMISING, None)
+    first, rest = slice(FIRST), slice(FIRST, None)
     if _in_time(prepared, alone(prepared, first)) or _in_time(prepared, alone(prepared, rest)):
         return True
     for limit in counting_everything(market):
@@ -170,7 +162,7 @@ def _reached(prepared: Prepared, times: tuple[float, ...]) -> int | None:
             continue
         tried = np.unique(np.ceil(np.array(times) * total / curve.slope))
         tried = tried[tried <= most] if most is not None else tried
-        best = _by_load(curve)[:_PROMISING]
+        best = curve.promising[:FIRST]
         at, many = np.repeat(best, len(tried)), np.tile(tried, len(best))
         able = curve.saturation[at] * many * 1000 > total
         found.append((j, at[able], many[able]))

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -654,7 +654,9 @@ class _Explained(NamedTuple):
     synthesis: Callable[[str, str | None], Sequence[Any]]
     alone: tuple[str, str]  # what a chip of the plan may be asked instead, and at which budget
     tornado: Callable[[], Sequence[Any]]
-    why_not: Callable[[list[str]], Sequence[Any]]
+    choices: Collection[str]  # what can be forced
+    look_up: Callable[[dict[str, str]], Any]
+    why_not: Callable[[dict[str, str]], Any]
     why_not_tables: Callable[[Sequence[Any], Any], list[Table]]
     completed: Callable[[], Any]  # an infeasible plan with what was left out of its repairs
     infeasible_tables: Callable[[Any], list[Table]]
@@ -671,22 +673,17 @@ def _explained_job(path: Path, switches: bool, progress: _Progress) -> _Explaine
     from .training.synthesis import synthesis
     from .training.whynot import FORCED, question_with
     from .training.whynot import why_not as force
-    from .whynot import parse
 
     saved, query, asker = _training_plan(path, progress)
-
-    def why_not(texts: list[str]) -> list[Any]:
-        forces = [parse(text, FORCED) for text in texts]
-        for one in forces:  # every name is looked up before anything is solved
-            question_with(query, one, asker)
-        return [force(saved, query, one, asker, switches) for one in forces]
 
     return _Explained(
         saved, query,
         lambda chip, budget: synthesis(saved, query, asker, chip, budget),
         ("a job on it at that cost", "30e6 USD"),
         lambda: tornado(saved, query, asker),
-        why_not,
+        FORCED,
+        lambda one: question_with(query, one, asker),
+        lambda one: force(saved, query, one, asker, switches),
         pages.why_not_tables_of,
         lambda: completed(saved, asker.question(query), asker),
         jobs.infeasible_tables,
@@ -705,16 +702,12 @@ def _explained_fleet(path: Path, switches: bool, progress: _Progress) -> _Explai
     from .sensitivity import tornado
     from .synthesis import synthesis
     from .uncertainty import guarded_query
-    from .whynot import look_up, parse
+    from .whynot import FORCED, look_up
     from .whynot import why_not as force
 
     saved, query = _plan_and_query(path)
 
-    def why_not(texts: list[str]) -> list[Any]:
-        memory, forces = Memory(), [parse(text) for text in texts]
-        for one in forces:  # every name is looked up before anything is solved
-            look_up(query, one, memory)
-        return [force(saved, query, one, memory, progress, switches) for one in forces]
+    memory = Memory()
 
     def completed() -> Plan:
         fixes = tuple(sought(guarded_query(query), fix, Memory(), progress) for fix in saved.fixes)
@@ -725,7 +718,9 @@ def _explained_fleet(path: Path, switches: bool, progress: _Progress) -> _Explai
         lambda chip, budget: synthesis(saved, query, chip, budget, progress),
         ("it alone serving everything at that cost", "300 USD/h"),
         lambda: tornado(saved, query, progress),
-        why_not,
+        FORCED,
+        lambda one: look_up(query, one, memory),
+        lambda one: force(saved, query, one, memory, progress, switches),
         pages.why_not_tables,
         completed,
         tables.conflict_tables,
@@ -781,6 +776,7 @@ def explain(
     from .records import QueryError
     from .report import explain as pages
     from .report import tables
+    from .whynot import parse
 
     _check_format(format, *FORMATS)
     for name, given, needs, there in (("--plot", plot, "--tornado", tornado), ("--budget", budget, "--synthesis", synthesis)):
@@ -807,7 +803,10 @@ def explain(
             shown = pages.tornado_tables(records)
             _draw(list(records), saved.name, plot)
         elif why_not:
-            records = asked.why_not(why_not)
+            forces = [parse(text, asked.choices) for text in why_not]
+            for one in forces:  # every name is looked up before anything is solved
+                asked.look_up(one)
+            records = [asked.why_not(one) for one in forces]
             shown = asked.why_not_tables(records, saved)
         elif saved.status == "infeasible":
             if switches:

@@ -21,7 +21,7 @@ from zoo.units import Q, Quantity, ureg
 from .market import Column, Exact, Limit, Market
 from .program import SCALES, quantise
 from .query import AnyQuery, ServeQuery
-from .space import Dropped, Runs, Stations, Survey, front, in_region
+from .space import Dropped, Runs, Stations, Survey, front, idle_in_time, in_region
 
 # Parsed once: taking thousands of magnitudes by a unit's text is slow.
 _SECOND, _PER_SECOND = ureg.Unit("s"), ureg.Unit("1/s")
@@ -47,18 +47,19 @@ class Curve:
     def __post_init__(self) -> None:
         runs, stations = self.runs, self.runs.stations
         self.saturation = runs.saturation
-        idle = np.exp(
-            [-np.maximum((target.m_as(_SECOND) - stations.delay_s) / stations.prefill_s, 0.0) for _, target in self.targets]
-            or np.full((1, len(self.saturation)), -np.inf)
-        )
-        allowed = np.array([1 - percentile for percentile, _ in self.targets] or [1.0])
-        self.usable = np.flatnonzero(np.all(idle <= allowed[:, None], axis=0))
+        targets = [(percentile, target.m_as(_SECOND)) for percentile, target in self.targets]
+        self.usable = np.flatnonzero(idle_in_time(stations.delay_s, stations.prefill_s, targets))
 
     @cached_property
     def slope(self) -> int:
         """Load per unit that no number of units exceeds: a pool at saturation, rounded up."""
         top = float(self.saturation[self.usable].max()) if len(self.usable) else 0.0
         return int(quantise(Q(top, _PER_SECOND), "load", "up")) if top else 0
+
+    @cached_property
+    def promising(self) -> np.ndarray:
+        """Layouts that can be in time, those that carry most first."""
+        return self.usable[np.argsort(-self.saturation[self.usable], kind="stable")]
 
     def best(self, units: int) -> tuple[int, int]:
         """(load carried, in integer load units rounded down; position of the layout that carries it), exactly."""
@@ -71,8 +72,8 @@ class Curve:
 
 # How many units more and less than asked for are looked at together.
 _NEIGHBOURS = 3
-# How many layouts are looked at before the others are held against the best of them.
-_PROMISING = 8
+# How many of the most promising layouts are looked at before all others: most often one of them is the best.
+FIRST = 8
 
 Pools = tuple[Curve, np.ndarray, np.ndarray]  # of one curve: layouts, and as many numbers of units
 
@@ -86,19 +87,15 @@ def learn(asked: Iterable[tuple[Curve, Collection[int]]]) -> None:
     for curve, counts in asked:
         curve.known |= {units: (0, -1) for units in counts if units < 1 or not len(curve.usable)}
         new.setdefault(id(curve), (curve, set()))[1].update(units for units in counts if units not in curve.known)
-    wanted = [
-        (curve, curve.usable[np.argsort(-curve.saturation[curve.usable], kind="stable")], np.array(sorted(counts)))
-        for curve, counts in new.values()
-        if counts
-    ]
+    wanted = [(curve, curve.promising, np.array(sorted(counts))) for curve, counts in new.values() if counts]
     if not wanted:
         return
-    rates = _rates([(curve, order[:_PROMISING], units) for curve, order, units in wanted])
+    rates = _rates([(curve, order[:FIRST], units) for curve, order, units in wanted])
     best = [mine.max(axis=0) for mine in rates]
-    rest = _in_time([(curve, order[_PROMISING:], units, top) for (curve, order, units), top in zip(wanted, best, strict=True)])
+    rest = _in_time([(curve, order[FIRST:], units, top) for (curve, order, units), top in zip(wanted, best, strict=True)])
     more = _rates([(curve, at, units) for (curve, _, units), at in zip(wanted, rest, strict=True)])
     for (curve, order, units), others, *both in zip(wanted, rest, rates, more, strict=True):
-        at, found = np.append(order[:_PROMISING], others), np.vstack(both)
+        at, found = np.append(order[:FIRST], others), np.vstack(both)
         loads = quantise(Q(found.max(axis=0), "1/s"), "load", "down")
         for count, load, mine in zip(units.tolist(), loads, found.T, strict=True):
             curve.known[count] = (load, int(at[mine == mine.max()].min()))  # the first of equals, whatever order they stand in

@@ -32,7 +32,7 @@ from .program import LARGEST_COEFFICIENT, SCALES, dequantise, quantise
 from .query import Clause, ServeQuery
 from .records import QueryError, parse_path
 from .scalars import Keys
-from .space import tpot_limit
+from .space import idle_first_token, tpot_limit
 
 # What a clause becomes when it is taken out of the question; None removes the key.
 _EVERYTHING: dict[str, object] = {
@@ -716,8 +716,7 @@ def _idle(prepared: Prepared, clause: Clause) -> float:
         return 0.0
     if clause.path.startswith("sla.tpot"):
         return 1000 * min(float(t.tpot_s.min()) for t in times)
-    service = -math.log1p(-_percentile(clause))
-    return 1000 * min(float((t.delay_s + t.prefill_s * service).min()) for t in times)
+    return 1000 * min(float(idle_first_token(t.delay_s, t.prefill_s, _percentile(clause)).min()) for t in times)
 
 
 def _kept(prepared: Prepared, clause: Clause, pools: Alone | None) -> float | None:

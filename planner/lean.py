@@ -240,7 +240,11 @@ def _ceilings(keys: Sequence[Key], query: ServeQuery, memory: Memory) -> dict[in
     """
     limit = space.tpot_limit(query)
     tightest = math.inf if limit is None else float(limit.m_as("s"))
-    first = [(bound.percentile or 0.0, float(bound.limit.m_as("s"))) for bound in query.sla.bounds() if bound.metric == "ttft"]
+    first = [  # a hair more, for the arithmetic of floats
+        (bound.percentile or 0.0, float(bound.limit.m_as("s")) * (1 + 1e-9))
+        for bound in query.sla.bounds()
+        if bound.metric == "ttft"
+    ]
     tops: dict[int, dict[int, float]] = {}
     for i, key in enumerate(keys):
         for source, faster in ((memory, 1.0), (memory.today, memory.faster)):

@@ -252,7 +252,7 @@ def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: 
         asked = today.with_offers({offer.name: offer for offer in offers_of(query, today)[0]})
     other = varied(asked, scales, chip)
     if set(scales) <= {"prices", "carbon intensity"}:
-        return Memory(memory.surveys, memory.runs, memory.curves, catalogs={files: other}, exact=memory.exact)
+        return repriced(query, other, memory)
     amounts = {} if "prices" in scales else {
         (id(other), *key[1:]): known for key, known in memory.priced.items() if key[0] == id(today)
     }  # fmt: skip
@@ -262,6 +262,12 @@ def world(query: ServeQuery, scales: Mapping[str, float], memory: Memory, chip: 
         same.runs = {key: one for key, one in memory.runs.items() if key[1:] in same.surveys}
         same.curves = dict(memory.curves)  # by the identity of runs, all of which `memory` keeps alive
     return same
+
+
+def repriced(query: ServeQuery, catalog: Catalog, memory: Memory) -> Memory:
+    """What is known of a catalogue in which only prices and intensities differ: they leave what machines can run alone."""
+    files = (query.folder, query.zoo, query.prices)
+    return Memory(memory.surveys, memory.runs, memory.curves, catalogs={files: catalog}, exact=memory.exact)
 
 
 def _faster_by(scales: Mapping[str, float]) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.catalog import Catalog
 
@@ -23,6 +23,9 @@ from .records import QueryError
 from .scalars import text_of
 from .space import Choice, Shape
 from .written_by import this_version
+
+if TYPE_CHECKING:
+    from .infeasible import Explanation
 
 
 def solve(
@@ -48,17 +51,18 @@ def solve_with_program(
     found = answer(prepared, certificate, asked=query)
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
-        said = _explained(found, prepared, memory, progress, kept)
-        found = found.model_copy(update=said if prepared.query is query else _as_written(query, prepared.query, said))
+        found = found.model_copy(update=_explained(query, found, prepared, memory, progress, kept))
     return found.model_copy(update={"seconds": time.perf_counter() - started}), certificate.program
 
 
-def _explained(found: Plan, prepared: Prepared, memory: Memory, progress: Progress, kept: Collection[str]) -> dict[str, Any]:
+def _explained(
+    query: ServeQuery, found: Plan, prepared: Prepared, memory: Memory, progress: Progress, kept: Collection[str]
+) -> dict[str, Any]:
     """What an infeasible plan says: the clashes, the repairs, who is not to blame, and the best plan that is possible anyway."""
     from . import infeasible  # most questions have a plan
 
     best = None if kept else lambda question: answer(*infeasible.best_purchases(question, memory))
-    why = infeasible.why_infeasible(prepared, progress, memory, kept, best)
+    why = _in_own_words(query, prepared.query, infeasible.why_infeasible(prepared, progress, memory, kept, best))
     dropped = [_dropped(clauses, freed) for clauses, freed in why.freed]
     said: dict[str, Any] = {
         "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",
@@ -74,33 +78,32 @@ def _explained(found: Plan, prepared: Prepared, memory: Memory, progress: Progre
     return said
 
 
-def _as_written(query: ServeQuery, guarded: ServeQuery, said: dict[str, Any]) -> dict[str, Any]:
+def _in_own_words(query: ServeQuery, guarded: ServeQuery, why: Explanation) -> Explanation:
     """An explanation of a guarded question (see `uncertainty`) in the clauses of the user, each with its place."""
     own = {clause.path: clause for clause in query.clauses()}
-    words = {
-        clause.text: f"{own[clause.path].text}, planned as {clause.text}"
-        for clause in guarded.clauses() if clause.path in own and own[clause.path].text != clause.text
-    }  # fmt: skip
+    planned = {c.path: f"{own[c.path].text}, planned as {c.text}" for c in guarded.clauses()
+               if c.path in own and own[c.path].text != c.text}  # fmt: skip
+    if not planned:
+        return why
 
-    def blamed(clause: plan.Conflict) -> plan.Conflict:
-        place = own.get(clause.clause)
-        if place is None or clause.text not in words:
-            return clause
-        return clause.model_copy(update={"text": words[clause.text], "file": place.file, "line": place.line})
+    def blamed(conflicts: Iterable[plan.Conflict]) -> tuple[plan.Conflict, ...]:
+        return tuple(
+            c.model_copy(update={"text": planned[c.clause], "file": own[c.clause].file, "line": own[c.clause].line})
+            if c.clause in planned else c
+            for c in conflicts
+        )  # fmt: skip
 
-    def renamed(record: Any) -> Any:
-        change = record.change
-        for text, written in words.items():
-            change = change.replace(text, written)
-        return record.model_copy(update={"change": change})
+    def moved(fix: plan.Fix) -> plan.Fix:
+        each = zip(fix.clause.split(" + "), fix.change.split("; "), strict=True)
+        return fix.model_copy(update={"change": "; ".join(planned.get(path, text) for path, text in each)})
 
-    result = dict(said)
-    result["conflict"], result["innocent"] = (tuple(map(blamed, said[key])) for key in ("conflict", "innocent"))
-    result["further"] = tuple(tuple(map(blamed, clash)) for clash in said["further"])
-    result["fixes"] = tuple(map(renamed, said["fixes"]))
-    if "nearest" in said:
-        result["nearest"] = renamed(said["nearest"])
-    return result
+    return replace(
+        why, conflict=blamed(why.conflict), further=tuple(map(blamed, why.further)), innocent=blamed(why.innocent),
+        fixes=tuple(map(moved, why.fixes)), by=None if why.by is None else moved(why.by),
+        freed=tuple(
+            (tuple(replace(c, text=planned.get(c.path, c.text)) for c in clauses), best) for clauses, best in why.freed
+        ),
+    )  # fmt: skip
 
 
 def _nearest(by: plan.Fix, best: Plan, objective: float) -> plan.Nearest:

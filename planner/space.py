@@ -514,7 +514,7 @@ def most_carried(survey: Survey, tpot: float, first_token: Sequence[tuple[float,
     times, top = survey.tried, dict[int, float]()
     spans, units = _together(survey, times.at(_keeps(survey, times, tpot)))
     rates = np.minimum(units.servers / units.prefill_s, BETWEEN_BATCHES * units.slots / units.residence_s)
-    fine = _idle_in_time(units.delay_s, units.prefill_s, first_token)
+    fine = idle_in_time(units.delay_s, units.prefill_s, first_token)
     for span in np.unique(spans[fine]).tolist():
         top[span] = float(rates[fine & (spans == span)].max())
     decoding = times.at(_keeps_alone(survey, times, tpot))
@@ -523,7 +523,7 @@ def most_carried(survey: Survey, tpot: float, first_token: Sequence[tuple[float,
         slow_token, slow_first = survey.apart.slow
         reading = times.at(np.flatnonzero(times.batch == 1))
         soonest = 2 * (reading.dispatch_s + decoding.step_s.min())
-        if not _idle_in_time(slow_first * soonest, slow_first * reading.prompt_s, first_token).any():
+        if not idle_in_time(slow_first * soonest, slow_first * reading.prompt_s, first_token).any():
             return top
         read = np.max(reading.pipeline_parallel / chips[reading.shape] / (slow_first * reading.prompt_s))
         held = slow_token * decoding.step_s * (1 + survey.apart.output / decoding.tokens)
@@ -533,9 +533,14 @@ def most_carried(survey: Survey, tpot: float, first_token: Sequence[tuple[float,
     return top
 
 
-def _idle_in_time(delay: np.ndarray, prefill: np.ndarray, first_token: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Whether an idle replica meets every TTFT target (percentile, seconds): delay + prefill ln(1 / (1 - percentile)), in s."""
-    met = [delay - prefill * np.log1p(-percentile) <= seconds * (1 + 1e-9) for percentile, seconds in first_token]
+def idle_first_token(delay: np.ndarray, prefill: np.ndarray, percentile: float) -> np.ndarray:
+    """TTFT [s] of idle replicas at a percentile p: delay + prefill ln(1 / (1 - p)); prefill [s] is the mean of an exponential."""
+    return np.asarray(delay - prefill * np.log1p(-percentile))
+
+
+def idle_in_time(delay: np.ndarray, prefill: np.ndarray, targets: Iterable[tuple[float, float]]) -> np.ndarray:
+    """Whether idle replicas meet every TTFT target (percentile, seconds)."""
+    met = [idle_first_token(delay, prefill, percentile) <= seconds for percentile, seconds in targets]
     return np.all([np.ones(len(delay), bool), *met], axis=0)
 
 

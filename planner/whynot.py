@@ -14,7 +14,7 @@ from zoo.units import Q, Quantity
 from . import in_parallel, references
 from .columns import Memory
 from .infeasible import Asker, sought
-from .marginal import Knob, knobs, moved, on_chips_of, proven_least, turning_points, undercut
+from .marginal import Knob, knobs, moved, on_chips_of, proven_least, repriced, turning_points, undercut
 from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
 from .prepare import UNITS, catalog_of, model_of
@@ -26,7 +26,7 @@ from .space import offers_of
 from .uncertainty import guarded_query
 
 # What can be forced, and how the question is narrowed to it: the path that is set, and its value.
-_FORCED: dict[str, Callable[[str], dict[str, object]]] = {
+FORCED: dict[str, Callable[[str], dict[str, object]]] = {
     "chip": lambda name: {"supply.chips": [name]},
     "region": lambda name: {"regions.allow": [name]},
     "cloud": lambda name: {"regions.allow": [f"{name}/*"]},
@@ -55,7 +55,7 @@ _OF_POOL: dict[str, Callable[[Pool], object]] = {
 _PRICED = {"chip", "region", "cloud", "offer"}
 
 
-def parse(text: str, known: Collection[str] = tuple(_FORCED)) -> dict[str, str]:
+def parse(text: str, known: Collection[str] = tuple(FORCED)) -> dict[str, str]:
     """ "chip=l40s,tp=8" as {"chip": "l40s", "tp": "8"}. Raises QueryError with what can be forced (`known`) and the nearest
     of it."""
     forces: dict[str, str] = {}
@@ -77,7 +77,7 @@ def forced(query: ServeQuery, forces: Mapping[str, str]) -> ServeQuery:
     """The question narrowed to X: every pool must use it. Raises QueryError for a name that does not exist."""
     changes: dict[str, object] = {}
     for key, value in forces.items():
-        changes.update(_FORCED[key](value))
+        changes.update(FORCED[key](value))
     try:
         narrowed = query.override(changes)
     except QueryError as error:
@@ -127,7 +127,7 @@ def why_not(
     narrowed = forced(query, forces)
     names = meant(narrowed, forces, catalog_of(narrowed, memory))
     took = in_words(forces, names)
-    own = {path for key, value in forces.items() for path in _FORCED[key](value)}
+    own = {path for key, value in forces.items() for path in FORCED[key](value)}
     best = solve(narrowed, progress, memory, own)
     if best.objective is None or plan.objective is None:
         fixes = fixes_that_keep(own, best.fixes)
@@ -228,11 +228,9 @@ def _share_of_prices(plan: Plan, query: ServeQuery, narrowed: ServeQuery, object
             name: replace(offer, price=offer.price * share) if name in cheaper else offer
             for name, offer in catalog.offers.items()
         }
-        files = (query.folder, query.zoo, query.prices)
-        there = Memory(
-            memory.surveys, memory.runs, memory.curves, catalogs={files: catalog.with_offers(offers)}, exact=memory.exact
-        )
-        lower = (optimum(query, {}, there, share * objective) or 0.0) / objective
+        least = optimum(query, {}, repriced(query, catalog.with_offers(offers), memory), share * objective)
+        assert least is not None  # today's plan is still one
+        lower = least / objective
     return lower
 
 
