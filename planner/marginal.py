@@ -49,7 +49,7 @@ from .uncertainty import guarded_query
 # A plan changes within this relative width of a switch point: 0.1 %, the rounding of what is printed included.
 _SWITCH_WIDTH = 0.0009
 # Knobs are moved at most by this factor when looking for a switch.
-_FARTHEST = 2.0
+FARTHEST = 2.0
 
 Rented = Sequence[tuple[Column, int]]  # a fleet: columns with their units
 
@@ -225,10 +225,14 @@ def moved(query: ServeQuery, knob: Knob, factor: float) -> tuple[ServeQuery, dic
 def _words(knob: Knob, factor: float) -> Any:
     """A knob's value times a factor, as the question says it; counts are whole, rounded away from today's."""
     if _is_count(knob):
-        count = int(knob.value.split()[0]) * factor
-        return int(count) if factor < 1 else -int(-count // 1)
+        return whole(int(knob.value.split()[0]), factor)
     value: Any = Q(knob.value)
     return text_of(Q(float(f"{float(value.m) * factor:.12g}"), value.units))
+
+
+def whole(count: int, factor: float) -> int:
+    """A count moved by at least the factor: up to the next whole number, down to the one below."""
+    return int(count * factor + 1e-9) if factor < 1 else -int(-(count * factor - 1e-9) // 1)
 
 
 def _is_count(knob: Knob) -> bool:
@@ -578,27 +582,33 @@ def _switches(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progres
 
 
 def turning_points(knob: Knob, changed: Callable[[float], bool]) -> tuple[str | None, str | None]:
-    """(the first loosening, the first tightening) of a knob from which on `changed` holds of its factor, in its own words.
-
-    Each within 0.1 % of the knob's value (a count: exactly), None when there is none up to a factor of two.
-    """
-    loosest, tightest = (_FARTHEST, 1 / _FARTHEST) if knob.looser > 1 else (1 / _FARTHEST, _FARTHEST)
-    count = int(knob.value.split()[0]) if _is_count(knob) else None
-    better, worse = (_bisect(changed, far, count) for far in (loosest, tightest))
-    unit = knob.value.split()[1] if " " in knob.value and count is not None else ""
-    ends = (None if at is None else _rounded(knob, at) for at in (better, worse))
-    better_at, worse_at = (None if at is None else f"{_words(knob, at)} {unit}".rstrip() for at in ends)
+    """(the first loosening, the first tightening) of a knob from which on `changed` holds of its factor, in its own words; as
+    `turning_point` finds them, up to a factor of two."""
+    loosest, tightest = (FARTHEST, 1 / FARTHEST) if knob.looser > 1 else (1 / FARTHEST, FARTHEST)
+    number, _, unit = knob.value.partition(" ")
+    size = int(number) if _is_count(knob) else float(Q(knob.value).m)
+    better, worse = (turning_point(size, far, changed) for far in (loosest, tightest))
+    shown = f" {unit}" if unit and _is_count(knob) else ""
+    better_at, worse_at = (None if at is None else f"{_words(knob, at)}{shown}" for at in (better, worse))
     return better_at, worse_at
 
 
-def _rounded(knob: Knob, factor: float) -> float:
-    """A factor a little farther from 1, at which the knob's value has five digits; of a count, the factor itself."""
-    if _is_count(knob):
-        return factor
-    value = float(Q(knob.value).m) * factor
-    digit = 10.0 ** (math.floor(math.log10(value)) - 4)
-    whole = math.ceil(value / digit) if factor > 1 else math.floor(value / digit)
-    return whole * digit / float(Q(knob.value).m)
+def turning_point(size: int | float, farthest: float, changed: Callable[[float], bool]) -> float | None:
+    """The factor on `size` nearest to 1 from which on `changed` holds, up to `farthest`; None where it does not hold there.
+
+    Within 0.1 % of the size, which it makes a number of five digits; of a whole number exact.
+    """
+    if isinstance(size, int):
+        return _bisect(changed, farthest, size)
+    factor = _bisect(changed, farthest, None)
+    return None if factor is None else _rounded(size, factor)
+
+
+def _rounded(size: float, factor: float) -> float:
+    """A factor a little farther from 1, at which a size has five digits."""
+    digit = 10.0 ** (math.floor(math.log10(size * factor)) - 4)
+    whole = math.ceil(size * factor / digit) if factor > 1 else math.floor(size * factor / digit)
+    return whole * digit / size
 
 
 def _bisect(changed: Callable[[float], bool], farthest: float, count: int | None) -> float | None:

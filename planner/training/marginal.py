@@ -16,7 +16,7 @@ from models.training_constants import RECIPES
 from zoo.units import Q, Quantity
 
 from .. import in_parallel
-from ..marginal import UNIT_STEPS, short
+from ..marginal import FARTHEST, UNIT_STEPS, short, whole
 from ..plan import Marginal
 from ..query import TrainQuery
 from ..records import QueryError
@@ -32,9 +32,9 @@ from .question import Question
 from .report_units import in_units, unit_of
 from .search import fits, step_of
 
-# Figures of the world are moved at most by this factor when looking for the point where the plan switches, which is then
-# known to this relative width. Limits are not searched like this: their switch points are optima themselves.
-_FARTHEST, _WIDTH = 2.0, 0.001
+# The point where moving a figure of the world switches the plan is known to this relative width. Limits are not searched like
+# this: their switch points are optima themselves.
+_WIDTH = 0.001
 _SLACK = 1.02
 # Figures whose switch points are looked for; physics changes every layout, and is left to synthesis.
 _SWITCHING = ("prices", "carbon intensity", "failure rate")
@@ -46,8 +46,9 @@ Moved = tuple[TrainQuery, Scales]
 class Knob:
     """Something that can be moved by a factor. `moved(factor)` is the question then, and the scales of the world.
 
-    easier: factor of a move by 1 % that makes the job easier; unit_factor: of a move by `unit_step`. resource: what of a job's
-    totals a limit bounds, and `unit` how it is written; None where it is no limit on a total.
+    easier: factor of a move by 1 % that makes the job easier; unit_factor: of a move by `unit_step`. size: of what the question
+    says, in the `unit` that it is written in, a whole number of what is counted; None of a figure of the world. resource: what
+    of a job's totals a limit bounds; None where it is no limit on a total.
     """
 
     number: int
@@ -59,8 +60,9 @@ class Knob:
     moved: Callable[[float], Moved]
     unit_step: str = ""
     unit_factor: float | None = None
-    resource: str | None = None
+    size: int | float | None = None
     unit: str = ""
+    resource: str | None = None
 
 
 # Limit -> (wall, its name, unit, one step of it in this unit)
@@ -88,7 +90,7 @@ def knobs(question: Question, job: Job) -> Iterator[Knob]:
         days = float(question.deadline.m_as("day"))
         yield Knob(
             11, "complexity", "deadline", "query", text_of(Q(round(days, 6), "day")), 1.01,
-            setting("deadline", lambda factor: f"{days * factor:.10g} day"), "1 day", (days + 1) / days, "time", "day",
+            setting("deadline", lambda factor: f"{days * factor:.10g} day"), "1 day", (days + 1) / days, days, "day", "time",
         )  # fmt: skip
     for name, (number, wall, unit, step) in _LIMITS.items():
         limit: Quantity | None = getattr(query.limits, name)
@@ -97,7 +99,7 @@ def knobs(question: Question, job: Job) -> Iterator[Knob]:
             yield Knob(
                 number, wall, f"limit of {name}", "query", text_of(limit), 1.01,
                 setting(f"limits.{name}", lambda factor, size=size, unit=unit: f"{size * factor:.12g} {unit}"),  # type: ignore[misc]
-                f"{step:g} {unit}", (size + step) / size, name, unit,
+                f"{step:g} {unit}", (size + step) / size, size, unit, name,
             )  # fmt: skip
     if query.limits.chips is not None:
         yield _counted("limit of chips", query.limits.chips, instance, "chips", setting, "limits.chips", "chips")
@@ -111,17 +113,17 @@ def knobs(question: Question, job: Job) -> Iterator[Knob]:
         low, high = query.supply.accelerators
 
         def upto(factor: float) -> object:
-            return [low, max(low, _whole(high, factor))]
+            return [low, max(low, whole(high, factor))]
 
         def downto(factor: float) -> object:
-            return [min(high, max(1, _whole(low, factor))), high]
+            return [min(high, max(1, whole(low, factor))), high]
 
         where, words = "supply.accelerators", "accelerators"
         yield Knob(0, "supply", "accelerators at most", "query", str(high), 1.01, setting(where, upto),
-                   f"{instance} {words}", (high + instance) / high)  # fmt: skip
+                   f"{instance} {words}", (high + instance) / high, high)  # fmt: skip
         if low > instance:
             yield Knob(0, "supply", "accelerators at least", "query", str(low), 0.99, setting(where, downto),
-                       f"{instance} {words}", (low - instance) / low)  # fmt: skip
+                       f"{instance} {words}", (low - instance) / low, low)  # fmt: skip
     tokens = float(question.tokens.m_as("token"))
 
     def trained(factor: float) -> Moved:
@@ -129,7 +131,10 @@ def knobs(question: Question, job: Job) -> Iterator[Knob]:
         assert isinstance(changed, TrainQuery)
         return changed, ()
 
-    yield Knob(11, "complexity", "tokens", "query", f"{tokens:.4g} token", 0.99, trained, "1e9 token", max(1 - 1e9 / tokens, 0.5))
+    yield Knob(
+        11, "complexity", "tokens", "query", f"{tokens:.4g} token", 0.99, trained, "1e9 token", max(1 - 1e9 / tokens, 0.5),
+        tokens, "token",
+    )  # fmt: skip
     for figure in figures_of(query):
 
         def scaled(factor: float, name: str = figure.name) -> Moved:
@@ -180,14 +185,9 @@ def _today(question: Question, job: Job, name: str) -> tuple[str, Quantity | Non
 
 def _counted(name: str, count: int, step: int, words: str, setting: Any, path: str, resource: str | None) -> Knob:
     return Knob(
-        0, "supply", name, "query", f"{count} {words}", 1.01, setting(path, lambda factor: _whole(count, factor)),
-        f"{step} {words}", (count + step) / count, resource, words,
+        0, "supply", name, "query", f"{count} {words}", 1.01, setting(path, lambda factor: whole(count, factor)),
+        f"{step} {words}", (count + step) / count, count, words, resource,
     )  # fmt: skip
-
-
-def _whole(count: int, factor: float) -> int:
-    """A count moved by at least the factor: up to the next whole number, down to the one below."""
-    return int(count * factor + 1e-9) if factor < 1 else -int(-(count * factor - 1e-9) // 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +365,7 @@ def _switches(asker: Asker, question: Question, knob: Knob, base: Optimum) -> tu
         asker.progress(f"{knob.name} x {factor:.3g}")
         return optimum_of(asker.market(asker.question(query, scales), scales)).signature != base.signature
 
-    sides = [_bisect(changes, far) for far in (1 / _FARTHEST, _FARTHEST)]
+    sides = [_bisect(changes, far) for far in (1 / FARTHEST, FARTHEST)]
     cheaper, dearer = (None if factor is None else f"x {factor:.4g}" for factor in sides)
     return cheaper, dearer
 

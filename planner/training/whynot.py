@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from zoo.units import Quantity
 
+from .. import in_parallel
+from ..marginal import FARTHEST, turning_point, whole
 from ..query import TrainQuery
 from ..records import CannotBe, QueryError
 from ..scalars import text_of
@@ -22,6 +24,7 @@ from .infeasible import why_infeasible
 from .job import UNITS, accelerator_of, limit_for
 from .layouts import cores_of, strategies_of
 from .least import CLAUSES, bounded, minimising
+from .marginal import Knob, knobs
 from .market import Column, Market, counts_of
 from .plan import Job, Shortfall, TrainPlan, TrainWhyNot
 from .question import Question
@@ -103,7 +106,8 @@ def why_not(
 ) -> TrainWhyNot:  # fmt: skip
     """What the best job that has X takes beside the best of all, or why there is none, as far as that is found in `solver.time`.
 
-    switches: where there is none, also what lies beyond the least moves that would allow X.
+    switches: also the deadlines, demand, limits and counts of the question at which X would win, up to half and twice of today's;
+    where there is none, what lies beyond the least moves that would allow X.
     Raises QueryError, one line, for a key that cannot be forced or a name that does not exist.
     """
     what, unit = _words(forces), unit_of(query)
@@ -134,7 +138,7 @@ def why_not(
     objective = in_units(query, best.objective)
     assert objective is not None
     ratio = objective / plan.objective if plan.objective else None
-    wins, job = _wins(plan, query, forces, best, ratio, asker), job_of(question, best)
+    wins, job = _wins(plan, query, forces, best, ratio, asker, switches), job_of(question, best)
     return TrainWhyNot(
         what=what, status="optimal", objective=objective, unit=unit,
         dearer_by=None if plan.objective is None else objective - plan.objective, ratio=ratio,
@@ -168,34 +172,84 @@ def _note(plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], ratio: 
 
 
 def _wins(
-    plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], best: Column, ratio: float | None, asker: Asker
-) -> str | None:
-    """The prices, intensity or limits at which the best job with X is the best of all; None where none of them makes it that.
-
-    A limit, where the best of all takes more of a resource than X: what any better job takes at least, over the grid of counts;
-    below that X wins, as long as its own job has room.
-    """
+    plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], best: Column, ratio: float | None, asker: Asker,
+    switches: bool,
+) -> str | None:  # fmt: skip
+    """The prices, intensity, limits or, with `switches`, moves at which the best job with X is the best of all; None: none."""
     if ratio is None or ratio <= 1:
         return None
     found = []
     if _PRICED & set(forces) and query.minimize in ("cost", "carbon"):
         what = "its prices" if query.minimize == "cost" else "the carbon intensity of its grid"
         found.append(f"{what} below {1 / ratio:.1%} of today's")
-    if query.minimize in CLAUSES and plan.job is not None:
-        job, question = plan.job, asker.question(query)
-        own = {"time": job.days, "cost": job.cost_usd, "carbon": job.carbon_tco2e, "power": job.power_kw, "water": job.water_m3}
-        for resource, (path, _) in CLAUSES.items():
-            used = float((best.totals[resource] * UNITS[resource]).m_as(_SHOWN[resource]))
-            if resource == query.minimize or used >= own.get(resource, float(job.accelerators)) * (1 - 1e-6):
-                continue
-            asker.progress(f"would a limit of {resource} make it win?")
-            better = asker.question(bounded(query, query.minimize, limit_for(question, query.minimize, best.objective - 1)))
-            least = asker.market(minimising(better, resource)).best
-            needs, below = (limit_for(question, resource, 0 if one is None else one.totals[resource]) for one in (best, least))
-            if below > needs:
-                low, high = rounded_up(_written(query, resource, needs)), f"{_written(query, resource, below):,.8g}"
-                found.append(f"{path} from {low} to below {high} {_SHOWN[resource]}".strip())
+    ranges = _limits_that_leave(plan, query, best, asker)
+    found += ranges.values()
+    found += _moves_that_let_win(plan, query, forces, asker, ranges) if switches else []
     return " or ".join(found) or None
+
+
+def _limits_that_leave(plan: TrainPlan, query: TrainQuery, best: Column, asker: Asker) -> dict[str, str]:
+    """Of each resource that the best job of all takes more of than that with X: the limits within which X is the best of all.
+
+    What any better job takes at least is solved for, over the grid of counts; below that X wins, as long as its own has room.
+    """
+    if query.minimize not in CLAUSES or plan.job is None:
+        return {}
+    job, question, found = plan.job, asker.question(query), {}
+    own = {"time": job.days, "cost": job.cost_usd, "carbon": job.carbon_tco2e, "power": job.power_kw, "water": job.water_m3}
+    for resource, (path, _) in CLAUSES.items():
+        used = float((best.totals[resource] * UNITS[resource]).m_as(_SHOWN[resource]))
+        if resource == query.minimize or used >= own.get(resource, float(job.accelerators)) * (1 - 1e-6):
+            continue
+        asker.progress(f"would a limit of {resource} make it win?")
+        better = asker.question(bounded(query, query.minimize, limit_for(question, query.minimize, best.objective - 1)))
+        least = asker.market(minimising(better, resource)).best
+        needs, below = (limit_for(question, resource, 0 if one is None else one.totals[resource]) for one in (best, least))
+        if below > needs:
+            low, high = rounded_up(_written(query, resource, needs)), f"{_written(query, resource, below):,.8g}"
+            found[resource] = f"{path} from {low} to below {high} {_SHOWN[resource]}".strip()
+    return found
+
+
+def _moves_that_let_win(
+    plan: TrainPlan, query: TrainQuery, forces: Mapping[str, str], asker: Asker, known: Collection[str]
+) -> list[str]:
+    """Of each deadline, demand, limit, quota and count of the question the nearest value on either side of today's at which X
+    wins, to 0.1 %; of a limit on what is `known` from where to where X wins only larger ones.
+
+    At that value the question and the question with X have the same optimum; both are solved. Found where X wins at half or
+    twice of today's value too: a value between at which it wins for a stretch only is missed.
+    """
+
+    def turns(knob: Knob) -> list[str]:
+        def wins(factor: float) -> bool:
+            asker.progress(f"{knob.name} at {factor:.3g} of today's")
+            try:
+                asked, _ = knob.moved(factor)
+                with_it = asker.best(forced(asked, forces))
+                if with_it is None:
+                    return False
+                of_all = asker.market(asker.question(asked), counts=asker.counts | {with_it.accelerators}).best
+            except QueryError:  # no whole instance, no count left: nothing can be bought
+                return False
+            return of_all is not None and with_it.objective <= of_all.objective
+
+        assert knob.size is not None
+        up = turning_point(knob.size, FARTHEST, wins)
+        down = None if knob.resource in known else turning_point(knob.size, 1 / FARTHEST, wins)
+        found = [] if up is None else [f"{knob.name} from {_size(knob, up)} up"]
+        return found + ([] if down is None else [f"{knob.name} down from {_size(knob, down)}"])
+
+    assert plan.job is not None
+    movable = [knob for knob in knobs(asker.question(query), plan.job) if knob.origin == "query"]
+    return [end for each in in_parallel.each(turns, movable) for end in each]
+
+
+def _size(knob: Knob, factor: float) -> str:
+    """A knob's value times a factor, in its unit."""
+    assert knob.size is not None
+    size = str(whole(knob.size, factor)) if isinstance(knob.size, int) else f"{knob.size * factor:.6g}"
+    return f"{size} {knob.unit}".rstrip()
 
 
 def _written(query: TrainQuery, resource: str, bound: int) -> float:

@@ -11,7 +11,7 @@ import tiny
 from planner import marginal, sensitivity, synthesis
 from planner import prepare as preparing
 from planner import solve as solving
-from planner.marginal import knobs, marginals, moved, varied
+from planner.marginal import knobs, marginals, moved, turning_point, varied, whole
 from planner.plan import Plan
 from planner.query import ServeQuery
 from planner.records import QueryError
@@ -160,6 +160,17 @@ def test_a_better_plan_begins_at_the_switch(query: ServeQuery, put: Callable[[Ca
             before = f"{float((value - step).m_as(value.units)):.10g} {value.units:~C}".replace(" 1/s", "/s")
         found = objective(query.set(knob.path, before), catalog, {}, put)
         assert found == best.objective
+
+
+@pytest.mark.parametrize("count", [1, 7, 19, 22, 23, 48, 200])
+def test_the_turning_point_of_a_count_is_the_count_itself(count: int) -> None:
+    """22 * (15 / 22) is a little less than 15 in floating point: it is 15 all the same."""
+    for least in range(count + 1, 2 * count + 1):
+        at = turning_point(count, 2.0, lambda factor, least=least: whole(count, factor) >= least)  # type: ignore[misc]
+        assert at is not None and whole(count, at) == least
+    for most in range(count // 2, count):
+        at = turning_point(count, 0.5, lambda factor, most=most: whole(count, factor) <= most)  # type: ignore[misc]
+        assert at is not None and whole(count, at) == most
 
 
 def test_more_flops_are_at_the_fractions_that_were_fitted(put: Callable[[Catalog], None]) -> None:
