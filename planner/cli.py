@@ -803,7 +803,8 @@ def explain(
             shown = pages.tornado_tables(records)
             _draw(list(records), saved.name, plot)
         elif why_not:
-            forces = [parse(text, asked.choices) for text in why_not]
+            parsed = [parse(text, asked.choices) for text in why_not]
+            forces = [one for i, one in enumerate(parsed) if one not in parsed[:i]]
             for one in forces:  # every name is looked up before anything is solved
                 asked.look_up(one)
             records = [asked.why_not(one) for one in forces]
@@ -1012,7 +1013,7 @@ def _wall_number(text: str) -> int:
     try:
         return known[text].number
     except UnknownName as error:
-        raise _fail(f"--wall {text}: {error}") from None
+        raise _fail(f"--wall {text}: {error}; `wallplan walls` lists them all") from None
 
 
 def _show(

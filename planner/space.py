@@ -239,13 +239,18 @@ def in_region(catalog: Catalog, region: Region, pattern: str) -> bool:
 
 
 def find(query: AnyQuery, catalog: Catalog, kind: str, name: str, keys: tuple[str | int, ...]):  # type: ignore[no-untyped-def]
-    """The catalog's record, or QueryError naming the file, the line, the key and the nearest valid name."""
+    """The catalog's record, or QueryError naming the file, the line, the key and the nearest valid name, or where all stand."""
     from zoo.errors import UnknownName
 
     try:
         return catalog.find(kind, name)
     except UnknownName as error:
-        raise QueryError(f"{query.locate(keys)}: {error}") from None
+        raise QueryError(f"{query.locate(keys)}: {unknown(error, kind)}") from None
+
+
+def unknown(error: Exception, kind: str) -> str:
+    """What is wrong with a name; where none of its kind is near, how to see them all."""
+    return str(error) if str(error).endswith("?") else f"{error}; `wallplan zoo list {kind}` lists them"
 
 
 def machines_of(offers: Iterable[Offer], catalog: Catalog) -> list[tuple[Machine, list[Offer]]]:

@@ -21,7 +21,7 @@ from .plan import Need, Plan
 from .prepare import Progress, in_objective_units, prepare
 from .query import AnyQuery, ServeQuery
 from .records import QueryError
-from .space import offers_of
+from .space import offers_of, unknown
 from .uncertainty import guarded_query
 
 # Figures are moved in hundredths of today's, at most to ten times of it; prices down to one hundredth.
@@ -69,7 +69,7 @@ def offered(catalog: Catalog, chip: str) -> str:
     try:
         name = str(catalog.find("chips", chip).name)
     except UnknownName as error:
-        raise QueryError(f"--synthesis {chip}: {error}") from None
+        raise QueryError(f"--synthesis {chip}: {unknown(error, 'chips')}") from None
     if not any(offer.accelerator == name for offer in catalog.offers.values()):
         raise QueryError(f"nobody offers {name} at a known price; add one with zoo: (prices) or ask for another chip")
     return name

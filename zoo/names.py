@@ -70,10 +70,20 @@ class Index:
 
 
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known word that looks most like `word`, whatever the case of its letters, or ""."""
+    """The known word that looks most like `word`, whatever the case of its letters, or "".
+
+    A word of less than half the letters of the other is near only as a part of it: the letters of many a short word stand
+    somewhere in a long one ("region" in "disaggregation").
+    """
+    asked = str(word)[:60].lower()
     lowered = {name.lower(): name for name in reversed(list(known))}
-    match = difflib.get_close_matches(str(word)[:60].lower(), list(lowered), n=1, cutoff=cutoff)
-    return lowered[match[0]] if match else ""
+    close = difflib.get_close_matches(asked, list(lowered), n=max(len(lowered), 1), cutoff=cutoff)
+    return next((lowered[one] for one in close if _alike_in_length(asked, one)), "")
+
+
+def _alike_in_length(one: str, other: str) -> bool:
+    short, long = sorted((one, other), key=len)
+    return 2 * len(short) >= len(long) or short in long
 
 
 def listed(names: Iterable[str]) -> str:

@@ -91,7 +91,13 @@ def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
         (("explain", "--why-not", "chp=l40s"), 'did you mean "chip"'),
         (("explain", "--why-not", "chip=l40z"), "l40s"),
         (("explain", "--why-not", "tp=2", "--why-not", "chip=l40z"), "l40s"),
+        (("explain", "--why-not", "chip=banana"), "unknown chip 'banana'; `wallplan zoo list chips` lists them"),
+        (("explain", "--why-not", "cloud=xyzzy"), "unknown region 'xyzzy/*'; `wallplan zoo list regions` lists them"),
+        (("explain", "--why-not", "offer=xx"), "(known: on-demand, spot, reserved-1y, reserved-3y)"),
+        (("explain", "--why-not", "colour=red"), "expected one of chip, region, cloud"),
         (("explain", "--wall", "23"), "--wall 23"),
+        (("explain", "--wall", "zzz"), "`wallplan walls` lists them all"),
+        (("explain", "--synthesis", "banana"), "unknown chip 'banana'; `wallplan zoo list chips` lists them"),
         (("explain", "--budget", "1 USD/h"), "only together with --synthesis"),
         (("explain", "--plot", "a.png"), "only together with --tornado"),
         (("explain", "--tornado", "--plot", "a.gif"), "not as '.gif'"),
@@ -112,6 +118,12 @@ def test_every_choice_is_looked_up_before_any_is_solved(plan: Path, monkeypatch:
     for wrong in ("region=mars", "chip=l40z", "precision=int3", "offer=spt"):
         result = run("explain", plan, "--why-not", "tp=2", "--why-not", wrong)
         assert result.exit_code == 2 and wrong.partition("=")[2] in result.stderr, result.output
+
+
+def test_what_is_asked_twice_is_answered_once(plan: Path) -> None:
+    twice = ("--why-not", "tp=2,chip=l40s", "--why-not", "chip=l40s, tp=2", "--why-not", "chip=l40s")
+    answers = json.loads(run("explain", plan, *twice, "--format", "json").stdout)
+    assert [answer["what"] for answer in answers] == ["tp=2,chip=l40s", "chip=l40s"]
 
 
 def test_a_plan_beside_none_is_compared_by_what_forbids_it(plan: Path, infeasible: Path) -> None:

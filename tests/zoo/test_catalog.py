@@ -12,7 +12,7 @@ import pytest
 import zoo.catalog
 import zoo.overlays
 from zoo.catalog import FILES, Catalog, UnknownName, load
-from zoo.names import Index
+from zoo.names import Index, nearest
 from zoo.specs import Generic, Transformer
 from zoo.units import Quantity
 
@@ -94,6 +94,13 @@ def test_unknown_names_offer_the_nearest(catalog: Catalog, kind: str, name: str,
     assert message.startswith(says)
     assert "\n" not in message and len(message) < 300
     assert isinstance(error.value, ValueError)
+
+
+def test_a_short_word_whose_letters_are_strewn_over_a_long_one_is_not_near() -> None:
+    assert nearest("disaggregation", ["chip", "region", "tp"]) == ""
+    assert nearest("tensor", ["tensor_overlap", "tp"]) == "tensor_overlap"  # a part of it
+    assert [nearest(word, ["chip", "region", "cloud"]) for word in ("chpi", "Regoin", "xy", "")] == ["chip", "region", "", ""]
+    assert nearest("chip", []) == ""
 
 
 def test_the_closer_spelling_wins() -> None:
