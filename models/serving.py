@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.specs import Accelerator, Transformer
-from zoo.units import Q, Quantity
+from zoo.units import Q, Quantity, magnitudes
 
 from . import fleet, node
 from .calibration import Calibration, Constants, stored_calibration
@@ -326,8 +326,8 @@ def gather(records: Sequence[Any], at: Array) -> Any:
             return {}
         if isinstance(first, Quantity):
             unit = first.units
-            sizes = [value.m_as(unit) for value in values]
-            return first if min(sizes) == max(sizes) else Q(np.array(sizes)[at], str(unit))
+            sizes = magnitudes(values, unit)
+            return first if sizes.min() == sizes.max() else Q(sizes[at], str(unit))
         return first if all(value == first for value in values) else np.array(values)[at]
 
     kind = type(records[0])

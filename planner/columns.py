@@ -16,7 +16,7 @@ import numpy as np
 from models import operations, serving
 from zoo.catalog import Catalog
 from zoo.specs import Accelerator, Offer, Region
-from zoo.units import Q, Quantity, ureg
+from zoo.units import Q, Quantity, magnitudes, ureg
 
 from .market import Column, Exact, Limit, Market
 from .program import SCALES, quantise
@@ -223,13 +223,6 @@ def figure(catalog: Catalog, parameter: str, level: str = "typical") -> float:
     return float(value)
 
 
-def _magnitudes(values: Sequence[Quantity], unit: Any) -> np.ndarray:
-    """Magnitudes in a unit; one that stands many times (a chip's power, a region's intensity) is converted once."""
-    known = {id(value): value for value in values}
-    sizes = {which: value.m_as(unit) for which, value in known.items()}
-    return np.array([sizes[id(value)] for value in values])
-
-
 def amounts_of(
     chips: list[Accelerator],
     accelerators: np.ndarray,
@@ -246,11 +239,11 @@ def amounts_of(
     the query counts it.
     """
     hour = Q(1.0, "hour")
-    tdp = Q(_magnitudes([chip.tdp for chip in chips if chip.tdp is not None], _WATT), "watt")
+    tdp = Q(magnitudes([chip.tdp for chip in chips if chip.tdp is not None], _WATT), "watt")
     share = np.array([chip.host_power_share for chip in chips])
     pue = np.array([site.pue for site in sites])
-    wue = Q(_magnitudes([site.wue for site in sites], _LITRE_PER_KWH), "liter/kWh")
-    intensity = Q(_magnitudes([site.intensity for site in sites], _PER_KWH), "gCO2e/kWh")
+    wue = Q(magnitudes([site.wue for site in sites], _LITRE_PER_KWH), "liter/kWh")
+    intensity = Q(magnitudes([site.intensity for site in sites], _PER_KWH), "gCO2e/kWh")
     draw = figure(catalog, f"average draw as fraction of TDP, {activity}")
     energy = operations.energy(operations.node_power(accelerators, tdp, draw, share), hour)
     carbon = operations.carbon(energy, pue, intensity)
@@ -495,7 +488,7 @@ def priced(
         amounts = amounts_of(
             [catalog.chips[offer.accelerator] for offer, _ in new],
             np.array([float(offer.accelerators) for offer, _ in new]),
-            Q(np.array([offer.price.m_as(_USD_PER_HOUR) for offer, _ in new]), "USD/hour"),
+            Q(magnitudes([offer.price for offer, _ in new], _USD_PER_HOUR), "USD/hour"),
             [site for _, site in new],
             query,
             catalog,

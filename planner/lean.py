@@ -227,9 +227,14 @@ def _laid_out(
 
 def _loads(kinds: Sequence[Sequence[Runs]]) -> list[dict[int, float]]:
     """By kind of machine, by instances of a unit: the most load that one carries, in integer load units, rounded up."""
-    tops = np.array([runs.saturation.max() for theirs in kinds for runs in theirs])
-    loads = iter(quantise(Q(tops * (1 + 1e-9), "1/s"), "load", "up"))
-    return [{runs.instances: float(next(loads)) for runs in theirs} for theirs in kinds]
+    return _rounded_up([{runs.instances: runs.saturation.max() for runs in theirs} for theirs in kinds])
+
+
+def _rounded_up(tops: Sequence[Mapping[int, float]]) -> list[dict[int, float]]:
+    """Rates [1/s] in integer load units; a hair more, for the arithmetic of floats."""
+    rates = np.array([rate for top in tops for rate in top.values()])
+    loads = iter(quantise(Q(rates * (1 + 1e-9), "1/s"), "load", "up"))
+    return [{span: float(next(loads)) for span in top} for top in tops]
 
 
 def _ceilings(keys: Sequence[Key], query: ServeQuery, memory: Memory) -> dict[int, dict[int, float]]:
@@ -245,14 +250,12 @@ def _ceilings(keys: Sequence[Key], query: ServeQuery, memory: Memory) -> dict[in
         for bound in query.sla.bounds()
         if bound.metric == "ttft"
     ]
-    tops: dict[int, dict[int, float]] = {}
+    tops: dict[int, dict[int, float]] = {}  # [1/s]
     for i, key in enumerate(keys):
         for source, faster in ((memory, 1.0), (memory.today, memory.faster)):
             if source is not None and math.isfinite(faster) and key[1:] in source.surveys and key not in memory.runs:
                 targets = [(percentile, faster * seconds) for percentile, seconds in first]
                 most = space.most_carried(source.surveys[key[1:]], tightest * faster, targets)
-                tops[i] = {
-                    span: float(quantise(Q(faster * rate * (1 + 1e-9), "1/s"), "load", "up")) for span, rate in most.items()
-                }
+                tops[i] = {span: faster * rate for span, rate in most.items()}
                 break
-    return tops
+    return dict(zip(tops, _rounded_up(list(tops.values())), strict=True))

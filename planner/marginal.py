@@ -309,31 +309,37 @@ def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: fl
 
 def within(query: ServeQuery, known: Memory, objective: float) -> float | None:
     """The proven best objective of a question where it is no more than `objective`; None where it is more, or infeasible."""
-    return in_objective_units(query, _finished(_at_most(query, known, _integer(query, objective)), query).objective)
+    return in_objective_units(query, _at_most(query, known, in_integers(query, objective))[1].objective)
 
 
-def _integer(query: ServeQuery, objective: float) -> int:
+def in_integers(query: ServeQuery, objective: float) -> int:
     """An objective in the unit of reports, in the program's."""
     resource, _ = objective_units(query)
     return int(quantise(Q(objective, UNITS[resource]), resource, "up"))
 
 
-def _at_most(query: ServeQuery, known: Memory, most: int) -> Certificate:
+def _at_most(query: ServeQuery, known: Memory, most: int) -> tuple[Prepared, Certificate]:
     """The proof of a question in which plans of an objective above `most`, in the program's integers, do not count."""
-    return prove(lean(guarded_query(query), known, cap=most), tie_break=False, begin=known.exact, most=most)
+    cheap = lean(guarded_query(query), known, cap=most)
+    return cheap, _finished(prove(cheap, tie_break=False, begin=known.exact, most=most), query)
+
+
+def below(query: ServeQuery, known: Memory, objective: float) -> tuple[Prepared, Certificate]:
+    """The proven best plan of a question of less than this objective; a certificate without purchases where there is none."""
+    return _at_most(query, known, in_integers(query, objective) - 1)
 
 
 def undercut(query: ServeQuery, scales: Mapping[str, float], memory: Memory, objective: float) -> bool:
     """Whether a moved question has a plan of less than this objective."""
-    known = world(guarded_query(query), scales, memory)
-    return _finished(_at_most(query, known, _integer(query, objective) - 1), query).objective is not None
+    return below(query, world(guarded_query(query), scales, memory), objective)[1].objective is not None
 
 
 def proven_least(query: ServeQuery, resource: str, memory: Memory, most: int | None = None) -> int | None:
     """The least of a resource that any plan takes, in the program's integers; None where that is above `most`, or no plan is."""
     prepared = lean(guarded_query(query), memory, Least(resource), most)
-    certificate = prove(prepared, tie_break=False, begin=memory.exact, most=most)
-    return _finished(certificate, query).objective
+    found = _finished(prove(prepared, tie_break=False, begin=memory.exact, most=most), query)
+    memory.exact = found.exact  # the next proof begins where this one left the curves
+    return found.objective
 
 
 def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: Progress = lambda _: None) -> tuple[Marginal, ...]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from zoo.catalog import Catalog
 from zoo.names import nearest
@@ -14,10 +15,11 @@ from zoo.units import Q, Quantity
 from . import in_parallel, references
 from .columns import Memory
 from .infeasible import Asker, sought
-from .marginal import Knob, knobs, moved, on_chips_of, proven_least, repriced, turning_points, undercut
+from .lean import lean
+from .marginal import Knob, below, in_integers, knobs, moved, on_chips_of, proven_least, repriced, turning_points, undercut
 from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
-from .prepare import UNITS, catalog_of, model_of
+from .prepare import UNITS, catalog_of, in_objective_units, model_of
 from .program import SCALES, dequantise, quantise
 from .query import AnyQuery, ServeQuery
 from .records import QueryError
@@ -141,13 +143,20 @@ def why_not(
     ratio = best.objective / plan.objective if plan.objective else None
     wins, note = [], ""
     if best.objective > plan.objective + 1e-9:
+        asked: list[Callable[[], list[str]]] = [
+            partial(_limit_that_leaves, plan, query, best, total, memory)
+            for total, (resource, _) in _LIMITS.items()
+            if resource != query.minimize and best.totals[total] < plan.totals[total] * (1 - 1e-6)
+        ]
         if ratio is not None and _PRICED & set(forces) and plan.minimize == "cost":
-            progress("at which prices would it win?")
-            share = _share_of_prices(plan, query, narrowed, best.objective, memory)
-            wins.append(f"its prices below {math.floor(1000 * share) / 10:g}% of today's")
+            asked.insert(0, partial(_prices_that_win, plan, query, narrowed, best.objective, memory))
         elif ratio is not None and _PRICED & set(forces) and plan.minimize == "carbon":
             wins.append(f"a grid of {1 / ratio:.1%} of the carbon intensity under it alone")
-        wins += _limits_that_leave(plan, query, best, memory, progress)
+        if asked:
+            progress("at which prices and limits would it win?")
+        if len(asked) > 1:  # what all of them look at is laid out once, before they are asked on all cores
+            lean(guarded_query(query), memory, cap=in_integers(query, best.objective))
+        wins += [found for each in in_parallel.each(lambda ask: ask(), asked) for found in each]
         wins += _moves_that_let_win(query, narrowed, memory, progress) if switches else []
         if not _allowed(query, best, memory):
             note = "the question as it stands does not allow it" + (
@@ -209,29 +218,41 @@ def _allowed(query: ServeQuery, best: Plan, memory: Memory) -> bool:
     )
 
 
-# A price at which X wins is found to so much of it.
-_CLOSE = 1e-4
+def _prices_that_win(plan: Plan, query: ServeQuery, narrowed: ServeQuery, objective: float, memory: Memory) -> list[str]:
+    """The share of its own prices below which X wins; empty where there is none."""
+    tenths = math.floor(1000 * _share_of_prices(plan, query, narrowed, objective, memory))
+    return [f"its prices below {tenths / 10:g}% of today's"] if tenths else []
 
 
 def _share_of_prices(plan: Plan, query: ServeQuery, narrowed: ServeQuery, objective: float, memory: Memory) -> float:
     """The share of its own prices below which the best plan with X alone, of `objective` today, is the best plan of all.
 
-    Its cost falls in proportion, that of the best plan of all no faster, which may hold X too: the share of today's optimum is
-    too large, the share of the optimum at that is less so, and so on down to where both are equal (Dinkelbach 1967).
+    The best plan of all may hold X too. At the share at which a plan that is not all X costs as much as that of X, another may
+    cost less: then that one's share is next, until none does. Each is lower than the one before (Dinkelbach 1967).
     """
     catalog = catalog_of(query, memory)
     cheaper = {offer.name for offer in offers_of(narrowed, catalog)[0]}
-    share, lower = math.inf, (plan.objective or 0.0) / objective
-    while lower < share * (1 - _CLOSE):
+    costs = [(pool.offer, pool.cost_usd_per_h) for pool in plan.fleet]
+    share = 1.0
+    while True:
+        of_x = sum(cost for offer, cost in costs if offer in cheaper) / share  # at today's prices
+        lower = (sum(cost for _, cost in costs) - share * of_x) / (objective - of_x)
+        if not 0 < lower < share:  # 0: what is not of X costs nothing, so no price of X's is low enough
+            return max(0.0, min(lower, share))
         share = lower
         offers = {
             name: replace(offer, price=offer.price * share) if name in cheaper else offer
             for name, offer in catalog.offers.items()
         }
-        least = optimum(query, {}, repriced(query, catalog.with_offers(offers), memory), share * objective)
-        assert least is not None  # today's plan is still one
-        lower = least / objective
-    return lower
+        prepared, found = below(query, repriced(query, catalog.with_offers(offers), memory), share * objective)
+        memory.exact = found.exact  # the next proof begins where this one left the curves
+        market = prepared.market
+        costs = [
+            (market.columns[p.column].offer.name, in_objective_units(query, market.objective[p.column] * p.units) or 0.0)
+            for p in found.purchases
+        ]
+        if not costs:
+            return share
 
 
 # Total of a plan -> (limit, unit it is written in)
@@ -241,29 +262,22 @@ _LIMITS = {
 }  # fmt: skip
 
 
-def _limits_that_leave(plan: Plan, query: ServeQuery, best: Plan, memory: Memory, progress: Progress) -> list[str]:
-    """The limits within which the best plan with X wins, where it takes less of a resource than the best plan of all.
+def _limit_that_leaves(plan: Plan, query: ServeQuery, best: Plan, total: str, memory: Memory) -> list[str]:
+    """The limit of a resource within which the best plan with X, which takes less of it than the best plan of all, wins.
 
     What any better plan takes at least is solved for: below that X wins, as long as its own plan has room. Of a weighted
-    objective, which no limit bounds, the question is solved again with what X takes as the limit.
+    objective, which no limit bounds, the question is solved again with what X takes as the limit. Empty where it does not win.
     """
-    found = []
     assert best.objective is not None
-    for total, (resource, unit) in _LIMITS.items():
-        used = best.totals[total]
-        if resource == query.minimize or used >= plan.totals[total] * (1 - 1e-6):
-            continue
-        progress(f"would a limit of {resource} make it win?")
-        if query.minimize in SCALES:
-            least = _least_of_better(plan, query, best.objective, resource, Q(used, unit or "dimensionless"), memory)
-            if least is not None:
-                found.append(f"limits.{resource} below {least:,.8g} {unit or 'chips'} (this fleet needs {rounded_up(used)})")
-            continue
-        limited = query.set(f"limits.{resource}", _bound(used, unit))
-        has_plan = _allowed(query, best, memory) or Asker(memory).feasible(guarded_query(limited))
-        if has_plan and not undercut(limited, {}, memory, best.objective):
-            found.append(f"limits.{resource} at {rounded_up(used)} {unit or 'chips'} (tried there only)")
-    return found
+    (resource, unit), used = _LIMITS[total], best.totals[total]
+    if query.minimize in SCALES:
+        least = _least_of_better(plan, query, best.objective, resource, Q(used, unit or "dimensionless"), memory)
+        needs = f"{unit or 'chips'} (this fleet needs {rounded_up(used)})"
+        return [] if least is None else [f"limits.{resource} below {least:,.8g} {needs}"]
+    limited = query.set(f"limits.{resource}", _bound(used, unit))
+    has_plan = _allowed(query, best, memory) or Asker(memory).feasible(guarded_query(limited))
+    wins = has_plan and not undercut(limited, {}, memory, best.objective)
+    return [f"limits.{resource} at {rounded_up(used)} {unit or 'chips'} (tried there only)"] if wins else []
 
 
 def rounded_up(amount: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def _describe(value: Quantity) -> str:
     return f"{value.dimensionality}"
 
 
-def magnitude(value: Quantity, unit: str) -> Any:
-    """The bare number (or array) of `value` in `unit`. Raises pint.DimensionalityError when it has another dimension."""
-    return value.to(unit).magnitude
+def magnitudes(values: Iterable[Quantity], unit: Any) -> np.ndarray:
+    """The bare numbers of `values` in `unit`, as an array; those that are in it already, as most are, are not converted.
+
+    Raises pint.DimensionalityError when one has another dimension."""
+    return np.array([value.magnitude if value.units == unit else value.m_as(unit) for value in values])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pint
 import pytest
 
-from zoo.units import DIMENSIONS, Q, UnitError, magnitude, quantity, ureg
+from zoo.units import DIMENSIONS, Q, UnitError, magnitudes, quantity, ureg
 
 
 @pytest.mark.parametrize(("name", "example"), [(name, example) for name, (_, example) in DIMENSIONS.items()])
@@ -33,7 +33,7 @@ def test_every_dimension_parses_its_own_example(name: str, example: str) -> None
     ],
 )
 def test_values(text: str, dimension: str, unit: str, value: float) -> None:
-    assert magnitude(quantity(text, dimension), unit) == pytest.approx(value, rel=1e-12)
+    assert magnitudes([quantity(text, dimension)], ureg.Unit(unit)) == pytest.approx([value], rel=1e-12)
 
 
 @pytest.mark.parametrize(
