@@ -12,6 +12,8 @@ import math
 
 # Of a clause without a size that is widened or given up; also of a number that leaves zero, which forbids as a list does.
 GIVEN_UP = math.log(2)
+# How much dearer than without the clauses that it moves a plan may be that moves them further than the least.
+DEARER = 0.5
 
 
 def between(old: float, new: float) -> float:

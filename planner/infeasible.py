@@ -114,16 +114,16 @@ class Asker:
         """Whether an answer takes so long that asking in other processes pays."""
         return self.seconds > 0.05 * len(self.answers)
 
-    def proof(self, query: ServeQuery, least: Least | None = None) -> Certificate:
-        """The certified optimum of a question, begun where the last proof left the curves."""
-        return self._proven(lean(query, self.memory, least))
+    def proof(self, query: ServeQuery, least: Least | None = None, gap: float = 0.0) -> Certificate:
+        """The certified optimum of a question, to a share `gap` of it, begun where the last proof left the curves."""
+        return self._proven(lean(query, self.memory, least), gap)
 
-    def _proven(self, prepared: Prepared) -> Certificate:
+    def _proven(self, prepared: Prepared, gap: float = 0.0) -> Certificate:
         most = reached(prepared)
         part = narrowed(prepared, sum(prepared.market.rates), most)
-        return self.certified(part, part.prepared.market, most)
+        return self.certified(part, part.prepared.market, most, gap)
 
-    def certified(self, part: Part, market: Market, most: int | None = None) -> Certificate:
+    def certified(self, part: Part, market: Market, most: int | None = None, gap: float = 0.0) -> Certificate:
         """The proof of a market, which may have columns beside the question's own: each unit of those carries a unit of load.
 
         `most`: an objective that some plan reaches. The solvers take turns that grow, as long as the question allows.
@@ -133,7 +133,7 @@ class Asker:
         engine = "cpsat" if self.counts or solver.engine == "cpsat" else "highs"
         stopped: Certificate | None = None
         while True:
-            found = _certified(part, market, engine, min(left, turn), self.memory.exact, most)
+            found = _certified(part, market, engine, min(left, turn), self.memory.exact, most, gap)
             self.memory.exact = found.exact or self.memory.exact
             left -= found.seconds
             if found.status != "stopped":
@@ -588,8 +588,6 @@ def sought(query: ServeQuery, fix: plan.Fix, memory: Memory, progress: Progress 
     return fix if found is None else found.fix
 
 
-# How much dearer than without the moved clauses a plan may be that moves further than the least.
-_WITHIN = 0.1
 # How many times dearer than its further move a least move is that nobody would take.
 _DEAR = 3.0
 
@@ -602,8 +600,8 @@ def _beyond(
     As it is where none or several of its clauses have a size.
 
     The further move is the least of the question that also bounds its objective; of a latency it is found to `_NEARLY` of its
-    value, and decided to as much of the objective (`Asker.within`). A demand moves on to no plan at all, and the objective's
-    own limit no further.
+    value, and decided to as much of the objective (`Asker.within`); what the best plan then costs is as near. A demand moves on
+    to no plan at all, and the objective's own limit no further.
     """
     fix = repair.fix
     sized = [clause for clause in together if _has_size(clause.path)]
@@ -614,7 +612,7 @@ def _beyond(
     least = asker.proof(without(query, together)).objective
     if least is None:
         return repair
-    found, near = fix.model_copy(update={"without": in_objective_units(query, least)}), math.floor(least * (1 + _WITHIN))
+    found, near = fix.model_copy(update={"without": in_objective_units(query, least)}), math.floor(least * (1 + distance.DEARER))
     if resource not in SCALES or sized[0].path == f"limits.{resource}" or fix.objective <= (in_objective_units(query, near) or 0):
         return replace(repair, fix=found)
     own = getattr(query.limits, resource)
@@ -629,7 +627,7 @@ def _beyond(
         shown = best(move.query.set(f"limits.{resource}", own))
         then = shown.objective
     else:
-        then = in_objective_units(query, asker.proof(move.query).objective)
+        then = in_objective_units(query, asker.proof(move.query, gap=_NEARLY).objective)
     return replace(repair, fix=found.model_copy(update={"further": value, "further_objective": then}), further=shown)
 
 

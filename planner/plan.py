@@ -181,7 +181,7 @@ class Fix(Record):
     quotas; "in turn": each as little as those after it, dropped, allow; "not sought": values are `?`.
     What lies beyond a least move, where its one clause with a size can move on (of a job `without` where several have one
     too): `without`, the objective with all that is changed dropped, which no move betters; and `further`, the least values at
-    which the plan comes within a tenth of that (found to 1 %, of a latency also of its value).
+    which the plan is at most half dearer than that (found to 1 %, as is its objective; of a latency also of its value).
     """
 
     clause: str

@@ -314,7 +314,7 @@ def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
     if "dropped" in hows:
         notes.append("dropped: without any limit in its place; in brackets what the best plan then has")
     if any(fix.further is not None for fix in fixes):
-        notes.append("or further: the least value with a plan within 10 % of the best that any value allows (found to 1 %)")
+        notes.append("or further: the least value whose plan is at most 50 % above the best that any value allows (found to 1 %)")
     if any(fix.value == "dropped" and fix.clause.startswith("sla.ttft") for fix in fixes):
         notes.append("TTFT dropped: no TTFT however long can be kept; queues grow without end")
     return tuple(notes)

@@ -387,10 +387,6 @@ def completed(saved: TrainPlan, question: Question, asker: Asker) -> TrainPlan:
     return saved.model_copy(update={"fixes": fixes, "not_looked_at": still})
 
 
-# How much dearer than without the moved clauses a job may be that moves further than the least.
-_WITHIN = 0.1
-
-
 def _has_size(path: str) -> bool:
     return path in _LIMITS or path.startswith(("supply.quota", "supply.accelerators")) or path == "workload.tokens"
 
@@ -412,7 +408,10 @@ def _beyond(question: Question, together: list[Clause], fix: plan.Fix, asked: _A
     best = asker.best(without(query, together))
     if best is None:
         return
-    fix, near = fix.model_copy(update={"without": in_units(query, best.objective)}), math.floor(best.objective * (1 + _WITHIN))
+    fix, near = (
+        fix.model_copy(update={"without": in_units(query, best.objective)}),
+        math.floor(best.objective * (1 + distance.DEARER)),
+    )
     yield fix
     limit = sized[0]
     if len(sized) > 1 or not own or limit.path not in _LIMITS or limit.path == own:

@@ -167,7 +167,7 @@ def steps(case: Case, path: str, value: str, share: float = 0.0) -> tuple[Any, A
 def check_fix(case: Case, fix: Fix) -> None:
     """The repair holds at its objective, and one step less of any clause that it moves does not repair.
 
-    Moved further, its plan is within a tenth of what no move betters, and one step less it is not (1 % less, of a latency).
+    Moved further, its plan is at most half dearer than what no move betters; one step less it is not (1 % less, of a latency).
     """
     paths = fix.clause.split(" + ")
     if fix.how == "not sought":
@@ -179,7 +179,7 @@ def check_fix(case: Case, fix: Fix) -> None:
         return
     free = best(case.ask({path: value for path, value in case.clauses.items() if path not in paths}))
     assert free is not None and fix.objective is not None and fix.without == pytest.approx(free / 1e4)
-    near = math.floor(free * 1.1)
+    near = math.floor(free * 1.5)
     if fix.further is not None:
         assert fix.objective * 1e4 > near
         check_moves(case, paths, fix.further.split("; "), fix.further_objective, near)
@@ -201,7 +201,8 @@ def check_moves(case: Case, paths: list[str], values: list[str], said: float | N
 
     objective = best(with_moves(None))
     assert objective is not None, f"{values} does not repair"
-    assert said == pytest.approx(objective / 1e4) and (most is None or objective <= most)
+    assert said is not None and objective / 1e4 <= said + 1e-9 <= objective / 1e4 * (1.011 if most else 1.0) + 1e-8
+    assert most is None or objective <= most
     for path, (_, before) in moves.items():
         if before is not None:
             less = best(with_moves(path))

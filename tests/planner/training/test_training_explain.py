@@ -444,10 +444,10 @@ def _check_together(table: Table, clauses: dict[str, Any], fix: Any) -> None:
         for path, text in zip(paths, fix.further.split("; "), strict=True):
             far = _after(far, path, text)
         assert table.best(far) == pytest.approx(fix.further_objective, abs=0.011)
-        assert free is not None and fix.further_objective <= 1.1 * free + 0.011
+        assert free is not None and fix.further_objective <= 1.5 * free + 0.011
         (limit,) = SIZED & set(paths)
         less = table.best(far | {limit: _one_step_less(limit, far[limit])})
-        assert less is None or less > 1.1 * free - 0.011
+        assert less is None or less > 1.5 * free - 0.011
 
 
 SIZED = {"deadline", "limits.cost", "limits.power", "limits.carbon", "limits.chips"}
@@ -459,19 +459,19 @@ def _one_step_less(path: str, value: str) -> Any:
 
 
 def _check_beyond(table: Table, clauses: dict[str, Any], fix: Any) -> None:
-    """Without the clause the best job costs what is said; moved further it is within a tenth of that, and one step less not."""
+    """Without the clause the best job costs what is said; moved further at most half more, one step less not."""
     if fix.without is None:
         assert fix.further is None and fix.clause not in {"deadline", "limits.power", "limits.carbon", "limits.chips"}
         return
     free = table.best({path: value for path, value in clauses.items() if path != fix.clause})
     assert free is not None and fix.without == pytest.approx(free, abs=0.011)
     if fix.further is None:
-        assert fix.objective <= 1.1 * free + 0.011 or fix.clause == "supply.accelerators"
+        assert fix.objective <= 1.5 * free + 0.011 or fix.clause == "supply.accelerators"
         return
     then = table.best(clauses | {fix.clause: _value(fix.clause, fix.further)})
-    assert then == pytest.approx(fix.further_objective, abs=0.011) and then <= 1.1 * free + 0.011 < fix.objective + 0.022
+    assert then == pytest.approx(fix.further_objective, abs=0.011) and then <= 1.5 * free + 0.011 < fix.objective + 0.022
     less = table.best(clauses | {fix.clause: _one_step_less(fix.clause, fix.further)})
-    assert less is None or less > 1.1 * free - 0.011
+    assert less is None or less > 1.5 * free - 0.011
 
 
 @pytest.mark.parametrize("seed", range(4))
