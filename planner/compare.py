@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .plan import Difference, Plan, Pool
+from .plan import Difference, Fix, Plan, Pool, cheapest_first
 
 
 def compare(old: Plan, new: Plan) -> tuple[Difference, ...]:
@@ -34,7 +34,10 @@ def differences(
         add("answer", "objective", *(f"{text(plan.objective)} {plan.objective_unit}" for plan in (old, new)))
     if old.objective is None or new.objective is None:  # nothing to hold figures against: why there is nothing counts
         add("answer", "cannot hold together", *map(_clash, (old, new)))
-        add("answer", "would repair it", *map(_repair, (old, new)))
+        known = [[fix for fix in cheapest_first(plan.fixes) if fix.objective is not None] for plan in (old, new)]
+        before, after = ({fix.clause: _repair(fix) for fix in reversed(fixes)} for fixes in known)
+        for clause in dict.fromkeys(fix.clause for fix in cheapest_first([*known[1], *known[0]])):
+            add("would repair it", clause, before.get(clause), after.get(clause))
     else:
         for key in dict.fromkeys((*old.totals, *new.totals)):
             add("total", key, old.totals.get(key), new.totals.get(key))
@@ -57,10 +60,13 @@ def _clash(plan: Plan) -> str | None:
     return "; ".join(clause.text for clause in plan.conflict) + more or None
 
 
-def _repair(plan: Plan) -> str | None:
-    """The repair with the cheapest plan, in words."""
-    fix = min((f for f in plan.fixes if f.objective is not None), key=lambda f: f.objective or 0.0, default=None)
-    return None if fix is None else f"{fix.change}: {fix.value}, then {text(fix.objective)} {fix.unit}"
+def _repair(fix: Fix) -> str:
+    """A repair and what the best plan then costs, in words; also of its further move."""
+    nothing = ", for practically nothing" if fix.for_nothing else ""
+    least = f"{fix.moves(fix.value)}, then {text(fix.objective)} {fix.unit}{nothing}"
+    if fix.further is None:
+        return least
+    return f"{least}; or further: {fix.moves(fix.further)}, then {text(fix.further_objective)} {fix.unit}"
 
 
 def _pool(pool: Pool) -> str:

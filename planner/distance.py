@@ -9,6 +9,9 @@ A number that no finite value repairs is endlessly far.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+from zoo.units import Quantity
 
 # Of a clause without a size that is widened or given up; also of a number that leaves zero, which forbids as a list does.
 GIVEN_UP = math.log(2)
@@ -21,3 +24,8 @@ def between(old: float, new: float) -> float:
     if old == new:
         return 0.0
     return math.log(max(new / old, old / new)) if old and new else GIVEN_UP
+
+
+def demand_left(cuts: Iterable[tuple[Quantity, Quantity]]) -> float | None:
+    """The least share that is left of demands, each before and after a repair; None where none is cut."""
+    return min((float((after / before).m_as("")) for before, after in cuts if after < before), default=None)

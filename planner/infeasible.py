@@ -532,7 +532,7 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         clauses.append(next(c for c in query.clauses() if c.path == path))
         values.append(str(words))
     move = Move(moved, "; ".join(values))
-    return Repair(_fix(move, clauses, asker, "least sum"), moved)
+    return Repair(_fix(query, move, clauses, asker, "least sum"), moved)
 
 
 def _within_joint_moves(prepared: Prepared) -> Part:
@@ -569,7 +569,7 @@ def _joint_fix(query: ServeQuery, together: list[Clause], asker: Asker, progress
             return None
         moved, values, optimum = move.query, [*values, move.value], move.optimum
     last = Move(moved, "; ".join(values), optimum if len(together) == 1 else None)
-    return Repair(_fix(last, together, asker, "in turn" if len(together) > 1 else "alone"), moved)
+    return Repair(_fix(query, last, together, asker, "in turn" if len(together) > 1 else "alone"), moved)
 
 
 def not_sought(together: list[Clause]) -> plan.Fix:
@@ -640,12 +640,15 @@ class Move:
     optimum: int | None = None
 
 
-def _fix(move: Move, clauses: list[Clause], asker: Asker, how: Literal["alone", "least sum", "in turn"]) -> plan.Fix:
-    """A repair with the best plan that it allows."""
+def _fix(
+    query: ServeQuery, move: Move, clauses: list[Clause], asker: Asker, how: Literal["alone", "least sum", "in turn"]
+) -> plan.Fix:
+    """A repair of a question with the best plan that it allows."""
     optimum = move.optimum or asker.proof(move.query).objective
     objective, unit = in_objective_units(move.query, optimum), objective_units(move.query)[1]
     clause, change = " + ".join(c.path for c in clauses), "; ".join(c.text for c in clauses)
-    return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit, how=how)
+    left = distance.demand_left((old.rate, new.rate) for old, new in zip(query.populations, move.query.populations, strict=True))
+    return plan.Fix(clause=clause, change=change, value=move.value, objective=objective, unit=unit, how=how, demand_left=left)
 
 
 def _least_move(

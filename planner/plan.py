@@ -7,7 +7,8 @@ Numbers carry their unit in their name. `Plan.to_json` and `Plan.from_json` are 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from errno import EISDIR
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -177,8 +178,10 @@ class Conflict(Record):
 class Fix(Record):
     """A change that makes the question feasible, and what the best plan then costs.
 
-    how: what moves of several clauses are the least of. "least sum": of |to - from| / from over all moves of demand, limits and
-    quotas; "in turn": each as little as those after it, dropped, allow; "not sought": values are `?`.
+    how: what moves of several clauses are the least of. "least sum": of |to - from| / from over all moves together, of demand,
+    limits and quotas (of a job: of limits and the deadline); "in turn": each as little as those after it, dropped, allow, names
+    and counts of machines too; "dropped": without any limit in its place; "not sought": values are `?`.
+    demand_left: the share that is left of a demand that is cut, of several the least; None where none is.
     What lies beyond a least move, where its one clause with a size can move on (of a job `without` where several have one
     too): `without`, the objective with all that is changed dropped, which no move betters; and `further`, the least values at
     which the plan is at most half dearer than that (found to 1 %, as is its objective; of a latency also of its value).
@@ -193,6 +196,24 @@ class Fix(Record):
     further: str | None = None
     further_objective: float | None = None
     without: float | None = None
+    demand_left: float | None = None
+
+    def moves(self, values: str) -> str:
+        """Its clauses with their new `values`, in words."""
+        return " and ".join(
+            f"{change}: {value}" for change, value in zip(self.change.split("; "), values.split("; "), strict=False)
+        )
+
+    @property
+    def for_nothing(self) -> bool:
+        """Whether the repair leaves practically nothing to do: less than a hundredth of a demand."""
+        return self.demand_left is not None and self.demand_left < 0.01
+
+
+def cheapest_first(fixes: Iterable[Fix]) -> list[Fix]:
+    """Repairs by the objective of the best plan after them; those of which it is not known last, and after them those that leave
+    practically nothing to do, which costs practically nothing."""
+    return sorted(fixes, key=lambda fix: (fix.for_nothing, math.inf if fix.objective is None else fix.objective))
 
 
 class Missing(Record):

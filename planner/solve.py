@@ -109,9 +109,8 @@ def _in_own_words(query: ServeQuery, guarded: ServeQuery, why: Explanation) -> E
 def _nearest(by: plan.Fix, best: Plan, objective: float) -> plan.Nearest:
     """The best plan of a repair, in its own words; where it is that of the further move, what the least would cost."""
     further = by.further is not None and objective == by.further_objective
-    moves = zip(by.change.split("; "), (by.further if further and by.further else by.value).split("; "), strict=False)
     return plan.Nearest(
-        change=" and ".join(f"{change}: {value}" for change, value in moves), objective=objective, unit=best.objective_unit,
+        change=by.moves(by.further if further and by.further else by.value), objective=objective, unit=best.objective_unit,
         fleet=best.fleet, totals=best.totals, least=by.value if further else None,
         least_objective=by.objective if further else None,
     )  # fmt: skip

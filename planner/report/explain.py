@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WallPage, WhyNot
+from ..plan import Alternative, Difference, Marginal, Need, Plan, Pool, Swing, WallPage, WhyNot, cheapest_first
 from ..plan import rows as records_of
-from .tables import TOTALS, Table, cheapest_first, cut_short, fix_table, innocent_title, number
+from .tables import TOTALS, Table, cut_short, fix_table, innocent_title, number
 
 
 def marginal_table(marginals: Sequence[Marginal]) -> Table:

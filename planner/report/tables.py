@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..plan import Certificate, Conflict, Fix, Plan, Pool
+from ..plan import Certificate, Conflict, Fix, Plan, Pool, cheapest_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +263,6 @@ def _near(file: str) -> str:
     return min(file, os.path.relpath(file), key=len) if Path(file).is_absolute() else file
 
 
-def cheapest_first(fixes: Sequence[Fix]) -> list[Fix]:
-    """Repairs by the objective of the best plan after them; those of which it is not known last."""
-    return sorted(fixes, key=lambda fix: math.inf if fix.objective is None else fix.objective)
-
-
 def fix_table(title: str, fixes: Sequence[Fix], kind: str, stuck: Sequence[str] = ()) -> Table:
     """Repairs, the cheapest first, one number each. kind: of the question. stuck: clauses that no change of theirs alone
     repairs."""
@@ -283,6 +278,7 @@ def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
             if then is None:
                 continue
             cost = "-" if objective is None else f"{number(objective)} {fix.unit}"
+            cost += ", for practically nothing" if fix.for_nothing else ""
             changes, values = fix.change.split("; "), then.split("; ")
             if len(changes) != len(values) or len(changes) != len(fix.clause.split(" + ")):
                 changes, values = [fix.change], [then]
@@ -311,6 +307,8 @@ def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
         notes.append(f"{others}: the first as little as possible with those below it dropped, then the next, and so on")
     if "not sought" in hows:
         notes.append("?: dropped (together) these would do; `explain` with `--switches` finds how little of each is enough")
+    if any(fix.for_nothing for fix in fixes):
+        notes.append("for practically nothing: less than 1 % is left of what was asked for")
     if "dropped" in hows:
         notes.append("dropped: without any limit in its place; in brackets what the best plan then has")
     if any(fix.further is not None for fix in fixes):
@@ -399,7 +397,7 @@ def nearest_notes(plan: Plan) -> tuple[str, ...]:
         (objective, f"{fix.change}: {value}", fix.unit)
         for fix in plan.fixes
         for objective, value in ((fix.objective, fix.value), (fix.further_objective, fix.further))
-        if objective is not None
+        if objective is not None and not fix.for_nothing
     ]
     least, dear = getattr(plan.nearest, "least", None), getattr(plan.nearest, "least_objective", None)
     if least is not None and dear is not None:

@@ -334,7 +334,11 @@ def _repair(question: Question, together: list[Clause], asked: _Asked, beyond: b
         return
     names = _names(together)
     text = "; ".join(clause.text for clause in together)
-    fix = plan.Fix(clause=" + ".join(c.path for c in together), change=text, value=move.value, how=how)  # type: ignore[arg-type]
+    less = [(question.tokens, asked.asker.question(move.query).tokens)] if "workload.tokens" in (c.path for c in together) else []
+    fix = plan.Fix(
+        clause=" + ".join(c.path for c in together), change=text, value=move.value, how=how,  # type: ignore[arg-type]
+        demand_left=distance.demand_left(less),
+    )  # fmt: skip
     yield Repair(fix, move.query, move.far), (f"the best job with {names} moved",)
     asked.asker.progress(f"the best job with {names} moved")
     best = asked.asker.best(move.query)

@@ -211,9 +211,8 @@ def _nearest(question: Question, why: Explanation) -> NearestJob | None:
     if why.nearest is None or why.by is None or why.best is None:
         return None
     job = job_of(question_of(why.nearest, question.start), why.best)
-    moves = zip(why.by.change.split("; "), why.by.value.split("; "), strict=False)
     return NearestJob(
-        change=" and ".join(f"{change}: {value}" for change, value in moves),
+        change=why.by.moves(why.by.value),
         objective=why.by.objective or 0.0,
         unit=why.by.unit,
         job=job,

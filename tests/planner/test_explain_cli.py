@@ -127,12 +127,32 @@ def test_what_is_asked_twice_is_answered_once(plan: Path) -> None:
 
 
 def test_a_plan_beside_none_is_compared_by_what_forbids_it(plan: Path, infeasible: Path) -> None:
-    rows = {row["name"]: row for row in json.loads(run("compare", plan, infeasible, "--format", "json").stdout)}
-    assert (rows["status"]["old"], rows["status"]["new"]) == ("optimal", "infeasible")
-    assert "TTFT p99 <= 1 ms" in rows["cannot hold together"]["new"] and "1 more clash" in rows["cannot hold together"]["new"]
-    assert rows["would repair it"]["old"] == "-" and " USD/h" in rows["would repair it"]["new"]
-    assert rows["limits.cost"]["old"] == "-" and not any(row["part"] in ("total", "fleet", "tight") for row in rows.values())
+    found = json.loads(run("compare", plan, infeasible, "--format", "json").stdout)
+    rows = {(row["part"], row["name"]): (row["old"], row["new"]) for row in found}
+    assert rows["answer", "status"] == ("optimal", "infeasible")
+    clash = rows["answer", "cannot hold together"][1]
+    assert "TTFT p99 <= 1 ms" in clash and "1 more clash" in clash
+    assert rows["question", "limits.cost"][0] == "-" and not {"total", "fleet", "tight"} & {part for part, _ in rows}
     assert "no difference" in run("compare", plan, plan).stdout
+
+
+def test_every_repair_with_a_price_is_compared_the_cheapest_first(infeasible: Path, tmp_path: Path) -> None:
+    known = Plan.load(infeasible)
+    fixes = (
+        Fix(clause="a + b", change="A; B", value="1; 2", objective=900.0, unit="USD/h", how="in turn", further="3; 2",
+            further_objective=30.0),
+        Fix(clause="d", change="D", value="?", how="not sought"),
+        Fix(clause="workload.rate", change="serve 5/s", value="0.01/s", objective=3.0, unit="USD/h", demand_left=0.002),
+        Fix(clause="c", change="C", value="5", objective=600.0, unit="USD/h"),
+    )  # fmt: skip
+    one, other = known.model_copy(update={"fixes": fixes[3:]}), known.model_copy(update={"fixes": fixes})
+    one.save(tmp_path / "one.json")
+    other.save(tmp_path / "other.json")
+    rows = json.loads(run("compare", tmp_path / "one.json", tmp_path / "other.json", "--format", "json").stdout)
+    assert [(row["part"], row["name"], row["old"], row["new"]) for row in rows] == [  # "c" is the same in both
+        ("would repair it", "a + b", "-", "A: 1 and B: 2, then 900 USD/h; or further: A: 3 and B: 2, then 30 USD/h"),
+        ("would repair it", "workload.rate", "-", "serve 5/s: 0.01/s, then 3 USD/h, for practically nothing"),
+    ]
 
 
 def test_what_needs_a_plan_says_so(infeasible: Path) -> None:
@@ -173,6 +193,19 @@ def test_repairs_are_numbered_cheapest_first_and_a_far_nearest_plan_says_so() ->
         ("3", "D", "?", "-"),
         ("", "and E", "?", ""),
     )
+
+
+def test_a_repair_for_practically_nothing_stands_last_and_says_so(infeasible: Path) -> None:
+    whole = Fix(clause="a", change="A", value="1", objective=900.0, unit="USD/h", demand_left=0.01)
+    nothing = Fix(clause="workload.rate", change="serve 200/s", value="1/s", objective=3.0, unit="USD/h", demand_left=0.005)
+    unknown = Fix(clause="b", change="B", value="?", how="not sought")
+    assert [row[1:] for row in fix_rows([nothing, unknown, whole])] == [
+        ("A", "1", "900 USD/h"), ("B", "?", "-"), ("serve 200/s", "1/s", "3 USD/h, for practically nothing"),
+    ]  # fmt: skip
+    plan = Plan.load(infeasible).model_copy(update={"fixes": (nothing, whole)})
+    assert "needs only" not in " ".join(nearest_notes(plan))
+    shown = " ".join(" ".join(cell) for table in conflict_tables(plan) for row in (*table.rows, table.notes) for cell in [row])
+    assert "less than 1 % is left" in shown
 
 
 def test_the_nearest_plan_points_at_a_repair_of_less_than_half_its_price(infeasible: Path) -> None:

@@ -173,6 +173,11 @@ def check_fix(case: Case, fix: Fix) -> None:
     if fix.how == "not sought":
         fix = sought(case.question, fix, Memory())
         assert fix.how == "in turn"
+    if "workload.rate" in paths:
+        then = float(fix.value.split("; ")[paths.index("workload.rate")].removesuffix("/s"))
+        assert fix.demand_left == pytest.approx(then / float(case.clauses["workload.rate"].removesuffix("/s")))
+    else:
+        assert fix.demand_left is None
     check_moves(case, paths, fix.value.split("; "), fix.objective, None)
     if fix.without is None:
         assert fix.further is None

@@ -388,6 +388,7 @@ def _check_alone(table: Table, clauses: dict[str, Any], fix: Any) -> None:
         steps = int(fix.value.split()[0]) // (16 * 1024)
         assert table.best(clauses, steps=steps) == pytest.approx(fix.objective, abs=0.011)
         assert table.best(clauses, steps=steps + 1) is None
+        assert fix.demand_left == pytest.approx(steps / table.steps, rel=1e-4)
     elif path in ("supply.chips", "regions.allow", "supply.offers"):
         free = {p: v for p, v in clauses.items() if p != path}
         assert table.best(free) == pytest.approx(fix.objective, abs=0.011)
