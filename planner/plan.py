@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, Po
 
 from zoo.names import nearest
 
+from .records import dotted
 from .written_by import written_by
 
 SCHEMA: Literal["wallplan/plan/v1"] = "wallplan/plan/v1"
@@ -465,15 +466,15 @@ class Plan(Record):
             raise PlanError('not a Wallplan plan: "schema_version" is missing')
         if cls is Plan and data.get("kind", "serve") != "serve":
             raise PlanError(f"a plan of kind {data['kind']!r}, expected one of a serve question")
+        older = f"{written_by(data.get('wallplan'))}: solve the question again"
         if data["schema_version"] != SCHEMA:
-            older = f"{written_by(data.get('wallplan'))}: solve again"
             raise PlanError(f"plan of version {data['schema_version']!r}, expected {SCHEMA!r}; {older}")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            older = f"{written_by(data.get('wallplan'))}: solve again"
-            raise PlanError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; {older}") from None
+            what = {"missing": "missing key", "extra_forbidden": "unknown key"}.get(first["type"], first["msg"])
+            raise PlanError(f"{dotted(first['loc'])}: {what}; {older}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -570,7 +570,7 @@ class Query(Part):
         except QueryError as error:
             if plan.wallplan == this_version():
                 raise
-            older = f"the plan was {written_by(plan.wallplan)}: solve again"
+            older = f"the plan was {written_by(plan.wallplan)}: solve the question again"
             raise QueryError(*(f"{line}; {older}" for line in error.lines)) from None
 
     def set(self, path: str, value: Any) -> Self:

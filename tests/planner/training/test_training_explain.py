@@ -816,6 +816,17 @@ def test_a_plan_of_older_constants_is_told_so(saved: Path, tmp_path: Path) -> No
     assert run("explain", undated, "--why-not", "tp=7").stderr == run("evaluate", undated).stderr == ""
 
 
+def test_a_plan_of_another_version_says_which_and_what_to_do(saved: Path, tmp_path: Path) -> None:
+    data, older = json.loads(saved.read_text()), tmp_path / "older.json"
+    del data["walls"][0]["tight"]
+    older.write_text(json.dumps(data | {"wallplan": "0.0.9"}))
+    for command in (("explain", older), ("evaluate", older), ("alternatives", older), ("compare", older, saved)):
+        result = run(*command)
+        words = f"{older}: walls[0].tight: missing key; written by wallplan 0.0.9, this is "
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1
+        assert result.stderr.startswith(words) and result.stderr.endswith(": solve the question again\n")
+
+
 def test_an_answer_is_shown_as_a_job(saved: Path) -> None:
     from planner.cli import _show_plan
 
