@@ -15,6 +15,7 @@ from . import columns, in_parallel
 from .certify import Certificate
 from .columns import Memory
 from .lean import lean
+from .marginal import finished
 from .market import Column
 from .plan import Alternative, Layout, Plan
 from .prepare import UNITS, Prepared, Progress, in_objective_units, objective_units, prepare, prove, restricted
@@ -43,7 +44,8 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
     regions are listed beyond it too; purchase options, number formats, degrees of parallelism, prefill together or apart, and
     the fleets with the least of one of today's chips, clouds or options only within it. Sorted by objective. The plan itself
     is left out; plans that rent the same machines for the same money are one among chips, among regions and among the rest,
-    with where else they can be had. Raises ValueError for a negative tolerance.
+    with where else they can be had. Raises ValueError for a negative tolerance, NotProven where
+    `solver.time` ended before a proof.
     """
     if not within >= 0:
         raise ValueError(f"within={within}: expected a share of at least 0, such as 0.05")
@@ -60,7 +62,7 @@ def alternatives(plan: Plan, prepared: Prepared, within: float, progress: Progre
     near = in_parallel.each(lambda each: _is_within(prepared, limit, *each), layouts)
     for kind, name in (each for each, is_near in zip(layouts, near, strict=True) if is_near):
         narrowed = _Narrowed(kind, name, _laid_out(prepared, kind, name))
-        proofs.append((narrowed, prove(narrowed.prepared), []))
+        proofs.append((narrowed, _proven(narrowed.prepared), []))
     if prepared.query.supply.mixed:
         progress("fleets with less of what the plan rents")
         parts = _parts(plan, prepared)
@@ -133,13 +135,18 @@ def _best(asked: list[_Narrowed], limit: float, always: int) -> list[tuple[_Narr
         if least > limit and sum(objective <= least for objective, *_ in proven) >= always:
             break
         batch, waiting = waiting[: max(always, 1)], waiting[max(always, 1) :]
-        proofs = in_parallel.each(lambda each: prove(each[0].prepared), batch)
+        proofs = in_parallel.each(lambda each: _proven(each[0].prepared), batch)
         for (one, _, also), certificate in zip(batch, proofs, strict=True):
             objective = in_objective_units(one.prepared.query, certificate.objective)
             if objective is not None:
                 proven.append((objective, one, certificate, also))
     proven.sort(key=lambda each: each[0])
     return [rest for place, (objective, *rest) in enumerate(proven) if objective <= limit or place < always]  # type: ignore[misc]
+
+
+def _proven(prepared: Prepared, tie_break: bool = True, most: int | None = None) -> Certificate:
+    """The proof of a question. Raises NotProven where the time for it was over before."""
+    return finished(prove(prepared, tie_break=tie_break, most=most), prepared.query)
 
 
 def _market(prepared: Prepared) -> tuple[object, ...]:
@@ -190,7 +197,7 @@ def _is_within(prepared: Prepared, limit: float, kind: str, name: str) -> bool:
     query = forced(prepared.query, {kind: name}).set("supply.chips", _chips_within(prepared, most))
     assert isinstance(query, ServeQuery)
     narrowed = lean(query, _catalog_alone(prepared), cap=most)
-    return prove(narrowed, tie_break=False, most=most).objective is not None
+    return _proven(narrowed, tie_break=False, most=most).objective is not None
 
 
 def _chips_within(prepared: Prepared, most: int) -> list[str]:
@@ -245,7 +252,7 @@ def _least(prepared: Prepared, limit: float, part: dict[str, str], count: int) -
     low, high, best = -1, count, None  # `low` is beyond the limit, `high` is within
     while high - low > 1:
         middle = (low + high) // 2
-        certificate = prove(_capped(prepared, part, middle), tie_break=False, most=_most(prepared.query, limit))
+        certificate = _proven(_capped(prepared, part, middle), tie_break=False, most=_most(prepared.query, limit))
         if certificate.objective is not None:
             high, best = middle, certificate
         else:

@@ -107,6 +107,13 @@ def _fail(message: str, code: int = USAGE) -> typer.Exit:
     return typer.Exit(code)
 
 
+def _fault(error: Exception) -> typer.Exit:
+    """What a question or a plan raised: invalid input, or a proof that the time did not allow."""
+    from .records import NotProven
+
+    return _fail(str(error), STOPPED if isinstance(error, NotProven) else USAGE)
+
+
 def _query(path: Path, overrides: list[str] | None) -> AnyQuery:
     from .query import load
     from .records import QueryError
@@ -822,7 +829,7 @@ def explain(
             shown = [tables.walls_table(saved), pages.marginal_table(records), pages.switch_table(records)]
     except (PlanError, QueryError) as error:
         progress.close()
-        raise _fail(str(error)) from None
+        raise _fault(error) from None
     progress.close()
     shown, pictures = _whole(format, saved, shown, records)
     lines = asked.rows(records)
@@ -933,7 +940,7 @@ def alternatives(
         found = find(saved, prepare(guarded_query(query), progress), tolerance, progress)
     except (PlanError, QueryError) as error:
         progress.close()
-        raise _fail(str(error)) from None
+        raise _fault(error) from None
     progress.close()
     _show(
         format,
@@ -962,7 +969,7 @@ def _training_alternatives(path: Path, within: str, tolerance: float, format: st
         found = find(saved, query, tolerance, asker)
     except QueryError as error:
         progress.close()
-        raise _fail(str(error)) from None
+        raise _fault(error) from None
     progress.close()
     records = [one.model_dump(mode="json") for one in found]
     _show(format, pages.alternatives_tables(found, within), records, pages.flat(found), _headline(saved))

@@ -40,7 +40,7 @@ from .prepare import (
 )  # fmt: skip
 from .program import quantise
 from .query import ServeQuery
-from .records import QueryError
+from .records import NotProven
 from .scalars import text_of
 from .space import format_of, machines_of, offers_of
 from .transport import spread
@@ -287,13 +287,13 @@ def solved(
     """(a moved question, the certificate of its best plan); `scales` and `chip` as in `world`."""
     question = guarded_query(query)
     prepared = prepare(question, memory=world(question, scales, memory, chip))
-    return prepared, _finished(prove(prepared, tie_break=tie_break), query)
+    return prepared, finished(prove(prepared, tie_break=tie_break), query)
 
 
-def _finished(certificate: Certificate, query: ServeQuery) -> Certificate:
-    """A certificate that proves something. Raises QueryError where the time for it was over before."""
+def finished(certificate: Certificate, query: ServeQuery) -> Certificate:
+    """A certificate that proves something. Raises NotProven where the time for it was over before."""
     if certificate.status == "stopped":
-        raise QueryError(f"solver.time: {text_of(query.solver.time)} ended before the proof of a re-solve; allow more of it")
+        raise NotProven(f"solver.time: {text_of(query.solver.time)} ended before the proof of a re-solve; allow more of it")
     return certificate
 
 
@@ -304,7 +304,7 @@ def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: fl
     if cap is not None and (held := within(query, known, cap)) is not None:
         return held
     certificate = prove(lean(question, known), tie_break=False, begin=known.exact)
-    return in_objective_units(query, _finished(certificate, query).objective)
+    return in_objective_units(query, finished(certificate, query).objective)
 
 
 def within(query: ServeQuery, known: Memory, objective: float) -> float | None:
@@ -321,7 +321,7 @@ def in_integers(query: ServeQuery, objective: float) -> int:
 def _at_most(query: ServeQuery, known: Memory, most: int) -> tuple[Prepared, Certificate]:
     """The proof of a question in which plans of an objective above `most`, in the program's integers, do not count."""
     cheap = lean(guarded_query(query), known, cap=most)
-    return cheap, _finished(prove(cheap, tie_break=False, begin=known.exact, most=most), query)
+    return cheap, finished(prove(cheap, tie_break=False, begin=known.exact, most=most), query)
 
 
 def below(query: ServeQuery, known: Memory, objective: float) -> tuple[Prepared, Certificate]:
@@ -337,7 +337,7 @@ def undercut(query: ServeQuery, scales: Mapping[str, float], memory: Memory, obj
 def proven_least(query: ServeQuery, resource: str, memory: Memory, most: int | None = None) -> int | None:
     """The least of a resource that any plan takes, in the program's integers; None where that is above `most`, or no plan is."""
     prepared = lean(guarded_query(query), memory, Least(resource), most)
-    found = _finished(prove(prepared, tie_break=False, begin=memory.exact, most=most), query)
+    found = finished(prove(prepared, tie_break=False, begin=memory.exact, most=most), query)
     memory.exact = found.exact  # the next proof begins where this one left the curves
     return found.objective
 

@@ -46,6 +46,10 @@ class CannotBe(QueryError):
     """A question whose every name exists, but in which what is asked for cannot go together: nothing can be laid out so."""
 
 
+class NotProven(QueryError):
+    """The time for a proof was over before there was one: another run with more of it may answer."""
+
+
 def entry(description: str, *examples: Any, **more: Any) -> Any:
     """A field with what an editor and an error message say about it."""
     return Field(description=description, examples=list(examples), **more)

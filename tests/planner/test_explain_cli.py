@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import run
 
+from planner.certify import Certificate
 from planner.plan import Fix, Plan
+from planner.prepare import prove
 from planner.report.tables import conflict_tables, cut_short, fix_rows, nearest_notes
 
 QUESTION = """\
@@ -66,6 +70,20 @@ def test_every_format(verb: tuple[str, ...], plan: Path) -> None:
             assert max(map(len, result.stdout.splitlines())) <= 80
         else:
             assert result.stdout.startswith("# ") and "\n## " in result.stdout
+
+
+@pytest.mark.parametrize("verb", [("explain",), ("alternatives",)], ids=" ".join)
+def test_a_proof_that_the_time_did_not_allow_is_no_invalid_input(
+    verb: tuple[str, ...], plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: Any, **options: Any) -> Certificate:
+        return replace(prove(*arguments, **options), status="stopped", objective=None)
+
+    for module in ("marginal", "alternatives"):
+        monkeypatch.setattr(f"planner.{module}.prove", stopped)
+    result = run(verb[0], plan, *verb[1:])
+    assert result.exit_code == 5 and result.stdout == "" and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("solver.time: 60 s ended before the proof")
 
 
 def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
