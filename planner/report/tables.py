@@ -401,7 +401,7 @@ def nearest_notes(plan: Plan) -> tuple[str, ...]:
     ]
     least, dear = getattr(plan.nearest, "least", None), getattr(plan.nearest, "least_objective", None)
     if least is not None and dear is not None:
-        times = number(dear / plan.nearest.objective, 2)
+        times = number(dear / plan.nearest.objective, 3)
         moves = " and ".join(value for value in least.split("; ") if value != "dropped")
         dearer = f"{number(dear)} {plan.nearest.unit}, {times} times as much"
         notes.append(f"its repair is moved further than it must be: at {moves} it would cost {dearer}")
