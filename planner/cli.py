@@ -762,7 +762,10 @@ def explain(
     wall: Annotated[str | None, typer.Option("--wall", help="One wall's equation with this plan's numbers.")] = None,
     switches: Annotated[
         bool,
-        typer.Option("--switches", help="Also how far limits move: until the plan changes, --why-not wins or there is one."),
+        typer.Option(
+            "--switches",
+            help="Also what 1 % less costs, and how far limits move until the plan changes, --why-not wins or there is one.",
+        ),
     ] = False,
     tornado: Annotated[bool, typer.Option("--tornado", help="The optimum at both ends of what is uncertain.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="With --tornado: draw it (.svg, .png or .pdf).")] = None,

@@ -346,8 +346,8 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     """Every knob with what 1 % and one unit more of it saves, and whether it binds.
 
     A knob binds when loosening it by 1 % or one unit improves the objective, or tightening it by 1 % worsens or breaks the
-    plan. `switches` also looks for the loosening from which on there is a better plan, and the tightening from which on
-    today's objective cannot be kept. Re-solves run on all cores.
+    plan. `switches` also looks for the loosening from which on there is a better plan, the tightening from which on today's
+    objective cannot be kept, and what the best plan of 1 % less costs. Re-solves run on all cores.
     """
     memory = Memory()
     prepared, certificate = solved(query, {}, memory)
@@ -359,6 +359,8 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     worth = _worth(plan, query, found, prepared, certificate, memory)
     moving = [knob for knob in found if switches and knob.path is not None]
     ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
+    dear = [knob for knob in found if switches and worth[knob][1] == (True, False)]
+    costs = dict(zip(dear, in_parallel.each(lambda knob: _costs(plan, query, knob, memory), dear), strict=True))
     rows = []
     for knob in found:
         easier, (worse, breaks) = worth[knob]
@@ -371,7 +373,8 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
                 value=knob.value,
                 binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
                 per_unit=per_unit, unit=plan.objective_unit, breaks=breaks, switches_at=better_from,
-                worsens_at=worse_from, relaxed_per_percent=None if knob.path is None else relaxed.get(knob.path),
+                worsens_at=worse_from, costs_per_percent=costs.get(knob, None if breaks or not switches else 0.0),
+                relaxed_per_percent=None if knob.path is None else relaxed.get(knob.path),
             )
         )  # fmt: skip
     return tuple(rows)
@@ -480,6 +483,14 @@ def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, rented
         return False, False
     asker = Asker(known)
     return True, not any(asker.feasible(guarded_query(one)) for one in narrowed_first)
+
+
+def _costs(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> float | None:
+    """What the best plan costs more where a knob is 1 % tighter."""
+    question, scales = moved(query, knob, 2 - knob.looser)
+    near = best(on_chips_of(plan, question), scales, memory)  # soon found, and at least a bound
+    saved = _saved(plan, best(question, scales, memory, near))
+    return None if saved is None else -saved
 
 
 def _of_plan(knob: Knob, plan: Plan, catalog: Catalog) -> Knob:

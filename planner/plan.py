@@ -280,6 +280,7 @@ class Marginal(Record):
     `per_percent` is the objective saved when it is loosened by 1 %, `per_unit` when it is loosened by `unit_step`;
     `switches_at` is the first loosening, in its own words, at which there is a better plan, `worsens_at` the first tightening
     at which today's objective is out of reach; None where not asked, or neither before half or twice of today's.
+    `costs_per_percent` is what the best plan costs more when it is tightened by 1 %; None where not asked, or there is none.
     """
 
     number: int
@@ -294,6 +295,7 @@ class Marginal(Record):
     unit: str
     switches_at: str | None = None
     worsens_at: str | None = None
+    costs_per_percent: float | None = None
     relaxed_per_percent: float | None = None  # by the linear relaxation's shadow price, where it means something
     breaks: bool = False  # tightened by 1 % there is no plan
 

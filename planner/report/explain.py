@@ -29,6 +29,8 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
         "one unit of a figure of the world is as much of the plan's own; every other's then moves by the same share",
         "values are differences of proven optima (re-solved, candidates enumerated anew), not LP duals",
     ]
+    if any(m.binding for m in marginals) and all(m.costs_per_percent is None for m in marginals):
+        notes.append("what 1 % less costs, and from where on the plan changes: `--switches`")
     if relaxed:
         notes.append("LP dual: the linear relaxation's shadow price, which knows no whole machines: a hint, not a value")
     return Table(
@@ -37,19 +39,22 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
 
 
 def switch_table(marginals: Sequence[Marginal]) -> Table:
-    """How far limits and demands move before the answer changes; empty where that was not asked."""
+    """How far limits and demands move before the answer changes, and what a little less costs; empty where that was not asked."""
+    unit = marginals[0].unit if marginals else ""
     rows = tuple(
-        (m.knob, m.value, m.switches_at or "-", m.worsens_at or "-")
+        (m.knob, m.value, m.switches_at or "-", m.worsens_at or "-", "no plan" if m.breaks else number(m.costs_per_percent))
         for m in marginals
-        if m.origin == "query" or m.switches_at or m.worsens_at
+        if m.origin == "query" or m.switches_at or m.worsens_at or m.costs_per_percent
     )
-    asked = any(m.switches_at or m.worsens_at for m in marginals)
+    asked = any(m.switches_at or m.worsens_at or m.costs_per_percent is not None for m in marginals)
     notes = (
         "the first value, looser or tighter than today's, with a better or a worse optimum (or none), to 0.1 % or better;",
-        "both sides are solved; -: none as far as was looked (in serve plans half and twice of today's)",
+        "both sides are solved; -: none as far as was looked (in serve plans half and twice of today's, of the limits)",
+        "1 % less costs: how much dearer the best plan is where that is 1 % tighter",
     )
-    heads = ("wall or limit", "today", "better from", "worse from")
-    return Table("Where the answer changes", heads, rows if asked else (), frozenset(), notes)
+    costs = f"1 % less costs {unit}"
+    heads = ("wall or limit", "today", "better from", "worse from", costs)
+    return Table("Where the answer changes", heads, rows if asked else (), frozenset({costs}), notes)
 
 
 def tornado_tables(swings: Sequence[Swing]) -> list[Table]:

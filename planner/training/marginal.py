@@ -213,7 +213,8 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
     """Every knob with what 1 % and one unit of it are worth, and whether it binds.
 
     A knob binds when moving it by 1 % or one unit to the easier side improves the objective, or 1 % to the other side worsens
-    or breaks the plan. `switches` also finds how far limits must move before the plan changes, on both sides.
+    or breaks the plan. `switches` also finds how far limits must move before the plan changes, on both sides, and what the best
+    plan of 1 % less costs.
     """
     if plan.job is None:
         return ()
@@ -251,11 +252,17 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
         )  # fmt: skip
     if switches:
         pairs = in_parallel.each(lambda knob: _switches(asker, question, knob, base), found)
+        tighter = in_parallel.each(lambda knob: _moved(asker, base, knob, 2 - knob.easier)[0], found)
         rows = [
-            row.model_copy(update={"switches_at": easier, "worsens_at": harder})
-            for row, (easier, harder) in zip(rows, pairs, strict=True)
+            row.model_copy(update={"switches_at": easier, "worsens_at": harder, "costs_per_percent": _costs(query, base, worse)})
+            for row, (easier, harder), worse in zip(rows, pairs, tighter, strict=True)
         ]
     return tuple(rows)
+
+
+def _costs(query: TrainQuery, base: Optimum, worse: Optimum) -> float | None:
+    saved = _saved(query, base, worse)
+    return None if saved is None else -saved
 
 
 def _eased(asker: Asker, base: Optimum, found: list[Knob]) -> list[dict[float, Optimum]]:

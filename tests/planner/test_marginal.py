@@ -137,12 +137,18 @@ def _question(
 
 @pytest.mark.parametrize("query", [ask(), LIMITED], ids=["cost", "limits"])
 def test_a_better_plan_begins_at_the_switch(query: ServeQuery, put: Callable[[Catalog], None]) -> None:
-    """At the switch the optimum is better, and a thousandth before it is not."""
+    """At the switch the optimum is better, and a thousandth before it is not; 1 % tighter costs what is said."""
     catalog = town()
     put(catalog)
     best = solve(query)
     assert best.objective is not None
-    asked = [(k, row) for k, row in zip(knobs(query), marginals(best, query, switches=True), strict=True) if k.path]
+    rows = list(zip(knobs(query), marginals(best, query, switches=True), strict=True))
+    for knob, row in rows:
+        if knob.scale != "peak FLOP/s":
+            tighter = objective(*_question(query, knob, 2 - knob.looser, catalog), put)
+            assert row.costs_per_percent == (None if tighter is None else pytest.approx(tighter - best.objective))
+    assert any(row.costs_per_percent for _, row in rows)
+    asked = [(knob, row) for knob, row in rows if knob.path]
     assert any(row.switches_at for _, row in asked)
     for knob, row in asked:
         assert knob.path is not None

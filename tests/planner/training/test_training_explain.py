@@ -492,7 +492,11 @@ def test_marginal_values_and_switch_points_are_those_of_forced_re_solves(seed: i
     for factor, saved in ((1.01, rows["deadline"].per_percent), ((size + 1) / size, rows["deadline"].per_unit)):
         then = table.best({"deadline": f"{size * factor} day"})
         assert then is not None and saved == pytest.approx(plan.objective - then, abs=0.011)
-    assert rows["deadline"].breaks == (table.best({"deadline": f"{size * 0.99} day"}) is None)
+    worse = table.best({"deadline": f"{size * 0.99} day"})
+    assert rows["deadline"].breaks == (worse is None)
+    costs = rows["deadline"].costs_per_percent
+    assert costs is None if worse is None else costs == pytest.approx(worse - plan.objective, abs=0.011)
+    assert rows["prices"].costs_per_percent == pytest.approx(0.01 * plan.objective, abs=0.02)
     at = rows["deadline"].switches_at
     if at is not None:  # a better plan there, none with a second less
         point = float(at.split()[0])
