@@ -101,7 +101,7 @@ def _parse(text: Any, dimension: str, example: str) -> Quantity:
     ):
         raise UnitError(f'"{text}" is not a number and a unit, expected {dimension} such as "{example}"')
     try:
-        value: Quantity = Q(text)
+        value = _read(text)
     except pint.UndefinedUnitError as error:
         name = str(error.unit_names if isinstance(error.unit_names, str) else error.unit_names[0])
         raise UnitError(f'"{text}": unknown unit {name!r}{_nearest(name)}; expected {dimension} such as "{example}"') from None
@@ -110,6 +110,13 @@ def _parse(text: Any, dimension: str, example: str) -> Quantity:
     if isinstance(value.magnitude, str) or (value.unitless and dimension != "fraction"):
         raise UnitError(f'bare number {text}: expected {dimension} with a unit, such as "{example}"')
     return Q(float(value.magnitude), value.units)
+
+
+@functools.lru_cache(4096)
+def _read(text: str) -> Quantity:
+    """What pint makes of a text. An explanation reads a question hundreds of times, each time with a clause or two moved."""
+    value: Quantity = Q(text)
+    return value
 
 
 def _nearest(name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,13 +164,17 @@ def queue_wait(sharing: Sharing | None, hours: Floats) -> Floats:
 
 def longest(question: Question) -> float:
     """The most hours that a job may run, waiting apart: what the deadline leaves, or `question.LONGEST`."""
-    most = float((question.deadline if question.deadline is not None else LONGEST).m_as("hour"))
-    if question.query.sharing is None:
-        return most
+    deadline, sharing = question.deadline if question.deadline is not None else LONGEST, question.query.sharing
+    return float(deadline.m_as("hour")) if sharing is None else _longest_shared(float(deadline.m_as("hour")), sharing)
+
+
+@lru_cache(256)
+def _longest_shared(most: float, sharing: Sharing) -> float:
+    """The most hours of a job that with the wait for its machines takes `most`. A search asks at every number of instances."""
     low, high = 0.0, most
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if middle + float(wait_of(question, np.array(middle))) <= most else (low, middle)
+        low, high = (middle, high) if middle + float(queue_wait(sharing, np.array(middle))) <= most else (low, middle)
     return high
 
 
