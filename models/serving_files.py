@@ -72,7 +72,8 @@ def filled(rows: Sequence[Row], given: Mapping[str, str], file: Path, tell: Tell
     """The rows with what is given in their empty cells.
 
     A name of a chip or model that the catalogue does not know (a path, an alias) gives way, which is told. Other values that a
-    row states stay: told where other rows of the column are filled, refused where there is nothing to fill.
+    row states stay: told where other rows of the column are filled, refused where there is nothing to fill. What changes nothing
+    is told too.
     """
     check_given(given)
     catalog = load()
@@ -95,6 +96,8 @@ def filled(rows: Sequence[Row], given: Mapping[str, str], file: Path, tell: Tell
         for at, row in enumerate(result):
             if not states[at] or (at not in others and len(value) > len(states[at])):
                 row[column] = value
+        if rows and all(row[column] == before.get(column) for row, before in zip(result, rows, strict=True)):
+            tell(f"--with {column}={value}: without effect, every row of {file} states {column} {states[0]!r}")
     return list(result)
 
 

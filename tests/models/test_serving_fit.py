@@ -307,6 +307,9 @@ def test_what_is_given_fills_empty_cells_and_unknown_names(tmp_path: Path, plain
     rows = serving_files.rows_of(file, {"hardware": "H100", "tp": "1"}, told.append)
     assert [(row["hardware"], row["tp"]) for row in rows] == [("H100", "1"), ("H100", "2")]
     assert told == [f"{file}: one row keeps its own: row 2 has tp '2', not '1'"]
+    stated: list[str] = []
+    serving_files.rows_of(file, {"model": "Llama-3.1-8B", "hardware": "H100"}, stated.append)
+    assert stated == [f"--with model=Llama-3.1-8B: without effect, every row of {file} states model 'Llama-3.1-8B'"]
     given = {"hardware": "H100", "tp": "1", "model": "Llama-3.1-8B", "weight_precision": "bf16", "engine": "vllm 0.18"}
     row = serving_files.rows_of(written(tmp_path, {**VLLM, "model_id": "/mnt/mine"}), given, told.append)[0]
     assert (row["model"], row["engine"]) == ("Llama-3.1-8B", "vllm 0.18") and "'/mnt/mine' is not known" in told[1]
