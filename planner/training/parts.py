@@ -15,6 +15,7 @@ import numpy as np
 
 from models import training
 from models.training import FULL
+from models.training_constants import FACTORS
 from models.training_job import LAYER_PARTS, uneven_stretch
 from zoo.specs import Accelerator
 from zoo.units import Q, Quantity
@@ -42,12 +43,17 @@ class Step:
     run: training.Run
     count: training.Counts
     constants: Mapping[str, float]
-    fitted: str  # where they are from
+    keys: Mapping[str, str]  # by constant, what its value is of in the file of the fit
+    file: str
     made_of: Mapping[str, Any]
 
     def time(self, name: str) -> Quantity:
         """An intermediate time of the step [s]."""
         return Q(float(np.ravel(self.made_of[name].m_as("s"))[0]), "s")
+
+    def fit(self, *names: str) -> str:
+        """Where the values of these constants stand: the file of the fit, the name, and the kind of run that they are of."""
+        return f"{self.file}: {', '.join(self.keys[name] for name in names)}"
 
     @property
     def rounds(self) -> float:
@@ -66,10 +72,15 @@ def _one(value: Any) -> float:
 def step_of(task: Task, accelerator: Accelerator, job: Job, layout: Any, calibration: object = None) -> Step:
     """A job's step, from the forward model. layout: the job's, of `check.strategy_of`; calibration: the question's own file."""
     run = training.run_of(task.model, accelerator, task.job, layout, task.stack)
-    constants = task.constants.resolve(training.settings_of(task.model, accelerator, layout, task.stack)[0])
+    (setting, *_) = settings = training.settings_of(task.model, accelerator, layout, task.stack)[0]
+    constants = task.constants.resolve(settings)
     plain = {name: _one(value.to_base_units() if isinstance(value, Quantity) else value) for name, value in constants.items()}
-    fitted = "models/data/training_constants.json" if calibration is None else f"query: {calibration}"
-    return Step(job, task, run, training.counts(run), plain, fitted, training.evaluate(run, constants)[2])
+    keys = {"time_factor": " x ".join(FACTORS)}
+    for name, constant in task.constants.constants.items():
+        key = setting.key(constant.varies_by)
+        keys[name] = name + ("" if key == "*" else f" of {key}") + ("" if constant.fitted else " (not fitted)")
+    file = "models/data/training_constants.json" if calibration is None else f"query: {calibration}"
+    return Step(job, task, run, training.counts(run), plain, keys, file, training.evaluate(run, constants)[2])
 
 
 def kernels(step: Step) -> Iterator[Argument]:
@@ -77,8 +88,10 @@ def kernels(step: Step) -> Iterator[Argument]:
     c, machine, layout, parts = step.constants, step.run.machine, step.job.layout, step.job.step_parts_s
     reached = c["bandwidth_efficiency"] * machine.memory_bandwidth
     yield argument("BW_HBM", "memory bandwidth", machine.memory_bandwidth.to("GB/s"), f"zoo: {step.job.chip}")
-    yield argument("f", "share of it that element-wise kernels reach", c["bandwidth_efficiency"], step.fitted)
-    yield argument("F", "pooled factor of stack, release, chip and recipe", c["time_factor"], step.fitted)
+    yield argument(
+        "f", "share of it that element-wise kernels reach", c["bandwidth_efficiency"], step.fit("bandwidth_efficiency")
+    )
+    yield _pooled(step)
     yield argument("L", "layers of an average stage", _one(step.count.stage_layers), _SHAPE)
     yield argument("m", "microbatches of a step", layout.microbatches, "plan")
     if "memory_bound" in parts:
@@ -89,11 +102,16 @@ def kernels(step: Step) -> Iterator[Argument]:
     for name, key, equation in (("accumulation", "resident", "F m P b"), ("optimizer", "kept", "F P b")):
         if name in parts:
             yield argument("P", f"parameters of a rank: {name}", _one(step.made_of[key]), _SHAPE)
-            yield argument("b", f"bytes moved of each: {name}", Q(c[f"{name}_traffic"], "byte"), step.fitted)
+            yield argument("b", f"bytes moved of each: {name}", Q(c[f"{name}_traffic"], "byte"), step.fit(f"{name}_traffic"))
             yield argument("t", f"{name}: {equation} / (f BW_HBM)", Q(parts[name], "s"), _HERE)
     shown = sum(parts.get(name, 0.0) for name in ("memory_bound", "accumulation", "optimizer"))
     yield argument("T", "a whole step, typical", Q(step.job.step_s, "s"), _MODEL)
     yield argument("share", "sum of t / T, of the step", shown / step.job.step_s, _HERE)
+
+
+def _pooled(step: Step) -> Argument:
+    name = "time_factor"
+    return argument("F", "pooled factor of stack, release, chip and recipe", step.constants[name], step.fit(name))
 
 
 def collectives(step: Step) -> Iterator[Argument]:
@@ -122,20 +140,25 @@ def collectives(step: Step) -> Iterator[Argument]:
 
 def _shown(step: Step, name: str, equation: str) -> Iterator[Argument]:
     """The factor of the stack and the chip on every time, and the part as the step has it."""
-    yield argument("F", "pooled factor of stack, release, chip and recipe", step.constants["time_factor"], step.fitted)
+    yield argument(
+        "F", "pooled factor of stack, release, chip and recipe", step.constants["time_factor"], step.fit("time_factor")
+    )
     yield argument("t", equation, Q(step.job.step_parts_s[name], "s"), _HERE)
 
 
-def _ring(step: Step, ranks: Any, inside: Any, link: float, network: float) -> Iterator[Argument]:
-    """The bandwidth of a ring of `ranks`, `inside` of them in one scale-up domain. link, network: shares that are reached."""
+def _ring(step: Step, ranks: Any, inside: Any, of: str = "") -> Iterator[Argument]:
+    """The bandwidth of a ring of `ranks`, `inside` of them in one scale-up domain. of: "gather_" for gathers of weights, whose
+    shares of the links' bandwidth are others than those of the rest."""
     machine, ranks = step.run.machine, float(ranks)
+    names = f"{of}link_efficiency", f"{of}network_efficiency"
+    link, network = (step.constants[name] for name in names)
     inside = float(np.clip(inside, 1.0, ranks))
     reach = training.ring_bandwidth(ranks, inside, link * machine.link_bandwidth, network * machine.network_bandwidth)
     yield argument("BW_l", "scale-up link of one accelerator", machine.link_bandwidth.to("GB/s"), f"zoo: {step.job.chip}")
-    yield argument("f_l", "share of it that is reached", link, step.fitted)
+    yield argument("f_l", "share of it that is reached", link, step.fit(names[0]))
     if ranks > inside:
         yield argument("BW_n", "its network port, what the fabric leaves of it", machine.network_bandwidth.to("GB/s"), "wall 10")
-        yield argument("f_n", "share of it that is reached", network, step.fitted)
+        yield argument("f_n", "share of it that is reached", network, step.fit(names[1]))
         yield argument("r", "ranks in one scale-up domain", inside, _SHAPE)
     equation = "min(f_l BW_l, r f_n BW_n)" if ranks > inside else "f_l BW_l"
     yield argument("beta", equation, reach.to("GB/s"), f"{_MODEL}, ring_bandwidth")
@@ -153,20 +176,24 @@ def _tensor(step: Step) -> Iterator[Argument]:
     yield argument("tokens", "of a microbatch, on a context rank", Q(tokens, "token"), "query: workload, and the layout")
     yield argument("h", "hidden size", step.run.shape.hidden, step.task.model.source)
     yield argument("M", "2 bytes tokens h: what an all-reduce carries", message.to("MB"), _HERE)
-    yield from _ring(step, layout.tensor_parallel, _one(step.run.machine.domain), c["link_efficiency"], c["network_efficiency"])
-    yield argument("alpha", "latency of a whole all-reduce inside the stack", Q(c["tensor_call"], "s").to("us"), step.fitted)
+    yield from _ring(step, layout.tensor_parallel, _one(step.run.machine.domain))
+    yield argument(
+        "alpha", "latency of a whole all-reduce inside the stack", Q(c["tensor_call"], "s").to("us"), step.fit("tensor_call")
+    )
     yield argument("T_1", "2 (N-1)/N M/beta + alpha, of one", step.time("collective").to("ms"), _HERE)
     yield argument("L", "layers of an average stage", _one(step.count.stage_layers), _SHAPE)
     yield argument("m", "microbatches of a step", layout.microbatches, "plan")
     yield argument("a", "passes: forward, backward, forward again where all is recomputed", step.passes, "plan")
     yield argument("k", "2 a L m, all-reduces of a step", 2 * step.passes * step.rounds, _HERE)
-    yield argument("x", "share that nothing hides", c["tensor_exposed"], step.fitted)
+    yield argument("x", "share that nothing hides", c["tensor_exposed"], step.fit("tensor_exposed"))
     yield from _shown(step, "tensor_parallel", "F x k T_1; those of the logits are in the logits (wall 1)")
 
 
-def _backward(step: Step) -> float:
+def _backward(step: Step) -> Argument:
     """How much longer attention takes backward than forward."""
-    return step.constants["flash_backward"] if bool(np.ravel(step.run.fused_attention)[0]) else 2.0
+    fused = bool(np.ravel(step.run.fused_attention)[0])
+    size, source = (step.constants["flash_backward"], step.fit("flash_backward")) if fused else (2.0, _MODEL)
+    return argument("b", "backward over forward", size, source)
 
 
 def _context(step: Step) -> Iterator[Argument]:
@@ -175,12 +202,17 @@ def _context(step: Step) -> Iterator[Argument]:
     yield _ranks("context parallel", ranks)
     size = Q(4.0 * _one(step.count.tokens) * shape.key_width / tensor * shape.attention_share, "byte")
     yield argument("M", "keys and values of a layer that a rank passes on, 16 bits", size.to("MB"), _SHAPE)
-    yield from _ring(step, ranks, step.run.machine.domain / tensor, c["link_efficiency"], c["network_efficiency"])
-    yield argument("alpha", "latency of one send", Q(c["tensor_call"] * c["ring_call_share"], "s").to("us"), step.fitted)
+    yield from _ring(step, ranks, step.run.machine.domain / tensor)
+    yield argument(
+        "alpha",
+        "latency of one send",
+        Q(c["tensor_call"] * c["ring_call_share"], "s").to("us"),
+        step.fit("tensor_call", "ring_call_share"),
+    )
     yield argument("T_1", "(N-1) (M/beta + alpha), once around", step.time("passed").to("ms"), _HERE)
     yield argument("A", "attention of a layer forward, which hides it", step.time("attention").to("ms"), _MODEL)
-    yield argument("q", "exponent of overlap", c["overlap_exponent"], step.fitted)
-    yield argument("b", "backward over forward", _backward(step), step.fitted)
+    yield argument("q", "exponent of overlap", c["overlap_exponent"], step.fit("overlap_exponent"))
+    yield _backward(step)
     yield argument("L", "layers of an average stage", _one(step.count.stage_layers), _SHAPE)
     yield argument("m", "microbatches of a step", layout.microbatches, "plan")
     yield from _shown(step, "context_parallel", "F (1 + b) L m ((A^q + T_1^q)^(1/q) - A)")
@@ -199,15 +231,25 @@ def _experts(step: Step) -> Iterator[Argument]:
     yield argument("D_n", "other domains that a token goes to", far, f"{_MODEL}, distinct_destinations")
     link = c["link_efficiency"] * c["all_to_all_link_efficiency"] * machine.link_bandwidth
     network = c["network_efficiency"] * c["all_to_all_network_efficiency"] * machine.network_bandwidth
-    yield argument("beta_l", "scale-up link, the share that an all-to-all reaches", link.to("GB/s"), step.fitted)
-    yield argument("beta_n", "network port, the share that an all-to-all reaches", network.to("GB/s"), step.fitted)
-    yield argument("alpha", "latency of one all-to-all", Q(c["all_to_all_call"], "s").to("us"), step.fitted)
+    yield argument(
+        "beta_l",
+        "scale-up link, the share that an all-to-all reaches",
+        link.to("GB/s"),
+        step.fit("link_efficiency", "all_to_all_link_efficiency"),
+    )
+    yield argument(
+        "beta_n",
+        "network port, the share that an all-to-all reaches",
+        network.to("GB/s"),
+        step.fit("network_efficiency", "all_to_all_network_efficiency"),
+    )
+    yield argument("alpha", "latency of one all-to-all", Q(c["all_to_all_call"], "s").to("us"), step.fit("all_to_all_call"))
     yield argument("e", "share of layers that have experts", shape.expert_share, step.task.model.source)
     yield argument("T_1", "e (M (D_l/beta_l + D_n/beta_n) + alpha), of an average layer", step.time("exchange").to("ms"), _HERE)
     yield argument("L", "layers of an average stage", _one(step.count.stage_layers), _SHAPE)
     yield argument("m", "microbatches of a step", layout.microbatches, "plan")
     yield argument("k", f"2 x {step.passes} L m: there and back, each pass", 2 * step.passes * step.rounds, _HERE)
-    yield argument("x", "share that nothing hides", c["expert_exposed"], step.fitted)
+    yield argument("x", "share that nothing hides", c["expert_exposed"], step.fit("expert_exposed"))
     yield from _shown(step, "expert_parallel", "F x k T_1")
 
 
@@ -219,20 +261,20 @@ def _gathers(step: Step) -> Iterator[Argument]:
     yield _ranks("that share the weights", ranks)
     weights = Q(2.0 * _one(step.count.gathered_parameters), "byte")
     yield argument("M", "weights that a rank computes with, 16 bits", weights.to("GB"), _SHAPE)
-    yield from _ring(step, ranks, limited, c["gather_link_efficiency"], c["gather_network_efficiency"])
+    yield from _ring(step, ranks, limited, "gather_")
     yield argument("g", "(N-1)/N M/beta, one all-gather", step.time("gather"), _HERE)
     hidden = layout.data_overlap is not False
     if layout.pipeline_parallel > 1:
         if hidden:
             yield argument("A", "the rest of the step before the reduction, which hides it", step.time("body"), _MODEL)
-            yield argument("q", "exponent of overlap", c["overlap_exponent"], step.fitted)
+            yield argument("q", "exponent of overlap", c["overlap_exponent"], step.fit("overlap_exponent"))
         yield from _shown(step, "gathers", "F ((A^q + (3 g)^q)^(1/q) - A), once a step" if hidden else "F 3 g, once a step")
         return
     if hidden:
         yield argument("A", "a microbatch forward, which hides one", step.time("ahead"), _MODEL)
         yield argument("B", "a microbatch backward, which hides two (one is a reduce-scatter)", step.time("behind"), _MODEL)
-        yield argument("q", "exponent of overlap", c["overlap_exponent"], step.fitted)
-    yield argument("x", "share that is never hidden", c["gather_exposed"], step.fitted)
+        yield argument("q", "exponent of overlap", c["overlap_exponent"], step.fit("overlap_exponent"))
+    yield argument("x", "share that is never hidden", c["gather_exposed"], step.fit("gather_exposed"))
     yield argument("m", "microbatches of a step", layout.microbatches, "plan")
     both = "F m ((A^q + g^q)^(1/q) - A + (B^q + (2 g)^q)^(1/q) - B + 3 x g)"
     yield from _shown(step, "gathers", both if hidden else "F m (3 g + 3 x g)")
@@ -242,7 +284,7 @@ def _filling(step: Step) -> Iterator[Argument]:
     layout = step.job.layout
     yield argument("m", "microbatches of a step", layout.microbatches, "plan")
     yield argument("v", "virtual stages", layout.virtual_stages, "plan")
-    yield argument("f", "bubble seen over that of a perfect schedule", step.constants["bubble_factor"], step.fitted)
+    yield argument("f", "bubble seen over that of a perfect schedule", step.constants["bubble_factor"], step.fit("bubble_factor"))
     yield argument("s", "f (N-1)/v, slots of a microbatch that fill and drain the pipeline", _one(step.made_of["filling"]), _HERE)
 
 
@@ -257,10 +299,10 @@ def _sends(step: Step) -> Iterator[Argument]:
     port = machine.link_bandwidth if inside else machine.network_bandwidth
     yield argument("BW", "scale-up link" if inside else "network port, what the fabric leaves of it", port.to("GB/s"),
                    f"zoo: {step.job.chip}" if inside else "wall 10")  # fmt: skip
-    yield argument("f_b", "share of it that is reached", c[f"{name}_efficiency"], step.fitted)
+    yield argument("f_b", "share of it that is reached", c[f"{name}_efficiency"], step.fit(f"{name}_efficiency"))
     yield argument("T_1", "2 M/(f_b BW): there, and its gradient back", step.time("send").to("ms"), _HERE)
     yield from _filling(step)
-    yield argument("x", "share that nothing hides", c["send_exposed"], step.fitted)
+    yield argument("x", "share that nothing hides", c["send_exposed"], step.fit("send_exposed"))
     yield from _shown(step, "sends", "F x v (m + s) T_1")
 
 
@@ -281,7 +323,7 @@ def _reduction(step: Step) -> Iterator[Argument]:
             both = Q(parameters * (each + _one(machine.element.to("byte"))), "byte")
             yield _ranks(f"data parallel, of {name}", ranks)
             yield argument("M", f"{name} of a rank: gradients in {8 * each:.0f} bits and weights", both.to("GB"), _SHAPE)
-            yield from _ring(step, ranks, inside, c["link_efficiency"], c["network_efficiency"])
+            yield from _ring(step, ranks, inside)
             terms.append("(N-1)/N M/beta")
     domains = max(_one(run.layouts.accelerators) / _one(machine.domain), 1.0) if layout.sharding == "hybrid" else 1.0
     if domains > 1:
@@ -290,13 +332,13 @@ def _reduction(step: Step) -> Iterator[Argument]:
         yield argument("M", "the share of one accelerator of a domain, 16 bits", Q(2.0 * every / machine.domain, "byte").to("GB"),
                        _SHAPE)  # fmt: skip
         port = c["network_efficiency"] * machine.network_bandwidth
-        yield argument("beta", "network port, the share that is reached", port.to("GB/s"), step.fitted)
+        yield argument("beta", "network port, the share that is reached", port.to("GB/s"), step.fit("network_efficiency"))
         terms.append("2 (N-1)/N M/beta")
     yield argument("R", " + ".join(terms) + ", gradients summed and weights spread", step.time("reduction"), _HERE)
-    yield argument("x", "share that nothing hides", c["reduction_exposed"], step.fitted)
+    yield argument("x", "share that nothing hides", c["reduction_exposed"], step.fit("reduction_exposed"))
     equation = "F x R"
     if overlapped:
-        yield argument("W", "the part of a microbatch that can hide it", step.time("window"), step.fitted)
+        yield argument("W", "the part of a microbatch that can hide it", step.time("window"), step.fit("reduction_window"))
         equation = "x min(R, W) + max(R - W, 0)"
         equation = f"F ({equation})" if layout.data_overlap is not False else f"F max(R, {equation}), waited for"
     yield from _shown(step, "reduction", equation)
@@ -339,5 +381,7 @@ def _stragglers(step: Step) -> Iterator[Argument]:
     yield argument("S", "the step without this" + (
         " and " + ", ".join(n.replace("_", " ") for n in _AFTER[1:] if n in step.job.step_parts_s)
         if set(_AFTER[1:]) & set(step.job.step_parts_s) else ""), _parts(step, rest), "step by term")  # fmt: skip
-    yield argument("g", "growth with each doubling beyond eight", step.constants["straggler_growth"], step.fitted)
+    yield argument(
+        "g", "growth with each doubling beyond eight", step.constants["straggler_growth"], step.fit("straggler_growth")
+    )
     yield argument("t", "S g log2(N / 8)", Q(step.job.step_parts_s["stragglers"], "s"), _HERE)

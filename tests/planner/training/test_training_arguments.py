@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from planner.training.arguments import page_of
 from planner.training.solve import solve
 from zoo.catalog import load
 
+DATA = Path(__file__).parents[3] / "models" / "data"
 GIVEN: dict[str, dict[str, Any]] = {
     "uneven": {
         "model": "llama-3.1-405b", "stack": "nemo", "precision": ["fp8"], "chip": "b200-sxm", "accelerators": 1024, "batch": 512,
@@ -267,6 +271,22 @@ BY_HAND: dict[str, Any] = {
     "reduction": reduction, "bubble": bubble, "uneven stages": uneven,
     "stragglers": lambda f: f["S"] * f["g"] * math.log2(f["N"] / 8),
 }  # fmt: skip
+
+
+def test_fitted_figures_are_those_that_stand_at_the_place_that_is_named(pages: Pages) -> None:
+    """Products of several constants, and what is taken times a time or a bandwidth, are worked out again elsewhere."""
+    stored = json.loads((DATA / "training_constants.json").read_text())["constants"]
+    looked_up = set()
+    for argument in (*pages[2].arguments, *pages[6].arguments, *pages[14].arguments):
+        named = re.fullmatch(r"models/data/training_constants\.json: (\w+)(?: of (\S+))?( \(not fitted\))?", argument.source)
+        if named is None or argument.symbol in ("W", "beta"):
+            continue
+        name, key, held = named.groups()
+        constant, scale = stored[name], {"us": 1e-6}.get(argument.unit, 1.0)
+        assert argument.amount is not None and constant["fitted"] == (held is None)
+        assert argument.amount * scale == pytest.approx(constant["values"][key or "*"]["value"], rel=1e-9), name
+        looked_up.add(name)
+    assert {"bandwidth_efficiency", "straggler_growth"} <= looked_up and len(looked_up) > 3
 
 
 def test_every_figure_has_a_source_and_every_other_wall_a_reason(pages: Pages) -> None:
