@@ -418,6 +418,8 @@ class Carbon(Part):
 class Limits(Part):
     """The most that the whole fleet may take. A key left out is no limit."""
 
+    called: ClassVar[Mapping[str, str]] = {"budget": "cost"}
+
     cost: MoneyRate | None = entry("Money per time.", "500 USD/h", "300000 USD/month", default=None)
     power: Power | None = entry("Electric power at the meter.", "2 MW", default=None)
     carbon: CarbonRate | None = entry("Emissions per time.", "100 kgCO2e/h", default=None)
@@ -979,6 +981,8 @@ class TrainFabric(Part):
 
 class TrainLimits(Part):
     """The most that the whole job may take. A key left out is no limit."""
+
+    called: ClassVar[Mapping[str, str]] = {"budget": "cost"}
 
     cost: Money | None = entry("Money, in all.", "50e6 USD", default=None)
     power: Power | None = entry("Electric power at the meter.", "25 MW", default=None)

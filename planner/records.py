@@ -60,6 +60,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
     order: ClassVar[tuple[str, ...]] = ()  # in which keys are written and listed, where that is not the order of the fields
+    called: ClassVar[Mapping[str, str]] = {}  # other words that people have for a key -> the key
 
 
 def dotted(keys: Keys) -> str:
@@ -223,9 +224,14 @@ def _unknown_key(model: type[Part], keys: Keys) -> str:
     guess = nearest(key, known)
     if guess:
         return f'unknown key; did you mean "{guess}"?'
+    if word := nearest(key, part.called):
+        return f'unknown key; did you mean "{part.called[word]}"?'
     elsewhere = [dotted(path) for path in _paths(model) if path[-1] == key]
     if elsewhere:
         return f"unknown key here; did you mean {' or '.join(show(path) for path in elsewhere[:3])}?"
+    words = dict(_other_words(model))
+    if word := nearest(key, words):
+        return f'unknown key here; did you mean "{dotted(words[word])}"?'
     return f"unknown key; known here: {', '.join(known)}"
 
 
@@ -277,6 +283,15 @@ def _paths(model: type[Part]) -> tuple[Keys, ...]:
         part = _part(field.annotation)
         found += [(key, *below) for below in _paths(part)] if part is not None else []
     return tuple(found)
+
+
+def _other_words(model: type[Part], above: Keys = ()) -> Iterator[tuple[str, Keys]]:
+    """Every other word for a key below a record, with the path of that key."""
+    yield from ((word, (*above, key)) for word, key in model.called.items())
+    for name, field in model.model_fields.items():
+        part = _part(field.annotation)
+        if part is not None:
+            yield from _other_words(part, (*above, field.alias or name))
 
 
 def sentences(faults: list[tuple[Keys, str]], origin: Origin, overriding: Sequence[Keys]) -> list[str]:

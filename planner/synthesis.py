@@ -43,7 +43,9 @@ def synthesis(
     memory = Memory()
     catalog = prepare(guarded_query(query), memory=memory).catalog
     name = offered(catalog, chip)
-    question, done = _question(plan, query, catalog, name, None if budget is None else _budget(budget))
+    question, done = _question(
+        plan, query, catalog, name, None if budget is None else budget_of(budget, "money rate", "USD/hour", "300 USD/h")
+    )
     if budget is None and name in {pool.chip for pool in plan.fleet}:
         return ()
     prepare(guarded_query(question), memory=memory)
@@ -75,12 +77,15 @@ def offered(catalog: Catalog, chip: str) -> str:
     return name
 
 
-def _budget(text: str) -> str:
-    """A budget in the words of `limits.cost`. Raises QueryError."""
+def budget_of(text: str, dimension: str, unit: str, example: str) -> str:
+    """A budget as `limits.cost` states it, in a unit. Raises QueryError where it is none."""
     try:
-        return f"{float(quantity(text, 'money rate').m_as('USD/hour')):.10g} USD/h"
+        size = float(quantity(text, dimension).m_as(unit))
     except UnitError as error:
-        raise QueryError(f"budget: {error}") from None
+        raise QueryError(f"--budget: {error}") from None
+    if not size > 0:
+        raise QueryError(f'--budget: "{text}" is not above zero, expected {dimension} such as "{example}"')
+    return f"{size:.12g} {unit}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,10 @@ One figure is moved at a time, then all of them together, in steps of 1 % of tod
 
 from __future__ import annotations
 
-from zoo.units import UnitError, quantity
-
 from .. import in_parallel
 from ..plan import Need
 from ..query import TrainQuery
-from ..records import QueryError
-from ..synthesis import Wanted, each_wanted, least_need, offered, with_what_is_allowed
+from ..synthesis import Wanted, budget_of, each_wanted, least_need, offered, with_what_is_allowed
 from .asking import Asker
 from .plan import TrainPlan
 from .report_units import in_units, unit_of
@@ -37,7 +34,9 @@ def synthesis(plan: TrainPlan, query: TrainQuery, asker: Asker, chip: str, budge
     question = query
     if alone:
         changes: dict[str, object] = {"supply.chips": [name]}
-        changed = query.override(changes | ({} if budget is None else {"limits.cost": _budget(budget)}))
+        changed = query.override(
+            changes | ({} if budget is None else {"limits.cost": budget_of(budget, "money", "USD", "30e6 USD")})
+        )
         assert isinstance(changed, TrainQuery)
         question = changed
     elif query.supply.chips != "all" and name not in {today.catalog.find("chips", one).name for one in query.supply.chips}:
@@ -65,14 +64,6 @@ def synthesis(plan: TrainPlan, query: TrainQuery, asker: Asker, chip: str, budge
 
     prices = budget is not None or query.limits.cost is not None or (plan.job is not None and "cost" in query.minimize)
     return tuple(in_parallel.each(need, each_wanted(name, _FIGURES, prices)))
-
-
-def _budget(text: str) -> str:
-    """A budget in the words of `limits.cost`. Raises QueryError."""
-    try:
-        return f"{float(quantity(text, 'money').m_as('USD')):.12g} USD"
-    except UnitError as error:
-        raise QueryError(f"budget: {error}") from None
 
 
 def _in_the_way(question: TrainQuery, wanted: Wanted, steps: int, asker: Asker) -> str:

@@ -126,6 +126,11 @@ def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
         (("explain", "--tornado", "--plot", "a.gif"), "not as '.gif'"),
         (("explain", "--synthesis", "l40z"), "did you mean"),
         (("explain", "--synthesis", "l40s", "--budget", "300"), "money rate with a unit"),
+        (("explain", "--synthesis", "l40s", "--budget", "3 apples"), "--budget: \"3 apples\": unknown unit 'apples'"),
+        (
+            ("explain", "--synthesis", "l40s", "--budget", "-5 USD/h"),
+            '--budget: "-5 USD/h" is not above zero, expected money rate',
+        ),
         (("explain", "--format", "xml"), "unknown format"),
         (("alternatives", "--within", "many"), "--within"),
     ],
