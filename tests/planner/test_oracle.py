@@ -250,14 +250,15 @@ class Oracle:
         if targets is None or span not in self.runs(offer) or units < 1:
             return 0
         key = (offer.accelerator, offer.accelerators, offer.domain, span, tuple((p, t.m_as("s")) for p, t in targets))
-        if key not in self.known:
+        known = self.known.setdefault(key, [])
+        while len(known) < units:  # four more at once: most worlds never ask for the largest pools
             servers, slots, prefill, delay, residence = self.runs(offer)[span].T
-            every = np.arange(1, MOST + 1)[:, None]
-            prefill, delay, residence = (Q(np.tile(time, MOST), "s") for time in (prefill, delay, residence))
+            every = np.arange(len(known) + 1, len(known) + 5)[:, None]
+            prefill, delay, residence = (Q(np.tile(time, len(every)), "s") for time in (prefill, delay, residence))
             count = (every * servers).ravel(), (every * slots).ravel()
             rate = serving.pool_rate(prefill, delay, *count, residence, targets, self.case.cv**2)
-            self.known[key] = [down(1000 * float(best)) for best in rate.m_as("1/s").reshape(MOST, -1).max(axis=1)]
-        return self.known[key][units - 1]
+            known += [down(1000 * float(best)) for best in rate.m_as("1/s").reshape(len(every), -1).max(axis=1)]
+        return known[units - 1]
 
     def together(self, offer: Offer, people: tuple[int, ...], machines: int) -> int:
         """Most load of this many machines, split into pools of any span and size in any way."""
