@@ -837,6 +837,8 @@ def explain(
     shown, pictures = _whole(format, saved, shown, records)
     lines = asked.rows(records)
     _show(format, shown, [record.model_dump(mode="json") for record in records], lines, _headline(saved), pictures)
+    if any(getattr(record, "status", "") == "stopped" for record in records):
+        raise typer.Exit(STOPPED)
 
 
 def _in_the_plan(chip: str, goal: str, budget: str) -> str:

@@ -293,8 +293,13 @@ def solved(
 def finished(certificate: Certificate, query: ServeQuery) -> Certificate:
     """A certificate that proves something. Raises NotProven where the time for it was over before."""
     if certificate.status == "stopped":
-        raise NotProven(f"solver.time: {text_of(query.solver.time)} ended before the proof of a re-solve; allow more of it")
+        raise NotProven(unproven(query))
     return certificate
+
+
+def unproven(query: ServeQuery) -> str:
+    """That the time was over, in words."""
+    return f"solver.time: {text_of(query.solver.time)} ended before the proof of a re-solve; allow more of it"
 
 
 def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: float | None = None) -> float | None:

@@ -16,7 +16,19 @@ from . import in_parallel, references
 from .columns import Memory
 from .infeasible import Asker, sought
 from .lean import lean
-from .marginal import Knob, below, in_integers, knobs, moved, on_chips_of, proven_least, repriced, turning_points, undercut
+from .marginal import (
+    Knob,
+    below,
+    in_integers,
+    knobs,
+    moved,
+    on_chips_of,
+    proven_least,
+    repriced,
+    turning_points,
+    undercut,
+    unproven,
+)
 from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
 from .prepare import UNITS, catalog_of, in_objective_units, model_of
@@ -131,6 +143,12 @@ def why_not(
     took = in_words(forces, names)
     own = {path for key, value in forces.items() for path in FORCED[key](value)}
     best = solve(narrowed, progress, memory, own)
+    if best.status == "stopped":
+        return WhyNot(
+            what=what, status="stopped", objective=best.objective, unit=plan.objective_unit, dearer_by=None, ratio=None,
+            wins_at=None, conflict=(), fixes=(), removed=(), fleet=best.fleet, took=took,
+            note=f"{unproven(query)}: this is the best so far" if best.fleet else unproven(query),
+        )  # fmt: skip
     if best.objective is None or plan.objective is None:
         fixes = fixes_that_keep(own, best.fixes)
         if switches:

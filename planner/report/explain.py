@@ -120,8 +120,10 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
     rows, tables, notes = [], [], []
     for answer in answers:
         what = f"{answer.what} ({answer.took})" if answer.took else answer.what
-        if answer.objective is None:
-            verdict = "impossible" if answer.status == "infeasible" else "stopped without proof"
+        if answer.status == "stopped":
+            rows.append((what, "stopped without proof", number(answer.objective, 6), "", answer.note))
+        elif answer.objective is None:
+            verdict = "impossible"
             least = {fix.clause: fix.value for fix in answer.fixes if fix.how == "alone" and fix.value != "dropped"}
             clash = "; ".join(c.text + (f" (needs {least[c.clause]})" if c.clause in least else "") for c in answer.conflict)
             rows.append((what, verdict, "-", "-", clash or answer.note or "physics: see below"))

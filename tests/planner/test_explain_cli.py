@@ -91,6 +91,19 @@ def test_a_proof_that_the_time_did_not_allow_is_no_invalid_input(
     assert result.stderr.startswith("solver.time: 60 s ended before the proof")
 
 
+def test_a_choice_whose_proof_was_stopped_is_not_called_dearer(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Plan.load(plan)
+    for best in (known, known.model_copy(update={"objective": None, "fleet": ()})):
+        monkeypatch.setattr("planner.whynot.solve", lambda *_, best=best: best.model_copy(update={"status": "stopped"}))
+        shown, said = (run("explain", plan, "--why-not", "tp=2", "--format", format) for format in ("table", "json"))
+        (answer,) = json.loads(said.stdout)
+        assert shown.exit_code == said.exit_code == 5 and "stopped without proof" in shown.stdout
+        assert (answer["status"], answer["objective"]) == ("stopped", best.objective)
+        assert answer["dearer_by"] is answer["ratio"] is answer["wins_at"] is None
+        assert ("the best so far" in answer["note"]) == bool(best.fleet) and "solver.time" in answer["note"]
+        assert "What removes" not in shown.stdout
+
+
 def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
     said = json.loads(run("explain", infeasible, "--format", "json").stdout)
     assert said["status"] == "infeasible" and said["conflict"] and said["further"] and said["fixes"] and said["nearest"]
