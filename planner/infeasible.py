@@ -30,7 +30,7 @@ from .market import Column, Exact, Market
 from .prepare import Prepared, Progress, in_objective_units, objective_units, prepare
 from .program import LARGEST_COEFFICIENT, SCALES, dequantise, quantise
 from .query import Clause, ServeQuery
-from .records import QueryError, parse_path
+from .records import OutOfTime, QueryError, parse_path
 from .scalars import Keys
 from .space import idle_first_token, tpot_limit
 
@@ -101,9 +101,13 @@ _NEARLY = 0.01  # to which a further move is found and decided: neither it nor i
 
 @dataclass(slots=True)
 class Asker:
-    """Asks whether questions have any plan at all, and remembers the answers and what machines can run."""
+    """Asks whether questions have any plan at all, and remembers the answers and what machines can run.
+
+    until: by `time.perf_counter`; whatever has not been answered by then raises OutOfTime.
+    """
 
     memory: Memory = field(default_factory=Memory)
+    until: float = math.inf
     answers: dict[str, bool] = field(default_factory=dict)
     seconds: float = 0.0
     counts: bool = False  # whether CP-SAT proved what HiGHS did not, so that it is asked first
@@ -113,6 +117,13 @@ class Asker:
     def slow(self) -> bool:
         """Whether an answer takes so long that asking in other processes pays."""
         return self.seconds > 0.05 * len(self.answers)
+
+    def left(self, query: ServeQuery) -> float:
+        """The time [s] that a question may take. Raises OutOfTime where there is none."""
+        left = self.until - time.perf_counter()
+        if left <= 0:
+            raise OutOfTime
+        return min(left, float(query.solver.time.m_as("s")))
 
     def proof(self, query: ServeQuery, least: Least | None = None, gap: float = 0.0) -> Certificate:
         """The certified optimum of a question, to a share `gap` of it, begun where the last proof left the curves."""
@@ -129,7 +140,7 @@ class Asker:
         `most`: an objective that some plan reaches. The solvers take turns that grow, as long as the question allows.
         """
         solver = part.prepared.query.solver
-        left, turn = float(solver.time.m_as("s")), math.inf if solver.engine == "cpsat" else _SOON
+        left, turn = self.left(part.prepared.query), math.inf if solver.engine == "cpsat" else _SOON
         engine = "cpsat" if self.counts or solver.engine == "cpsat" else "highs"
         stopped: Certificate | None = None
         while True:
@@ -142,6 +153,7 @@ class Asker:
             if stopped is None or found.objective is not None:
                 stopped = found
             if left <= 0:
+                self.left(part.prepared.query)
                 self.unproven = True
                 return stopped
             part = replace(part, begin=found.exact)
@@ -162,7 +174,7 @@ class Asker:
         part = narrowed(prepared, total, most)
         market = part.prepared.market
         free = replace(market, limits=tuple(one for one in market.limits if one.clause != f"limits.{resource}"))
-        seconds = min(float(query.solver.time.m_as("s")), _ENOUGH)
+        seconds = min(self.left(query), _ENOUGH)
         each = zip(free.columns, free.objective, strict=True)
         ideal = min((goal * total / part.tops[column.name] for column, goal in each), default=math.inf)
         if ideal < most:
@@ -181,6 +193,7 @@ class Asker:
         """Whether any plan exists: where anything is limited, a solver says so, which stops at its first plan."""
         digest = query.digest()
         if digest not in self.answers:
+            self.left(query)
             started = time.perf_counter()
             try:
                 self.answers[digest] = self._answer(query)
@@ -196,9 +209,12 @@ class Asker:
         tpot = None if limit is None else limit.m_as("s")
         if not any(key[0] == tpot for key in self.memory.runs) and possible(promising(query, self.memory)):
             return True
-        prepared = lean(query, self.memory, Least())
+        # nothing is to be minimised, but towards a plan that takes little of what is limited a solver finds one sooner, or that
+        # there is none (measured with three populations and a limit: half of the time)
+        limited = next((resource for resource, bound in query.limits if bound is not None), None)
+        prepared = lean(query, self.memory, Least(limited))
         found = possible(prepared)
-        return self._proven(prepared).objective is not None if found is None else found
+        return self._proven(prepared, gap=1.0).objective is not None if found is None else found
 
 
 def best_purchases(query: ServeQuery, memory: Memory) -> tuple[Prepared, Certificate]:
@@ -256,7 +272,7 @@ class Explanation:
     that repair, whose value it has or, where that is many times cheaper (`_DEAR`), the further one;
     `stuck`: paths of clauses in clashes that no change of theirs alone repairs;
     `freed` are the best plans when all clauses of a joint repair are dropped, with those clauses; `proven`: every question
-    that was asked on the way has its proof.
+    that was asked on the way has its proof; `left`: what was not looked at because the time was over.
     """
 
     conflict: tuple[plan.Conflict, ...] = ()
@@ -269,6 +285,7 @@ class Explanation:
     freed: tuple[tuple[tuple[Clause, ...], plan.Plan], ...] = ()
     stuck: tuple[str, ...] = ()
     proven: bool = True
+    left: tuple[str, ...] = ()
 
 
 Best = Callable[[ServeQuery], plan.Plan]
@@ -281,13 +298,17 @@ def why_infeasible(
     kept: Collection[str] = (),
     best: Best | None = None,
 ) -> Explanation:
-    """The clashes and the repairs of an infeasible question. An empty clash: no clause is to blame, physics is.
+    """The clashes and the repairs of an infeasible question, or as much of them as was found in its `solver.time`. An empty
+    clash: no clause is to blame, physics is.
 
     `kept`: paths of clauses that may be to blame, but that no repair moves. `best` plan of a question, where plans are wanted.
     """
-    query, asker = prepared.query, Asker(memory or Memory())
-    clauses = relaxable(query)
-    clashes, corrections, complete = _clashes(_Subsets(query, clauses, asker), progress)
+    query, started = prepared.query, time.perf_counter()
+    seconds, clauses = float(query.solver.time.m_as("s")), relaxable(query)
+    asker = Asker(memory or Memory(), started + _FOR_CLASHES * seconds)
+    subsets = _Subsets(query, clauses, asker)
+    clashes, corrections, complete, left = _clashes(subsets, progress)
+    asker.until = started + seconds
     if not clashes:
         return Explanation()
     together = [[clauses[i] for i in sorted(one)] for one in sorted(corrections, key=_smallest_first)]
@@ -296,12 +317,14 @@ def why_infeasible(
     # moving several latencies takes tens of questions: where something repairs alone that is left to whoever asks for it
     later = [one for one in joint if alone and any(clause.path.startswith("sla.t") for clause in one)]
     tasks = [*([clause] for clause in alone), *([[]] if alone else []), *(one for one in joint if one not in later)]
-    repairs = _repairs(query, [t for t in tasks if not any(clause.path in kept for clause in t)], asker, progress, best)
+    mine = [task for task in tasks if not any(clause.path in kept for clause in task)]
+    repairs, unknown = _repairs(query, mine, asker, progress, best)
     near = min((r for r in repairs if r.fix.objective is not None), key=lambda r: _distance(query, r), default=None)
     freed = [one for one in joint if not alone and sum(_has_size(clause.path) for clause in one) > 1]
     wanted = [without(query, one) for one in freed] + ([near.question] if near is not None and near.further is None else [])
     plans = _each(asker, [partial(best, question) for question in wanted]) if best is not None else []
     cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
+    stuck = [i for i in sorted(frozenset().union(*clashes)) if subsets.known(subsets.without(i)) is False]
     blamed = {c.path for core in cores for c in core} | {path for r in repairs for path in r.fix.clause.split(" + ")}
     first, *rest = (tuple(_blamed(c) for c in core) for core in cores)
     return Explanation(
@@ -313,11 +336,14 @@ def why_infeasible(
         None if near is None or best is None else near.further or plans[-1],
         None if near is None else near.fix,
         tuple((tuple(one), each) for one, each in zip(freed, plans, strict=False)),
-        tuple(dict.fromkeys(c.path for core in cores for c in core if c not in alone)),
+        tuple(clauses[i].path for i in stuck),
         not asker.unproven,
+        (*left, *unknown),
     )
 
 
+# So much of the time may go to the clashes; the rest is for the repairs.
+_FOR_CLASHES = 0.6
 # The search for more clashes ends after so many questions (a count, not a time: the answer is the same on every machine), or
 # when so many sets would have to be tried. Of joint repairs at most so many are shown.
 _MOST_ASKED, _MOST_SETS, _MOST_JOINT = 60, 2000, 3
@@ -340,12 +366,20 @@ class _Subsets:
     def everything(self) -> Subset:
         return frozenset(range(len(self.clauses)))
 
-    def hold(self, kept: Subset) -> bool:
-        """Whether there is a plan when only these clauses are kept."""
+    def without(self, clause: int) -> Subset:
+        return self.everything - {clause}
+
+    def known(self, kept: Subset) -> bool | None:
+        """What `hold` says, where that follows from what was asked."""
         if any(kept <= one for one in self.holding):
             return True
-        if any(one <= kept for one in self.clashing):
-            return False
+        return False if any(one <= kept for one in self.clashing) else None
+
+    def hold(self, kept: Subset) -> bool:
+        """Whether there is a plan when only these clauses are kept."""
+        known = self.known(kept)
+        if known is not None:
+            return known
         self.asked += 1
         holds = self.asker.feasible(without(self.query, [c for i, c in enumerate(self.clauses) if i not in kept]))
         (self.holding if holds else self.clashing).append(kept)
@@ -364,29 +398,37 @@ def _smallest_first(one: Subset) -> tuple[int, list[int]]:
     return len(one), sorted(one)
 
 
-def _clashes(subsets: _Subsets, progress: Progress) -> tuple[list[Subset], list[Subset], bool]:
-    """(minimal clashes, minimal sets whose removal repairs the question, whether these are all).
+def _clashes(subsets: _Subsets, progress: Progress) -> tuple[list[Subset], list[Subset], bool, tuple[str, ...]]:
+    """(minimal clashes, minimal sets whose removal repairs the question, whether these are all, what the time did not allow).
 
     The question as a whole clashes. Whether the removal of one clause alone repairs is known for every clause, and there is
-    always a set that repairs; only then is the search cut short.
+    always a set that repairs; only then is the search cut short, unless the time is over: then the only clash may not be minimal.
     """
-    clashes, corrections = [subsets.shrink(subsets.everything, progress)], list[Subset]()
+    subsets.clashing.append(subsets.everything)
+    try:
+        clashes, corrections = [subsets.shrink(subsets.everything, progress)], list[Subset]()
+    except OutOfTime:
+        return [min(subsets.clashing, key=len)], [], False, (*plan.CLASH, *plan.REST)
     if not clashes[0]:
-        return [], [], True
+        return [], [], True, ()
     hitting = _hit([frozenset()], clashes[0])
-    while True:
-        one = min((hit for hit in hitting if hit not in corrections), key=_smallest_first, default=None)
-        if one is None:
-            return clashes, corrections, True
-        if corrections and len(one) > 1 and (subsets.asked >= _MOST_ASKED or len(hitting) > _MOST_SETS):
-            return clashes, corrections, False
-        progress(f"would {' and '.join(subsets.clauses[i].path for i in sorted(one))} do?")
-        rest = subsets.everything - one
-        if subsets.hold(rest):
-            corrections.append(one)
-        else:
-            clashes.append(subsets.shrink(rest, progress))
-            hitting = _hit(hitting, clashes[-1])
+    try:
+        while True:
+            one = min((hit for hit in hitting if hit not in corrections), key=_smallest_first, default=None)
+            if one is None:
+                return clashes, corrections, True, ()
+            if corrections and len(one) > 1 and (subsets.asked >= _MOST_ASKED or len(hitting) > _MOST_SETS):
+                return clashes, corrections, False, ()
+            progress(f"would {' and '.join(subsets.clauses[i].path for i in sorted(one))} do?")
+            rest = subsets.everything - one
+            if subsets.hold(rest):
+                corrections.append(one)
+            else:
+                clashes.append(subsets.shrink(rest, progress))
+                hitting = _hit(hitting, clashes[-1])
+    except OutOfTime:
+        alone = all(subsets.known(subsets.without(i)) is not None for i in clashes[0])
+        return clashes, corrections, False, plan.OTHERS if alone and corrections else (*plan.REST, *plan.OTHERS)
 
 
 def _hit(sets: list[Subset], clash: Subset) -> list[Subset]:
@@ -435,27 +477,37 @@ def _size(value: Any) -> float:
     return float(value.to_base_units().magnitude) if isinstance(value, Quantity) else float(value)
 
 
-def _repairs(query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progress: Progress, best: Best | None) -> list[Repair]:
-    """For each set of clauses whose removal is enough: its least moves, what the best plan then costs, and what lies beyond.
+def _repairs(
+    query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progress: Progress, best: Best | None
+) -> tuple[list[Repair], tuple[str, ...]]:
+    """For each set of clauses whose removal is enough: its least moves, what the best plan then costs, and what lies beyond; and
+    what of that the time did not allow.
 
     For no clauses: the moves with the least sum, where that is less than any single one.
     """
 
-    def repair(together: list[Clause]) -> Repair | None:
-        if not together:
-            return _least_joint_move(query, asker)
-        found = _joint_fix(query, together, asker, progress)
-        return None if found is None else _beyond(query, together, found, asker, progress, best)
+    def repair(together: list[Clause]) -> tuple[Repair | None, tuple[str, ...]]:
+        found, names = None, " and ".join(clause.text for clause in together)
+        try:
+            if not together:
+                return _least_joint_move(query, asker), ()
+            found = _joint_fix(query, together, asker, progress)
+            return None if found is None else _beyond(query, together, found, asker, progress, best), ()
+        except OutOfTime:
+            if not together:
+                return None, ("the least joint move",)
+            if found is None:
+                return Repair(not_sought(together), query), ()  # which says it
+            return found, (f"what {names} moved further allows",)
 
     # those that have something beyond take longest
     longest = sorted(tasks, key=lambda task: not any(_has_size(c.path) and not c.path.endswith("rate") for c in task))
     found = dict(zip(map(tuple, longest), _each(asker, [partial(repair, task) for task in longest]), strict=True))
     kept: dict[frozenset[str], Repair] = {}
-    for task in tasks:
-        one = found[tuple(task)]
+    for one, _ in (found[tuple(task)] for task in tasks):
         if one is not None:
             kept.setdefault(frozenset(one.fix.clause.split(" + ")), one)
-    return list(kept.values())
+    return list(kept.values()), tuple(text for task in tasks for text in found[tuple(task)][1])
 
 
 def _each(asker: Asker, jobs: Sequence[Callable[[], Any]]) -> list[Any]:

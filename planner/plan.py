@@ -401,8 +401,16 @@ class Written(Record):
     overridden: tuple[str, ...] = ()
 
 
+# What is looked for of why there is no plan, in this order, as `Plan.not_looked_at` says it.
+CLASH = ("which clauses the clash does not need",)
+REST = ("which changes repair the question",)
+OTHERS = ("other clashes and joint repairs",)
+
+
 class Plan(Record):
-    """The answer to a query. `query` is the question itself, complete, so that a plan can be evaluated on its own."""
+    """The answer to a query. `query` is the question itself, complete, so that a plan can be evaluated on its own.
+
+    `not_looked_at`: what of the explanation of an infeasible question was left out because the time was over."""
 
     schema_version: Literal["wallplan/plan/v1"] = SCHEMA
     wallplan: str
@@ -427,6 +435,7 @@ class Plan(Record):
     fixes: tuple[Fix, ...] = ()
     not_enough_alone: tuple[str, ...] = ()  # clauses of clashes that no change of theirs alone repairs
     innocent: tuple[Conflict, ...] = ()
+    not_looked_at: tuple[str, ...] = ()
     nearest: Nearest | None = None
     missing: tuple[Missing, ...] = ()
     robustness: tuple[Robustness, ...] = ()

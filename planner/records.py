@@ -31,6 +31,10 @@ _MOST_KEYS = 1000
 _DEEPEST = 40
 
 
+class OutOfTime(Exception):
+    """The time for an answer was over before there was one."""
+
+
 class QueryError(ValueError):
     """A question that cannot be asked. Each of `lines` is one fault: "file:line: key: what is wrong and what was expected"."""
 

@@ -67,7 +67,7 @@ def _explained(
     said: dict[str, Any] = {
         "conflict": why.conflict, "further": why.further, "clashes": "all" if why.complete else "cut short",
         "fixes": (*why.fixes, *(fix for fix in dropped if fix is not None)), "not_enough_alone": why.stuck,
-        "innocent": why.innocent,
+        "innocent": why.innocent, "not_looked_at": why.left,
     }  # fmt: skip
     if not why.proven:
         text = "a proof on the way was stopped: the clash may hold clauses that it does not need, moves may be too large"

@@ -151,8 +151,19 @@ def why_not_tables(answers: Sequence[WhyNot], best: Plan) -> list[Table]:
 
 def why_infeasible(plan: Plan) -> dict[str, Any]:
     """Everything that an infeasible answer says of why, as plain values."""
-    parts = {"status", "conflict", "further", "clashes", "fixes", "not_enough_alone", "innocent", "nearest", "missing"}
-    return plan.model_dump(mode="json", include=parts | ({"not_looked_at"} if plan.kind == "train" else set()))
+    parts = {
+        "status",
+        "conflict",
+        "further",
+        "clashes",
+        "fixes",
+        "not_enough_alone",
+        "not_looked_at",
+        "innocent",
+        "nearest",
+        "missing",
+    }
+    return plan.model_dump(mode="json", include=parts)
 
 
 def conflict_lines(plan: Plan) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..plan import Certificate, Conflict, Fix, Plan, Pool, cheapest_first
+from ..plan import CLASH, Certificate, Conflict, Fix, Plan, Pool, cheapest_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,17 +333,18 @@ def innocent_title(plan: Plan) -> str:
 
 def cut_short(plan: Plan) -> tuple[str, ...]:
     """What the reader has to know before anything else: that the time ended before everything was explained."""
-    needless = plan.kind == "train" and plan.clashes == "cut short"
-    left: tuple[str, ...] = getattr(plan, "not_looked_at", ())
-    if not needless and not left:
+    if not plan.not_looked_at:
         return ()
-    from ..query import TrainQuery
+    left = tuple(text for text in plan.not_looked_at if text not in CLASH)
+    needless = len(left) < len(plan.not_looked_at)
+    from ..query import ServeQuery, TrainQuery
     from ..scalars import text_of
 
-    time = text_of(TrainQuery.of_plan(plan).solver.time)
+    time = text_of((TrainQuery if plan.kind == "train" else ServeQuery).of_plan(plan).solver.time)
     said = ["the clash may hold clauses that it does not need"] if needless else []
     said += [f"not looked at: {', '.join(left)}"] if left else []
-    more = "" if needless else ", `explain` with `--switches` completes the repairs"
+    completes = not needless and (plan.kind == "train" or any(fix.how == "not sought" for fix in plan.fixes))
+    more = ", `explain` with `--switches` completes the repairs" if completes else ""
     return (
         f"explanation stopped after {time}: {'; '.join(said)};",
         f'--set solver.time="5 min" gives it more time{more}',
@@ -351,7 +352,7 @@ def cut_short(plan: Plan) -> tuple[str, ...]:
 
 
 def _clash_title(plan: Plan, position: int, size: int) -> str:
-    if plan.clashes == "cut short" and plan.kind == "train":
+    if set(CLASH) & set(plan.not_looked_at):
         return "Some of these cannot hold together"
     title = "These cannot hold together" if size > 1 else "This cannot hold, even with every other clause dropped"
     return title + (f" (clash {position} of {1 + len(plan.further)}; each has to be repaired)" if plan.further else "")

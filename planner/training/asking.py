@@ -15,10 +15,11 @@ from zoo.catalog import Catalog
 
 from ..prepare import open_catalog
 from ..query import TrainQuery
+from ..records import OutOfTime
 from .figures import OF_JOBS, OF_STEPS, OF_TIMES, scaled_catalog, scaled_question
 from .market import Column, Family, Market, Memory, chip_searched, families_of, market_of, moved_families
 from .question import Question, question_of
-from .search import OutOfTime, Over, never
+from .search import Over, never
 
 # Relative safety of bounds that are taken over from another world.
 _MARGIN = 1e-4

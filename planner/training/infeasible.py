@@ -23,7 +23,7 @@ from zoo.units import Q, Quantity
 from .. import distance, in_parallel, plan
 from ..infeasible import not_sought
 from ..query import Clause, TrainQuery
-from ..records import QueryError, parse_path
+from ..records import OutOfTime, QueryError, parse_path
 from .asking import Asker
 from .job import UNITS, bounds_of, limit_for, limits_for
 from .least import CLAUSES, bounded, first_from, least_between, least_of, limit_of, minimising, query_has
@@ -31,7 +31,6 @@ from .market import Column, cheapest_by
 from .plan import TrainPlan
 from .question import Question
 from .report_units import in_units, unit_of
-from .search import OutOfTime
 
 _EVERYTHING: dict[str, object] = {
     "supply.offers": ["on-demand", "spot", "reserved-1y", "reserved-3y"],
@@ -152,7 +151,7 @@ def why_infeasible(question: Question, asker: Asker, kept: Collection[str] = (),
     """The clashes and the repairs, or as much of them as was found in the time. An empty clash: no clause is to blame, physics
     is. kept: clauses that are not to give way; beyond: whether what lies beyond the least moves is looked for."""
     clauses = [clause for clause in question.query.clauses() if clause.path not in kept]
-    nothing = Explanation(tuple(map(_blamed, clauses)), complete=False, left=(*_CLASH, *_REST))
+    nothing = Explanation(tuple(map(_blamed, clauses)), complete=False, left=(*plan.CLASH, *plan.REST))
     return _in_time(nothing, _explained(question, clauses, _Asked(asker), beyond))
 
 
@@ -164,10 +163,7 @@ def _in_time(last: Known, more: Iterator[Known]) -> Known:
     return last
 
 
-# What is looked for, in this order, as `Explanation.left` says it.
-_CLASH = ("which clauses the clash does not need",)
-_REST = ("which changes repair the question",)
-_OTHERS = ("other clashes and joint repairs",)
+# What is looked for after all of `plan.CLASH`, `plan.REST` and `plan.OTHERS`.
 _MEMORY = ("whether memory is to blame",)
 
 
@@ -176,14 +172,14 @@ def _explained(question: Question, clauses: list[Clause], asked: _Asked, beyond:
     query = question.query
     core = clauses
     for core in _clash(query, clauses, clauses, asked):
-        yield Explanation(tuple(map(_blamed, core)), complete=False, left=(*_CLASH, *_REST))
+        yield Explanation(tuple(map(_blamed, core)), complete=False, left=(*plan.CLASH, *plan.REST))
     if not core:  # not even without any clause
         yield Explanation()
         return
-    yield Explanation(tuple(map(_blamed, core)), left=_REST)
+    yield Explanation(tuple(map(_blamed, core)), left=plan.REST)
     lone = [clause for clause in core if asked.feasible(query, [clause])]  # every clash has these
     clashes, joint = [core], list[list[Clause]]()
-    left: tuple[str, ...] = _OTHERS
+    left: tuple[str, ...] = plan.OTHERS
     with suppress(OutOfTime):
         for clash in _other_clashes(query, clauses, core, asked):
             clashes.append(clash)
@@ -387,7 +383,7 @@ def sought(question: Question, fix: plan.Fix, asker: Asker) -> plan.Fix:
 def completed(saved: TrainPlan, question: Question, asker: Asker) -> TrainPlan:
     """An infeasible plan with all that was not looked at of its repairs."""
     fixes = tuple(sought(question, fix, asker) for fix in saved.fixes)
-    still = tuple(text for text in saved.not_looked_at if text in (*_CLASH, *_REST, *_OTHERS, *_MEMORY))
+    still = tuple(text for text in saved.not_looked_at if text in (*plan.CLASH, *plan.REST, *plan.OTHERS, *_MEMORY))
     return saved.model_copy(update={"fixes": fixes, "not_looked_at": still})
 
 

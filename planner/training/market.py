@@ -23,6 +23,7 @@ from zoo.units import Q
 
 from .. import columns, plan
 from ..program import LARGEST_COEFFICIENT, whole
+from ..records import OutOfTime
 from ..space import Dropped, Machine
 from .job import (
     Rates,
@@ -48,7 +49,6 @@ from .search import (
     Counted,
     Found,
     Host,
-    OutOfTime,
     Over,
     Task,
     floor_of,

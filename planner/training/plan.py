@@ -128,13 +128,11 @@ class NearestJob(Nearest):
 
 
 class TrainPlan(Plan):
-    """The answer to a training question: one job. `layouts` are the best on its machines; `not_looked_at`: what of the
-    explanation of an infeasible one was left out because the time was over."""
+    """The answer to a training question: one job. `layouts` are the best on its machines."""
 
     fleet: tuple[Pool, ...] = ()
     nearest: NearestJob | None = None
     job: Job | None = None
     layouts: tuple[Ranked, ...] = ()
-    not_looked_at: tuple[str, ...] = ()
     strategies: int = 0
     evaluated: int = 0

@@ -37,10 +37,6 @@ def never() -> bool:
     return False
 
 
-class OutOfTime(Exception):
-    """The time for an answer was over before there was one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """What is trained, with what: everything about a step but the machine and the layout."""

@@ -13,7 +13,7 @@ import pytest
 from command import answer_once, run
 
 from planner.certify import Certificate
-from planner.plan import Fix, Plan
+from planner.plan import CLASH, REST, Fix, Plan
 from planner.prepare import prove
 from planner.report.tables import conflict_tables, cut_short, fix_rows, nearest_notes
 
@@ -291,7 +291,12 @@ def test_an_explanation_that_was_stopped_says_so_first(infeasible: Path) -> None
         "workload": {"model": "llama-3.1-8b", "sequence_length": 4096, "global_batch": 256},
         "solver": {"time": "7 s"},
     }
-    stopped = plan.model_copy(update={"kind": "train", "clashes": "cut short", "query": query})
-    said = " ".join(cut_short(stopped))
-    assert "7 s" in said and "clauses that it does not need" in said and '--set solver.time="5 min"' in said
-    assert conflict_tables(stopped)[0].title == "Some of these cannot hold together"
+    left = {"clashes": "cut short", "not_looked_at": (*CLASH, *REST)}
+    for stopped in (
+        plan.model_copy(update=left | {"kind": "train", "query": query}),
+        plan.model_copy(update=left | {"query": plan.query | {"solver": {"time": "7 s"}}}),
+    ):
+        said = " ".join(cut_short(stopped))
+        assert "7 s" in said and "clauses that it does not need" in said and '--set solver.time="5 min"' in said
+        assert REST[0] in said
+        assert conflict_tables(stopped)[0].title == "Some of these cannot hold together"

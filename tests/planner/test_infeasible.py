@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import partial
+from itertools import combinations, count
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from planner import prepare as preparing
 from planner import solve as solving
 from planner.columns import Memory
 from planner.infeasible import Asker, Explanation, _clashes, _Subsets, sought, why_infeasible
-from planner.plan import Fix
+from planner.plan import CLASH, REST, Fix
 from planner.pyomo_milp import model
 from planner.query import Clause, Query, ServeQuery
 from planner.report import tables
@@ -342,6 +344,35 @@ def check_all(why: Explanation, expected: set[frozenset[str]], paths: list[str])
     assert {c.clause for c in why.innocent} & set(paths) == set(paths) - blamed
 
 
+@pytest.mark.parametrize("seed", range(0, 40, 4))
+def test_what_was_found_when_the_time_ends_is_true(
+    seed: int, put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that strikes with each look at it: a clash that is called minimal is, repairs are those of the whole time or
+    not sought, and what was not looked at is named."""
+    case = planted(seed)
+    put(case.catalog)
+    if best(case.question) is not None:
+        return
+    whole = check(case)
+    fixes = {fix.clause: fix for fix in whole.fixes}
+    ends = []
+    for seconds in (1, 4, 9, 16, 25, 40, 60, 90, 130):
+        monkeypatch.setattr(explaining, "time", SimpleNamespace(perf_counter=partial(next, count())))
+        why = why_infeasible(preparing.prepare(case.question.set("solver.time", f"{seconds} s")))
+        core = [clause.clause for clause in why.conflict]
+        ends.append(why.left)
+        if set(CLASH) <= set(why.left):
+            assert best(case.ask({p: v for p, v in case.clauses.items() if p in core})) is None and not why.fixes
+            continue
+        check_clash(case, core)
+        for fix in why.fixes:
+            said = (fix.value, fix.objective)
+            assert said == (fixes[fix.clause].value, fixes[fix.clause].objective) or fix.how == "not sought"
+        assert why.left or {fix.clause for fix in why.fixes} == set(fixes)
+    assert ends[0] == (*CLASH, *REST)
+
+
 class Planted(_Subsets):
     """Clauses of which only the planted cores clash."""
 
@@ -366,7 +397,8 @@ def test_the_planted_cores_are_the_clashes_that_are_found(size: int) -> None:
         cores = [core for core in drawn if not any(other < core for other in drawn)]
         hitting = [one for one in every if all(one & core for core in cores)]
         least = {one for one in hitting if not any(other < one for other in hitting)}
-        found, corrections, complete = _clashes(Planted(clauses, cores), lambda _: None)
+        found, corrections, complete, left = _clashes(Planted(clauses, cores), lambda _: None)
+        assert not left
         assert len(set(found)) == len(found) and set(found) <= set(cores) and set(corrections) <= least and corrections
         assert {one for one in least if len(one) == 1} <= set(corrections)
         if complete:
