@@ -47,7 +47,8 @@ class Curve:
     def __post_init__(self) -> None:
         runs, stations = self.runs, self.runs.stations
         self.saturation = runs.saturation
-        targets = [(percentile, target.m_as(_SECOND)) for percentile, target in self.targets]
+        seconds = magnitudes([target for _, target in self.targets], _SECOND).tolist()
+        targets = [(percentile, each) for (percentile, _), each in zip(self.targets, seconds, strict=True)]
         self.usable = np.flatnonzero(idle_in_time(stations.delay_s, stations.prefill_s, targets))
 
     @cached_property

@@ -234,7 +234,12 @@ class Catalog:
         return places.round_trip(self.find("regions", origin), self.find("regions", destination), *self._fit)
 
     def round_trip_from(self, place: str, region: str) -> RoundTrip:
-        """The round trip from people in a city, at "lat,lon" or in a region, to a region. Raises UnknownName."""
+        """The round trip from people in a city, at "lat,lon" or in a region, to a region; worked out once. Raises UnknownName."""
+        if (place, region) not in self._trips:
+            self._trips[place, region] = self._round_trip_from(place, region)
+        return self._trips[place, region]
+
+    def _round_trip_from(self, place: str, region: str) -> RoundTrip:
         target = self.find("regions", region)
         origin, latitude, longitude = self._located(place)
         if origin is not None and origin.cloud == target.cloud:
@@ -254,6 +259,10 @@ class Catalog:
 
     @cached_property
     def _places(self) -> dict[str, tuple[Region | None, float, float]]:
+        return {}
+
+    @cached_property
+    def _trips(self) -> dict[tuple[str, str], RoundTrip]:
         return {}
 
     @cached_property
@@ -309,7 +318,9 @@ class Catalog:
         other = copy(self)
         other.__dict__[table] = MappingProxyType(dict(records))
         other.__dict__["_indices"] = {name: index for name, index in self._indices.items() if name != table}
-        other.__dict__["_places"] = {}
+        if table in ("regions", "economics"):  # what is known of places and of the way between them is of these
+            for known in ("_places", "_trips", "_fit"):
+                other.__dict__.pop(known, None)
         return other
 
     def _check(self) -> None:
