@@ -69,9 +69,11 @@ SPREAD = ask(
 
 
 def objective(query: ServeQuery, catalog: Catalog, scales: dict[str, float], put: Callable[[Catalog], None]) -> float | None:
-    """A solve from nothing in the moved world."""
+    """A solve from nothing in the moved world. Where there is no plan, nobody looks at why."""
     put(varied(catalog, scales))
-    found = solve(query).objective
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solving, "_explained", lambda *_: {})
+        found = solve(query).objective
     put(catalog)
     return found
 
