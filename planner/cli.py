@@ -635,7 +635,7 @@ def _evaluate_replica(document: Document, format: str, simulated: float | None, 
     raise typer.Exit(OK if result["fits"] else INFEASIBLE)
 
 
-def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQuery, Asker]:
+def _training_plan(path: Path, progress: _Progress, overrides: list[str] | None = None) -> tuple[TrainPlan, TrainQuery, Asker]:
     """A saved training plan with its question, and who answers further questions about it. Fails with one line."""
     from datetime import date
 
@@ -647,7 +647,8 @@ def _training_plan(path: Path, progress: _Progress) -> tuple[TrainPlan, TrainQue
 
     try:
         plan = TrainPlan.load(path)
-        query = TrainQuery.of_plan(plan)
+        query = _looked_harder(TrainQuery.of_plan(plan), overrides)
+        assert isinstance(query, TrainQuery)
     except (PlanError, QueryError) as error:
         raise _fail(str(error)) from None
     return plan, query, Asker(date.fromisoformat(query.start) if query.start else date.today(), progress)
@@ -671,7 +672,7 @@ class _Explained(NamedTuple):
     rows: Callable[[Sequence[Any]], list[dict[str, Any]]]
 
 
-def _explained_job(path: Path, switches: bool, progress: _Progress) -> _Explained:
+def _explained_job(path: Path, switches: bool, progress: _Progress, overrides: list[str] | None) -> _Explained:
     from .report import training as jobs
     from .report import training_explain as pages
     from .training.infeasible import completed
@@ -681,7 +682,7 @@ def _explained_job(path: Path, switches: bool, progress: _Progress) -> _Explaine
     from .training.whynot import FORCED, question_with
     from .training.whynot import why_not as force
 
-    saved, query, asker = _training_plan(path, progress)
+    saved, query, asker = _training_plan(path, progress, overrides)
 
     return _Explained(
         saved, query,
@@ -699,7 +700,7 @@ def _explained_job(path: Path, switches: bool, progress: _Progress) -> _Explaine
     )  # fmt: skip
 
 
-def _explained_fleet(path: Path, switches: bool, progress: _Progress) -> _Explained:
+def _explained_fleet(path: Path, switches: bool, progress: _Progress, overrides: list[str] | None) -> _Explained:
     from .columns import Memory
     from .infeasible import sought
     from .marginal import marginals
@@ -712,7 +713,7 @@ def _explained_fleet(path: Path, switches: bool, progress: _Progress) -> _Explai
     from .whynot import FORCED, look_up
     from .whynot import why_not as force
 
-    saved, query = _plan_and_query(path)
+    saved, query = _plan_and_query(path, overrides)
 
     memory = Memory()
 
@@ -736,7 +737,26 @@ def _explained_fleet(path: Path, switches: bool, progress: _Progress) -> _Explai
     )  # fmt: skip
 
 
-def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
+# How hard to look, which is no part of what a saved plan answers; a gap is: values would not be differences of two optima.
+_LOOKING = ("solver.time", "solver.engine", "solver.threads")
+
+
+def _looked_harder(query: AnyQuery, overrides: list[str] | None) -> AnyQuery:
+    """The question of a plan with another time for the solver, or another solver. Raises QueryError for any other change."""
+    from zoo.names import nearest
+
+    from .records import QueryError
+
+    changes = _changes(overrides)
+    for key in changes:
+        if key not in _LOOKING:
+            near = nearest(key, _LOOKING)
+            hint = f'; did you mean "{near}"?' if near else "; solve the changed question and explain that plan"
+            raise QueryError(f"--set {key}: the plan answers its own question; expected one of {', '.join(_LOOKING)}{hint}")
+    return query.override(changes) if changes else query
+
+
+def _plan_and_query(path: Path, overrides: list[str] | None = None) -> tuple[Plan, ServeQuery]:
     """A saved plan with its question. Fails with one line when the file is no plan of a serve question."""
     from .plan import Plan, PlanError
     from .query import Query, ServeQuery
@@ -745,6 +765,8 @@ def _plan_and_query(path: Path) -> tuple[Plan, ServeQuery]:
     try:
         plan = Plan.load(path)
         query = Query.of_plan(plan)
+        if isinstance(query, ServeQuery):
+            query = _looked_harder(query, overrides)
     except (PlanError, QueryError) as error:
         raise _fail(str(error)) from None
     if not isinstance(query, ServeQuery):
@@ -775,6 +797,10 @@ def explain(
     budget: Annotated[
         str | None, typer.Option("--budget", help='With --synthesis: to do it alone at this cost: "300 USD/h", a job "30e6 USD".')
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help='Look longer: --set solver.time="5 min" for each re-solve. Repeatable.'),
+    ] = None,
     format: Format = "table",
     quiet: Quiet = False,
 ) -> None:
@@ -793,10 +819,12 @@ def explain(
         if given is not None and not there:
             raise _fail(f"{name} {given}: only together with {needs}")
     _check_picture(plot)
+    if wall is not None and overrides:
+        raise _fail(f"--set {overrides[0]}: --wall {wall} solves nothing")
     if wall is not None:
         _explain_wall(plan, _wall_number(wall), format)
     progress = _Progress(not quiet)
-    asked = (_explained_job if _kind_of(plan) == "train" else _explained_fleet)(plan, switches, progress)
+    asked = (_explained_job if _kind_of(plan) == "train" else _explained_fleet)(plan, switches, progress, overrides)
     saved = asked.plan
     _tell_of_constants(saved, asked.query, quiet)
     shown: list[tables.Table]
@@ -837,7 +865,7 @@ def explain(
     shown, pictures = _whole(format, saved, shown, records)
     lines = asked.rows(records)
     _show(format, shown, [record.model_dump(mode="json") for record in records], lines, _headline(saved), pictures)
-    if any(getattr(record, "status", "") == "stopped" for record in records):
+    if not all(getattr(record, "proven", True) for record in records):
         raise typer.Exit(STOPPED)
 
 

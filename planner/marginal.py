@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from zoo.catalog import Catalog
 from zoo.specs import Accelerator
@@ -52,6 +53,7 @@ _SWITCH_WIDTH = 0.0009
 FARTHEST = 2.0
 
 Rented = Sequence[tuple[Column, int]]  # a fleet: columns with their units
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,18 @@ def unproven(query: ServeQuery) -> str:
     return f"solver.time: {text_of(query.solver.time)} ended before the proof of a re-solve; allow more of it"
 
 
+def if_proven(ask: Callable[[], Answer]) -> Answer | NotProven:
+    """What a question says, or that the time for it was over before its proof: others may be answered still."""
+    try:
+        return ask()
+    except NotProven as stopped:
+        return stopped
+
+
+def _known(answer: Answer | NotProven) -> Answer | None:
+    return None if isinstance(answer, NotProven) else answer
+
+
 def best(query: ServeQuery, scales: Mapping[str, float], memory: Memory, cap: float | None = None) -> float | None:
     """The proven best objective of a moved question; None when it is infeasible. `cap`: an objective that it probably reaches."""
     question = guarded_query(query)
@@ -353,6 +367,7 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     A knob binds when loosening it by 1 % or one unit improves the objective, or tightening it by 1 % worsens or breaks the
     plan. `switches` also looks for the loosening from which on there is a better plan, the tightening from which on today's
     objective cannot be kept, and what the best plan of 1 % less costs. Re-solves run on all cores.
+    A re-solve whose proof was stopped leaves its own value open and no other. Raises NotProven where that of today's optimum was.
     """
     memory = Memory()
     prepared, certificate = solved(query, {}, memory)
@@ -365,33 +380,40 @@ def marginals(plan: Plan, query: ServeQuery, switches: bool = False, progress: P
     moving = [knob for knob in found if switches and knob.path is not None]
     ends = dict(zip(moving, in_parallel.each(lambda knob: _switches(plan, query, knob, memory, progress), moving), strict=True))
     dear = [knob for knob in found if switches and worth[knob][1] == (True, False)]
-    costs = dict(zip(dear, in_parallel.each(lambda knob: _costs(plan, query, knob, memory), dear), strict=True))
+    costs = _answers({knob: partial(_costs, plan, query, knob, memory) for knob in dear})
     rows = []
     for knob in found:
         easier, (worse, breaks) = worth[knob]
-        saved = _saved(plan, easier[knob.looser])
-        per_unit = None if knob.unit_factor is None else _saved(plan, easier[knob.unit_factor])
+        saved = _saved(plan, easier.get(knob.looser))
+        per_unit = None if knob.unit_factor is None else _saved(plan, easier.get(knob.unit_factor))
+        gains = (saved or 0) > 0 or (per_unit or 0) > 0
         better_from, worse_from = ends.get(knob, (None, None))
+        cost = costs.get(knob, 0.0 if switches and worse is False else None)
+        tighter_is_known = breaks is not None and (worse is not None or (gains and not switches))
+        stopped = any(isinstance(answer, NotProven) for answer in (better_from, worse_from, cost))
         rows.append(
             Marginal(
                 number=knob.number, name=knob.wall, knob=knob.name, origin=knob.origin,
                 value=knob.value,
-                binding=bool((saved or 0) > 0 or (per_unit or 0) > 0 or worse), per_percent=saved, unit_step=knob.unit_step,
-                per_unit=per_unit, unit=plan.objective_unit, breaks=breaks, switches_at=better_from,
-                worsens_at=worse_from, costs_per_percent=costs.get(knob, None if breaks or not switches else 0.0),
+                binding=bool(gains or worse), per_percent=saved, unit_step=knob.unit_step,
+                per_unit=per_unit, unit=plan.objective_unit, breaks=bool(breaks), switches_at=_known(better_from),
+                worsens_at=_known(worse_from), costs_per_percent=_known(cost),
                 relaxed_per_percent=None if knob.path is None else relaxed.get(knob.path),
+                proven=len(easier) == len(_loosenings(knob)) and tighter_is_known and not stopped,
             )
         )  # fmt: skip
     return tuple(rows)
 
 
-Worth = tuple[dict[float, float | None], tuple[bool, bool]]  # what `_loosened` and `_tightened` say of a knob
+Harder = tuple[bool | None, bool | None]
+Worth = tuple[dict[float, float | None], Harder]  # what `_loosened` and `_tightened` say of a knob
 
 
 def _worth(
     plan: Plan, query: ServeQuery, found: list[Knob], prepared: Prepared, certificate: Certificate, memory: Memory
 ) -> dict[Knob, Worth]:
-    """Each knob loosened and tightened. What one proof says of several knobs is asked first, and spares theirs."""
+    """Each knob loosened and tightened. What one proof says of several knobs is asked first, and spares theirs; where that proof
+    was stopped, each is asked."""
     rented = [(prepared.market.columns[p.column], p.units) for p in certificate.purchases]
     groups = [  # all of them are often worth nothing
         [knob for knob in found if knob.scale in _FIELDS], [knob for knob in found if (knob.path or "").startswith("sla.")],
@@ -403,7 +425,7 @@ def _worth(
     first["only"] = partial(_only_fleet, prepared, certificate, memory)
     first |= {knob: partial(_loosened, plan, query, knob, memory) for knob in alone}
     known = _answers(first)
-    idle = [knob for at, group in enumerate(groups) if known[at] for knob in group]
+    idle = [knob for at, group in enumerate(groups) if known[at] is True for knob in group]
     then: dict[Any, Callable[[], Any]] = {
         knob: partial(_loosened, plan, query, knob, memory) for knob in found if knob not in idle and knob not in alone
     }
@@ -413,8 +435,8 @@ def _worth(
 
 
 def _answers(asked: Mapping[Any, Callable[[], Any]]) -> dict[Any, Any]:
-    """What each of these says, asked on all cores in their order."""
-    return dict(zip(asked, in_parallel.each(lambda ask: ask(), list(asked.values())), strict=True))
+    """What each of these says, or that its proof was stopped; asked on all cores in their order."""
+    return dict(zip(asked, in_parallel.each(if_proven, list(asked.values())), strict=True))
 
 
 def _loosenings(knob: Knob) -> list[float]:
@@ -424,18 +446,25 @@ def _loosenings(knob: Knob) -> list[float]:
 
 
 def _loosened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> dict[float, float | None]:
-    """The best objective at each of a knob's loosenings. Where the larger saves nothing the smaller does not: it is not asked."""
+    """The best objective at each of a knob's loosenings whose proof was not stopped.
+
+    Where the larger saves nothing the smaller does not: it is not asked.
+    """
     found: dict[float, float | None] = {}
     for factor in _loosenings(knob):
         if any(_saved(plan, larger) == 0 for larger in found.values()):
             found[factor] = plan.objective
         else:
-            found[factor] = best(*moved(query, knob, factor), memory, plan.objective)
+            with suppress(NotProven):
+                found[factor] = best(*moved(query, knob, factor), memory, plan.objective)
     return found
 
 
 def _save_nothing(plan: Plan, query: ServeQuery, group: list[Knob], memory: Memory) -> bool:
-    """Whether all knobs of a group loosened together, each by its larger step, leave the optimum: then so does each of them."""
+    """Whether all knobs of a group loosened together, each by its larger step, leave the optimum: then so does each of them.
+
+    Raises NotProven, which says nothing of any of them.
+    """
     if not group:
         return True
     question, scales = query, dict[str, float]()
@@ -473,8 +502,8 @@ def _only_fleet(prepared: Prepared, certificate: Certificate, memory: Memory) ->
     return True
 
 
-def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, rented: Rented, only: bool) -> tuple[bool, bool]:
-    """(whether every plan is worse than today's where a knob is 1 % tighter, whether there is none then).
+def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, rented: Rented, only: bool) -> Harder:
+    """(whether every plan is worse than today's where a knob is 1 % tighter, whether there is none then); None: not proven.
 
     `rented` is an optimal fleet; `only`: there is no other. Tighter, no fleet holds that did not before, and none costs less.
     """
@@ -484,10 +513,13 @@ def _tightened(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, rented
         return False, False
     narrowed_first = (on_chips_of(plan, question), question)  # there is most to be hoped for, at least to be computed
     others = () if only or plan.objective is None else narrowed_first
-    if any(within(one, known, plan.objective or 0.0) is not None for one in others):
+    as_good = if_proven(lambda: any(within(one, known, plan.objective or 0.0) is not None for one in others))
+    if as_good is True:
         return False, False
-    asker = Asker(known)
-    return True, not any(asker.feasible(guarded_query(one)) for one in narrowed_first)
+    worse, asker = None if isinstance(as_good, NotProven) else True, Asker(known)
+    if any(asker.feasible(guarded_query(one)) for one in narrowed_first):
+        return worse, False
+    return (worse, None) if asker.unproven else (True, True)
 
 
 def _costs(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory) -> float | None:
@@ -592,7 +624,10 @@ def _saved(plan: Plan, objective: float | None) -> float | None:
     return None if plan.objective is None or objective is None else round(plan.objective - objective, 9)
 
 
-def _switches(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progress: Progress) -> tuple[str | None, str | None]:
+Turn = str | NotProven | None  # a value of a knob; None where there is none
+
+
+def _switches(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progress: Progress) -> tuple[Turn, Turn]:
     """(the first loosening at which the optimum is better, the first tightening at which it is worse or there is none)."""
 
     def differs(factor: float) -> bool:
@@ -603,16 +638,19 @@ def _switches(plan: Plan, query: ServeQuery, knob: Knob, memory: Memory, progres
     return turning_points(knob, differs)
 
 
-def turning_points(knob: Knob, changed: Callable[[float], bool]) -> tuple[str | None, str | None]:
+def turning_points(knob: Knob, changed: Callable[[float], bool]) -> tuple[Turn, Turn]:
     """(the first loosening, the first tightening) of a knob from which on `changed` holds of its factor, in its own words; as
-    `turning_point` finds them, up to a factor of two."""
+    `turning_point` finds them, up to a factor of two. `changed` may raise NotProven, which leaves its own side open."""
     loosest, tightest = (FARTHEST, 1 / FARTHEST) if knob.looser > 1 else (1 / FARTHEST, FARTHEST)
     number, _, unit = knob.value.partition(" ")
     size = int(number) if _is_count(knob) else float(Q(knob.value).m)
-    better, worse = (turning_point(size, far, changed) for far in (loosest, tightest))
     shown = f" {unit}" if unit and _is_count(knob) else ""
-    better_at, worse_at = (None if at is None else f"{_words(knob, at)}{shown}" for at in (better, worse))
-    return better_at, worse_at
+
+    def words(farthest: float) -> str | None:
+        at = turning_point(size, farthest, changed)
+        return None if at is None else f"{_words(knob, at)}{shown}"
+
+    return if_proven(lambda: words(loosest)), if_proven(lambda: words(tightest))
 
 
 def turning_point(size: int | float, farthest: float, changed: Callable[[float], bool]) -> float | None:

@@ -242,7 +242,11 @@ class Nearest(Record):
 
 
 class WhyNot(Record):
-    """The best plan that uses X everywhere, beside the best plan of all; or what forbids it."""
+    """The best plan that uses X everywhere, beside the best plan of all; or what forbids it.
+
+    `proven` is false where the time was over before the proof of the answer (then `status` is "stopped") or of some of what would
+    let X win; `note` says of what.
+    """
 
     what: str
     status: Status
@@ -257,6 +261,7 @@ class WhyNot(Record):
     fleet: tuple[Pool, ...]
     note: str = ""  # what removes it, that the plan has it already, or that no price makes it win
     took: str = ""  # the names that were meant, where X is no full name
+    proven: bool = True
 
 
 class Alternative(Record):
@@ -281,6 +286,8 @@ class Marginal(Record):
     `switches_at` is the first loosening, in its own words, at which there is a better plan, `worsens_at` the first tightening
     at which today's objective is out of reach; None where not asked, or neither before half or twice of today's.
     `costs_per_percent` is what the best plan costs more when it is tightened by 1 %; None where not asked, or there is none.
+    `proven` is false where the time was over before the proof of a re-solve: what that would have told is None, and `binding` and
+    `breaks` are true only where the others prove it.
     """
 
     number: int
@@ -298,6 +305,7 @@ class Marginal(Record):
     costs_per_percent: float | None = None
     relaxed_per_percent: float | None = None  # by the linear relaxation's shadow price, where it means something
     breaks: bool = False  # tightened by 1 % there is no plan
+    proven: bool = True
 
 
 class Swing(Record):

@@ -19,6 +19,7 @@ from .lean import lean
 from .marginal import (
     Knob,
     below,
+    if_proven,
     in_integers,
     knobs,
     moved,
@@ -34,7 +35,7 @@ from .plan import Fix, Plan, Pool, WhyNot
 from .prepare import UNITS, catalog_of, in_objective_units, model_of
 from .program import SCALES, dequantise, quantise
 from .query import AnyQuery, ServeQuery
-from .records import QueryError
+from .records import NotProven, QueryError
 from .solve import Progress, solve
 from .space import offers_of
 from .uncertainty import guarded_query
@@ -132,8 +133,8 @@ def why_not(
     """What the best plan that uses X everywhere costs beside the best plan of all, or why there is none.
 
     `switches` also looks for the latencies, demands and limits of the question at which X would win, up to half and twice of
-    today's, which takes tens of re-solves. Raises QueryError, one line, for a key that cannot be forced or a name that does not
-    exist.
+    today's, which takes tens of re-solves. What of all that would let X win was not proven in time is left out and named in
+    `note`. Raises QueryError, one line, for a key that cannot be forced or a name that does not exist.
     """
     what = ",".join(f"{key}={value}" for key, value in forces.items())
     memory = memory or Memory()
@@ -147,7 +148,7 @@ def why_not(
         return WhyNot(
             what=what, status="stopped", objective=best.objective, unit=plan.objective_unit, dearer_by=None, ratio=None,
             wins_at=None, conflict=(), fixes=(), removed=(), fleet=best.fleet, took=took,
-            note=f"{unproven(query)}: this is the best so far" if best.fleet else unproven(query),
+            note=f"{unproven(query)}: this is the best so far" if best.fleet else unproven(query), proven=False,
         )  # fmt: skip
     if best.objective is None or plan.objective is None:
         fixes = fixes_that_keep(own, best.fixes)
@@ -159,28 +160,35 @@ def why_not(
             note="" if best.objective is not None else _physics(query, forces, best, memory),
         )  # fmt: skip
     ratio = best.objective / plan.objective if plan.objective else None
-    wins, note = [], ""
+    wins, stopped, note = list[str](), list[str](), ""
     if best.objective > plan.objective + 1e-9:
-        asked: list[Callable[[], list[str]]] = [
-            partial(_limit_that_leaves, plan, query, best, total, memory)
-            for total, (resource, _) in _LIMITS.items()
-            if resource != query.minimize and best.totals[total] < plan.totals[total] * (1 - 1e-6)
-        ]
+        asked: dict[str, Callable[[], list[str]]] = {}
         if ratio is not None and _PRICED & set(forces) and plan.minimize == "cost":
-            asked.insert(0, partial(_prices_that_win, plan, query, narrowed, best.objective, memory))
+            asked["its prices"] = partial(_prices_that_win, plan, query, narrowed, best.objective, memory)
         elif ratio is not None and _PRICED & set(forces) and plan.minimize == "carbon":
             wins.append(f"a grid of {1 / ratio:.1%} of the carbon intensity under it alone")
+        asked |= {
+            f"limits.{resource}": partial(_limit_that_leaves, plan, query, best, total, memory)
+            for total, (resource, _) in _LIMITS.items()
+            if resource != query.minimize and best.totals[total] < plan.totals[total] * (1 - 1e-6)
+        }
         if asked:
             progress("at which prices and limits would it win?")
         if len(asked) > 1:  # what all of them look at is laid out once, before they are asked on all cores
             lean(guarded_query(query), memory, cap=in_integers(query, best.objective))
-        wins += [found for each in in_parallel.each(lambda ask: ask(), asked) for found in each]
-        wins += _moves_that_let_win(query, narrowed, memory, progress) if switches else []
+        for name, found in zip(asked, in_parallel.each(if_proven, list(asked.values())), strict=True):
+            if isinstance(found, NotProven):
+                stopped.append(name)
+            else:
+                wins += found
+        if switches:
+            moves, not_proven = _moves_that_let_win(query, narrowed, memory, progress)
+            wins, stopped = wins + moves, stopped + not_proven
         if not _allowed(query, best, memory):
             note = "the question as it stands does not allow it" + (
-                "" if wins else "; no limit makes it win, prices were not tried"
+                "" if wins or stopped else "; no limit makes it win, prices were not tried"
             )
-        elif not wins:
+        elif not wins and not stopped:
             note = "at no prices: the best plan is free to use it or not, so having to use it never costs less"
             if _PRICED & set(forces):
                 note = f"at no prices: {plan.minimize} is minimised"
@@ -190,12 +198,15 @@ def why_not(
     else:
         note = forbidding(query, own)
     uses = [all(str(_OF_POOL[key](pool)) in names.get(key, {value}) for key, value in forces.items()) for pool in plan.fleet]
+    if stopped:
+        open_yet = f"whether it would win by {', '.join(stopped)} is not proven: {unproven(query)}"
+        note = "; ".join([*([note] if note else []), open_yet])
     if any(uses) and not all(uses):
         note = "; ".join(["the plan has it in part; here the whole fleet is on it", *([note] if note else [])])
     return WhyNot(
         what=what, status=best.status, objective=best.objective, unit=plan.objective_unit,
         dearer_by=best.objective - plan.objective, ratio=ratio, wins_at=" or ".join(wins) or None,
-        conflict=(), fixes=(), removed=(), fleet=best.fleet, note=note, took=took,
+        conflict=(), fixes=(), removed=(), fleet=best.fleet, note=note, took=took, proven=not stopped,
     )  # fmt: skip
 
 
@@ -293,7 +304,10 @@ def _limit_that_leaves(plan: Plan, query: ServeQuery, best: Plan, total: str, me
         needs = f"{unit or 'chips'} (this fleet needs {rounded_up(used)})"
         return [] if least is None else [f"limits.{resource} below {least:,.8g} {needs}"]
     limited = query.set(f"limits.{resource}", _bound(used, unit))
-    has_plan = _allowed(query, best, memory) or Asker(memory).feasible(guarded_query(limited))
+    asker = Asker(memory)
+    has_plan = _allowed(query, best, memory) or asker.feasible(guarded_query(limited))
+    if not has_plan and asker.unproven:
+        raise NotProven(unproven(query))
     wins = has_plan and not undercut(limited, {}, memory, best.objective)
     return [f"limits.{resource} at {rounded_up(used)} {unit or 'chips'} (tried there only)"] if wins else []
 
@@ -325,14 +339,18 @@ def _least_of_better(
     return None if least is None else float(dequantise(least, resource).m_as(used.units))
 
 
-def _moves_that_let_win(query: ServeQuery, narrowed: ServeQuery, memory: Memory, progress: Progress) -> list[str]:
+def _moves_that_let_win(
+    query: ServeQuery, narrowed: ServeQuery, memory: Memory, progress: Progress
+) -> tuple[list[str], list[str]]:
     """Of each latency, demand, limit and quota the nearest value on either side of today's at which X wins, to 0.1 %.
+
+    Also the names of those of which it was not proven on both sides.
 
     At that value the question and the question narrowed to X have the same optimum; both are solved. Found where X wins at half
     or twice of today's value too: a value between at which it wins for a stretch only is missed.
     """
 
-    def turns(knob: Knob) -> list[str]:
+    def turns(knob: Knob) -> tuple[list[str], bool]:
         def wins(factor: float) -> bool:
             progress(f"{knob.name} at {factor:.3g} of today's")
             with_it = optimum(*moved(narrowed, knob, factor), memory)
@@ -342,11 +360,15 @@ def _moves_that_let_win(query: ServeQuery, narrowed: ServeQuery, memory: Memory,
             return of_all is not None and with_it <= of_all + 1e-9
 
         up, down = turning_points(knob, wins) if knob.looser > 1 else reversed(turning_points(knob, wins))
-        found = [f"{knob.name} from {up} up"] if up is not None else []
-        return found + ([f"{knob.name} down from {down}"] if down is not None else [])
+        found = [f"{knob.name} from {up} up"] if isinstance(up, str) else []
+        found += [f"{knob.name} down from {down}"] if isinstance(down, str) else []
+        return found, isinstance(up, NotProven) or isinstance(down, NotProven)
 
-    ends = in_parallel.each(turns, [knob for knob in knobs(query) if knob.path is not None])
-    return [end for each in ends for end in each]
+    movable = [knob for knob in knobs(query) if knob.path is not None]
+    ends = in_parallel.each(turns, movable)
+    return [end for found, _ in ends for end in found], [
+        knob.name for knob, (_, stopped) in zip(movable, ends, strict=True) if stopped
+    ]
 
 
 def _physics(query: ServeQuery, forces: Mapping[str, str], best: Plan, memory: Memory) -> str:

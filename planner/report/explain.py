@@ -18,8 +18,12 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
     heads += ["LP dual: 1 %"] if relaxed else []
     rows = []
     for m in marginals:
-        each = "" if m.per_unit is None else f"{number(m.per_unit)} per {m.unit_step}"
+        each = f"{number(m.per_unit)} per {m.unit_step}"
+        if m.per_unit is None:
+            each = "" if m.proven or not m.unit_step else "-"
         state = "breaks" if m.breaks else "binds" if m.binding else ""
+        if not m.proven:
+            state = f"{state}; rest not proven" if state else "not proven"
         row = [str(m.number) if m.number else "", f"{m.knob}, {m.value}", m.origin, state, number(m.per_percent), each]
         row += [number(m.relaxed_per_percent) if m.relaxed_per_percent is not None else ""] if relaxed else []
         rows.append(tuple(row))
@@ -31,6 +35,11 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
     ]
     if any(m.binding for m in marginals) and all(m.costs_per_percent is None for m in marginals):
         notes.append("what 1 % less costs, and from where on the plan changes: `--switches`")
+    if not all(m.proven for m in marginals):
+        notes.append(
+            "not proven: `solver.time` ended before the proof of a re-solve, what that would tell is open; "
+            '`explain` with --set solver.time="5 min" gives each more'
+        )
     if relaxed:
         notes.append("LP dual: the linear relaxation's shadow price, which knows no whole machines: a hint, not a value")
     return Table(
@@ -41,20 +50,25 @@ def marginal_table(marginals: Sequence[Marginal]) -> Table:
 def switch_table(marginals: Sequence[Marginal]) -> Table:
     """How far limits and demands move before the answer changes, and what a little less costs; empty where that was not asked."""
     unit = marginals[0].unit if marginals else ""
+
+    def cells(m: Marginal) -> tuple[str, ...]:
+        none = "-" if m.proven else "?"
+        costs = none if m.costs_per_percent is None else number(m.costs_per_percent)
+        return m.knob, m.value, m.switches_at or none, m.worsens_at or none, "no plan" if m.breaks else costs
+
     rows = tuple(
-        (m.knob, m.value, m.switches_at or "-", m.worsens_at or "-", "no plan" if m.breaks else number(m.costs_per_percent))
-        for m in marginals
-        if m.origin == "query" or m.switches_at or m.worsens_at or m.costs_per_percent
+        cells(m) for m in marginals if m.origin == "query" or m.switches_at or m.worsens_at or m.costs_per_percent or not m.proven
     )
     asked = any(m.switches_at or m.worsens_at or m.costs_per_percent is not None for m in marginals)
-    notes = (
+    notes = [
         "the first value, looser or tighter than today's, with a better or a worse optimum (or none), to 0.1 % or better;",
         "both sides are solved; -: none as far as was looked (in serve plans half and twice of today's, of the limits)",
         "1 % less costs: how much dearer the best plan is where that is 1 % tighter",
-    )
+    ]
+    notes += [] if all(m.proven for m in marginals) else ["?: none, or not proven in `solver.time`"]
     costs = f"1 % less costs {unit}"
     heads = ("wall or limit", "today", "better from", "worse from", costs)
-    return Table("Where the answer changes", heads, rows if asked else (), frozenset({costs}), notes)
+    return Table("Where the answer changes", heads, rows if asked else (), frozenset({costs}), tuple(notes))
 
 
 def tornado_tables(swings: Sequence[Swing]) -> list[Table]:

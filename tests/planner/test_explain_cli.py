@@ -13,7 +13,7 @@ import pytest
 from command import answer_once, run
 
 from planner.certify import Certificate
-from planner.plan import CLASH, REST, Fix, Plan
+from planner.plan import CLASH, REST, Fix, Marginal, Plan, WhyNot
 from planner.prepare import prove
 from planner.report.tables import conflict_tables, cut_short, fix_rows, nearest_notes
 
@@ -104,6 +104,52 @@ def test_a_choice_whose_proof_was_stopped_is_not_called_dearer(plan: Path, monke
         assert "What removes" not in shown.stdout
 
 
+def test_what_was_not_proven_is_said_below_everything_that_was(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Marginal(
+        number=7, name="tail latency", knob="TTFT p99", origin="query", value="2 s", binding=True, per_percent=0.0,
+        unit_step="10 ms", per_unit=0.5, unit="USD/h", costs_per_percent=1.0,
+    )  # fmt: skip
+    left = {"knob": "rate", "per_percent": None, "per_unit": None, "costs_per_percent": None, "proven": False}
+    rows = (known, known.model_copy(update=left | {"binding": False}), known.model_copy(update=left | {"knob": "quota 0"}))
+    monkeypatch.setattr("planner.marginal.marginals", lambda *_: rows)
+    results = {format: run("explain", plan, "--format", format) for format in ("table", "json", "csv", "md", "html")}
+    assert {result.exit_code for result in results.values()} == {5} and not any(result.stderr for result in results.values())
+    lines = results["table"].stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    (state,) = [line for line in lines if "rate, 2 s" in line and "query" in line]
+    assert "not proven" in state and "binds" not in state
+    shown = " ".join(results["table"].stdout.split())
+    assert '--set solver.time="5 min"' in shown and "?: none, or not proven" in shown
+    said = json.loads(results["json"].stdout)
+    assert [(row["proven"], row["per_percent"]) for row in said] == [(True, 0.0), (False, None), (False, None)]
+    assert [row["proven"] for row in csv.DictReader(io.StringIO(results["csv"].stdout))] == ["True", "False", "False"]
+    assert "binds; rest not proven" in results["md"].stdout
+    monkeypatch.setattr("planner.marginal.marginals", lambda *_: rows[:1])
+    result = run("explain", plan)
+    assert result.exit_code == 0 and "not proven" not in result.stdout
+
+
+def test_a_choice_that_is_dearer_keeps_its_answer_where_its_prices_were_not_proven(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = WhyNot(
+        what="tp=2", status="optimal", objective=9.0, unit="USD/h", dearer_by=1.0, ratio=1.125, wins_at=None, conflict=(),
+        fixes=(), removed=(), fleet=(), note="solver.time: 60 s ended", proven=False,
+    )  # fmt: skip
+    monkeypatch.setattr("planner.whynot.why_not", lambda *_: answer)
+    result = run("explain", plan, "--why-not", "tp=2")
+    assert result.exit_code == 5 and "dearer" in result.stdout and "solver.time" in result.stdout
+
+
+def test_an_explanation_can_be_given_more_time(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("planner.marginal.marginals", lambda plan, query, *_: asked.append(query) or ())
+    assert run("explain", plan, "--set", "solver.time=5 min", "--set", "solver.engine=cpsat").exit_code == 0
+    (query,) = asked
+    assert float(query.solver.time.m_as("s")) == 300 and query.solver.engine == "cpsat"
+    assert query.clauses() and query.sla.ttft["p99"].m_as("s") == 2
+
+
 def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
     said = json.loads(run("explain", infeasible, "--format", "json").stdout)
     assert said["status"] == "infeasible" and said["conflict"] and said["further"] and said["fixes"] and said["nearest"]
@@ -145,6 +191,15 @@ def test_an_infeasible_answer_is_explained(infeasible: Path) -> None:
             '--budget: "-5 USD/h" is not above zero, expected money rate',
         ),
         (("explain", "--format", "xml"), "unknown format"),
+        (
+            ("explain", "--set", "sla.ttft.p99=3 s"),
+            "--set sla.ttft.p99: the plan answers its own question; expected one of solver",
+        ),
+        (("explain", "--set", "solver.gap=0.01"), "expected one of solver.time, solver.engine, solver.threads"),
+        (("explain", "--set", "solvr.time=5 min"), 'did you mean "solver.time"?'),
+        (("explain", "--set", "solver.time=5"), "--set solver.time: bare number 5"),
+        (("explain", "--set", "solver.time"), "expected PATH=VALUE"),
+        (("explain", "--wall", "7", "--set", "solver.time=5 min"), "--wall 7 solves nothing"),
         (("alternatives", "--within", "many"), "--within"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from planner import solve as solving
 from planner.marginal import knobs, marginals, moved, turning_point, varied, whole
 from planner.plan import Plan
 from planner.query import ServeQuery
-from planner.records import QueryError
+from planner.records import NotProven, QueryError
 from planner.solve import solve
 from zoo.catalog import Catalog
 from zoo.units import Q
@@ -135,6 +136,57 @@ def _question(
 ) -> tuple[ServeQuery, Catalog, dict[str, float]]:
     question, scales = moved(query, knob, factor)
     return question, catalog, scales
+
+
+@pytest.mark.parametrize("switches", [False, True], ids=["values", "switches"])
+def test_a_proof_that_was_stopped_leaves_its_own_value_open_and_no_other(
+    switches: bool, put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Re-solves of another demand or TTFT are stopped: those of TPOT, asked together with TTFT at first, are asked alone."""
+    put(town())
+    query = ask()
+    best, proof = solve(query), preparing.prove
+    every = {row.knob: row for row in marginals(best, query, switches)}
+
+    def stopped(prepared: Any, *arguments: Any, **options: Any) -> Any:
+        found, asked = proof(prepared, *arguments, **options), prepared.query
+        same = (asked.workload.rate, asked.sla.ttft) == (query.workload.rate, query.sla.ttft)
+        return found if same else replace(found, status="stopped", objective=None)
+
+    monkeypatch.setattr(marginal, "prove", stopped)
+    rows = {row.knob: row for row in marginals(best, query, switches)}
+    assert list(rows) == list(every) and all(row.proven for row in every.values())
+    moved = {"TTFT p99", "rate"}
+    assert {name for name, row in rows.items() if not row.proven} == moved
+    assert all(rows[name] == every[name] for name in every if name not in moved)
+    for name in moved:
+        assert rows[name].per_percent is rows[name].per_unit is rows[name].switches_at is rows[name].worsens_at is None
+        assert rows[name].breaks is every[name].breaks is False and every[name].binding >= rows[name].binding
+    monkeypatch.setattr(marginal, "prove", lambda *args, **more: replace(proof(*args, **more), status="stopped"))
+    with pytest.raises(NotProven, match=r"solver\.time"):
+        marginals(best, query)
+
+
+def test_that_nothing_serves_is_only_said_where_it_is_proven(
+    put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(town())
+    query = next(one for chips in range(2, 60) if solve(one := ask(limits={"chips": chips})).objective is not None)
+    assert solve(ask(limits={"chips": (query.limits.chips or 0) - 1})).objective is None  # the least number that serves
+    best = solve(query)
+    asked = [knob for knob in knobs(query) if knob.name == "limit of chips"]
+    monkeypatch.setattr(marginal, "knobs", lambda _: asked)
+    (row,) = marginals(best, query)
+    assert row.breaks and row.binding and row.proven
+    answer = marginal.Asker.feasible
+
+    def stopped(asker: Any, question: ServeQuery) -> bool:
+        asker.unproven = not answer(asker, question)
+        return not asker.unproven
+
+    monkeypatch.setattr(marginal.Asker, "feasible", stopped)
+    (row,) = marginals(best, query)
+    assert not row.breaks and row.binding and not row.proven
 
 
 @pytest.mark.parametrize("query", [ask(), LIMITED], ids=["cost", "limits"])

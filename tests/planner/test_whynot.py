@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 import tiny
 
+from planner import marginal
 from planner import prepare as preparing
 from planner import solve as solving
 from planner.plan import Plan
@@ -193,6 +195,36 @@ def fast_and_thrifty(put: Callable[[Catalog], None]) -> None:
     chips = [tiny.chip("red"), tiny.chip("blue", memory_bandwidth=Q(3.0, "TB/s"), tdp=Q(100.0, "W"))]
     offers = [tiny.offer("here/one", "red", 1.0), tiny.offer("here/one", "blue", 6.0)]
     put(tiny.world(chips, [tiny.model()], [tiny.region("here/one", 100.0)], offers))
+
+
+def test_what_would_let_it_win_and_was_not_proven_is_left_out_and_named(
+    put: Callable[[Catalog], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_and_thrifty(put)
+    query, proof = tiny.question(), preparing.prove
+    best = solve(query)
+    whole = why_not(best, query, {"chip": "blue"})
+    assert whole.proven and whole.wins_at is not None and not whole.note
+    prices, *limits = whole.wins_at.split(" or ")
+    assert "its prices" in prices and limits
+    stop: Callable[[ServeQuery], bool]
+
+    def stopped(prepared: Any, *arguments: Any, **options: Any) -> Any:
+        found = proof(prepared, *arguments, **options)
+        return replace(found, status="stopped", objective=None) if stop(prepared.query) else found
+
+    monkeypatch.setattr(marginal, "prove", stopped)
+    same = {"proven", "wins_at", "note"}
+    stop = lambda asked: asked.limits.cost is not None  # noqa: E731 - which better plans take least of what
+    answer = why_not(best, query, {"chip": "blue"})
+    assert answer.model_dump(exclude=same) == whole.model_dump(exclude=same)
+    assert answer.wins_at == prices and not answer.proven
+    assert "limits.power" in answer.note and "its prices" not in answer.note and "solver.time: 60 s" in answer.note
+    stop = lambda asked: True  # noqa: E731
+    answer = why_not(best, query, {"chip": "blue"}, switches=True)
+    assert answer.model_dump(exclude=same) == whole.model_dump(exclude=same)
+    assert answer.wins_at is None and not answer.proven and "at no prices" not in answer.note
+    assert all(name in answer.note for name in ("its prices", "limits.power", "TTFT p99", "rate"))
 
 
 def test_the_limit_at_which_it_wins_is_true_on_both_sides(put: Callable[[Catalog], None]) -> None:
