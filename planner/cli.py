@@ -750,7 +750,7 @@ def _looked_harder(query: AnyQuery, overrides: list[str] | None) -> AnyQuery:
     changes = _changes(overrides)
     for key in changes:
         if key not in _LOOKING:
-            near = nearest(key, _LOOKING)
+            near = nearest(key, _LOOKING, cutoff=0.8)
             hint = f'; did you mean "{near}"?' if near else "; solve the changed question and explain that plan"
             raise QueryError(f"--set {key}: the plan answers its own question; expected one of {', '.join(_LOOKING)}{hint}")
     return query.override(changes) if changes else query
