@@ -313,14 +313,20 @@ def why_infeasible(
         return Explanation()
     together = [[clauses[i] for i in sorted(one)] for one in sorted(corrections, key=_smallest_first)]
     alone = [one[0] for one in together if len(one) == 1]
-    joint = [one for one in together if len(one) > 1][:_MOST_JOINT]
+    # a user has to decide on limits before giving demand up
+    joint = sorted((one for one in together if len(one) > 1), key=lambda one: sum(c.path.endswith("rate") for c in one))[
+        :_MOST_JOINT
+    ]
     # moving several latencies takes tens of questions: where something repairs alone that is left to whoever asks for it
     later = [one for one in joint if alone and any(clause.path.startswith("sla.t") for clause in one)]
-    tasks = [*([clause] for clause in alone), *([[]] if alone else []), *(one for one in joint if one not in later)]
+    tasks = [*([clause] for clause in alone), *(one for one in joint if one not in later)]
     mine = [task for task in tasks if not any(clause.path in kept for clause in task)]
     repairs, unknown = _repairs(query, mine, asker, progress, best)
     near = min((r for r in repairs if r.fix.objective is not None), key=lambda r: _distance(query, r), default=None)
-    freed = [one for one in joint if not alone and sum(_has_size(clause.path) for clause in one) > 1]
+    freed = [
+        one for one in joint
+        if not alone and sum(_has_size(c.path) for c in one) > 1 and not any(c.path.endswith("rate") for c in one)
+    ]  # fmt: skip
     wanted = [without(query, one) for one in freed] + ([near.question] if near is not None and near.further is None else [])
     plans = _each(asker, [partial(best, question) for question in wanted]) if best is not None else []
     cores = [[clauses[i] for i in sorted(clash)] for clash in sorted(clashes, key=_smallest_first)]
@@ -480,34 +486,40 @@ def _size(value: Any) -> float:
 def _repairs(
     query: ServeQuery, tasks: list[list[Clause]], asker: Asker, progress: Progress, best: Best | None
 ) -> tuple[list[Repair], tuple[str, ...]]:
-    """For each set of clauses whose removal is enough: its least moves, what the best plan then costs, and what lies beyond; and
-    what of that the time did not allow.
-
-    For no clauses: the moves with the least sum, where that is less than any single one.
-    """
+    """For each set of clauses whose removal is enough: its least moves, what the best plan then costs, and what lies beyond; then
+    the joint moves with the least sum, and with that of limits and quotas alone; and what of all that the time did not allow."""
 
     def repair(together: list[Clause]) -> tuple[Repair | None, tuple[str, ...]]:
         found, names = None, " and ".join(clause.text for clause in together)
         try:
-            if not together:
-                return _least_joint_move(query, asker), ()
             found = _joint_fix(query, together, asker, progress)
             return None if found is None else _beyond(query, together, found, asker, progress, best), ()
         except OutOfTime:
-            if not together:
-                return None, ("the least joint move",)
             if found is None:
                 return Repair(not_sought(together), query), ()  # which says it
             return found, (f"what {names} moved further allows",)
 
+    def least(how: Literal["least sum", "demand kept"]) -> tuple[Repair | None, tuple[str, ...]]:
+        try:
+            return _least_joint_move(query, asker, how), ()
+        except OutOfTime:
+            return None, ("the least joint move" + (" with the demand kept" if how == "demand kept" else ""),)
+
     # those that have something beyond take longest
     longest = sorted(tasks, key=lambda task: not any(_has_size(c.path) and not c.path.endswith("rate") for c in task))
-    found = dict(zip(map(tuple, longest), _each(asker, [partial(repair, task) for task in longest]), strict=True))
-    kept: dict[frozenset[str], Repair] = {}
-    for one, _ in (found[tuple(task)] for task in tasks):
-        if one is not None:
-            kept.setdefault(frozenset(one.fix.clause.split(" + ")), one)
-    return list(kept.values()), tuple(text for task in tasks for text in found[tuple(task)][1])
+    sums = [partial(least, "least sum"), partial(least, "demand kept")] if tasks else []
+    answers = _each(asker, [*(partial(repair, task) for task in longest), *sums])
+    ranked = sorted(range(len(longest)), key=lambda at: tasks.index(longest[at]))
+    found = [answers[at][0] for at in ranked]
+    of_sums = {
+        _paths(one): one for one, _ in answers[: len(longest) - 1 : -1] if one is not None
+    }  # of the same clauses the first
+    kept = {_paths(one): of_sums.get(_paths(one), one) for one in found if one is not None} | of_sums
+    return list(kept.values()), tuple(text for _, texts in answers for text in texts)
+
+
+def _paths(repair: Repair) -> frozenset[str]:
+    return frozenset(repair.fix.clause.split(" + "))
 
 
 def _each(asker: Asker, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -529,8 +541,9 @@ def _has_size(path: str) -> bool:
 _WHOLE = 10**9
 
 
-def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
-    """The moves of demand, limits and quotas with the least sum of relative moves that together make the question feasible.
+def _least_joint_move(query: ServeQuery, asker: Asker, how: Literal["least sum", "demand kept"]) -> Repair | None:
+    """The moves of demand, limits and quotas (`how`: with the demand kept, of the others alone) with the least sum of relative
+    moves that together make the question feasible.
 
     One optimisation: what cannot be served, and what is taken beyond a limit, is bought at its share of what was asked.
     None where a single clause does it, where none of them is at fault, for fleets that may not mix, and where a population
@@ -542,11 +555,12 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
         return None
     nothing = dict.fromkeys(market.columns[0].amounts, 0)
     slack: list[tuple[str, tuple[int, ...], dict[str, int], int]] = []
-    for k, (name, rate) in enumerate(zip(market.populations, market.rates, strict=True)):
+    rates = [] if how == "demand kept" else list(enumerate(zip(market.populations, market.rates, strict=True)))
+    for k, (name, rate) in rates:
         slack.append((f"not served {name}", (k,), nothing, rate))
     for limit in market.limits:
         slack.append((f"beyond {limit.name}", (), {**nothing, limit.resource: -1}, limit.bound))
-    part = _within_joint_moves(prepared)
+    part = _all_carried(prepared) if how == "demand kept" else _within_joint_moves(prepared)
     market = part.prepared.market
     if not market.columns:  # no less than to serve nobody
         return None
@@ -560,7 +574,7 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
             objective=(*(0 for _ in market.columns), *(-(-_WHOLE // max(asked, 1)) for *_, asked in slack)),
             limits=tuple(
                 replace(limit, columns=frozenset(range(first) if limit.columns is None else limit.columns) | {at})
-                for at, limit in enumerate(market.limits, first + len(market.rates))
+                for at, limit in enumerate(market.limits, first + len(rates))
             ),
         ),
     )
@@ -572,19 +586,38 @@ def _least_joint_move(query: ServeQuery, asker: Asker) -> Repair | None:
     moved, clauses, values = query, [], []
     words: object
     for position, units in sorted(bought.items()):
-        if position < len(market.rates):
+        if position < len(rates):
             if units == market.rates[position]:
                 return None
             path = "workload.rate" if query.workload.rate is not None else f"workload.populations[{position}].rate"
             at, words = path, f"{(market.rates[position] - units) / 1000:.10g}/s"
         else:
-            limit = market.limits[position - len(market.rates)]
+            limit = market.limits[position - len(rates)]
             path, (at, words) = limit.clause, _bounded(limit.clause, limit.resource, limit.bound + units)
         moved = moved.set(at, words)
         clauses.append(next(c for c in query.clauses() if c.path == path))
-        values.append(str(words))
+        values.append(f"{words} {at.rpartition('.')[2]}" if path.startswith("supply.quota") else str(words))
     move = Move(moved, "; ".join(values))
-    return Repair(_fix(query, move, clauses, asker, "least sum"), moved)
+    return Repair(_fix(query, move, clauses, asker, how), moved)
+
+
+def _all_carried(prepared: Prepared) -> Part:
+    """What is left of a market within the least sum of moves that keep the demand: no more than what a fleet of one kind that
+    carries all of it takes of every limit together, as shares of them, so every limit may be so much wider."""
+    market = prepared.market
+    if not counting_everything(market):
+        return Part(prepared, {}, {})
+    shares = [
+        sum(column.amounts[limit.resource] / max(limit.bound, 1) for limit in market.limits
+            if limit.columns is None or j in limit.columns)
+        for j, column in enumerate(market.columns)
+    ]  # fmt: skip
+    objective = tuple(max(1, math.ceil(share * _WHOLE)) for share in shares)
+    taken = reached(replace(prepared, market=replace(market, limits=(), objective=objective)))
+    if taken is None:
+        return Part(prepared, {}, {})
+    wider = tuple(replace(one, bound=one.bound + math.ceil(taken / _WHOLE * max(one.bound, 1))) for one in market.limits)
+    return narrowed(replace(prepared, market=replace(market, limits=wider)), sum(market.rates))
 
 
 def _within_joint_moves(prepared: Prepared) -> Part:
@@ -693,7 +726,11 @@ class Move:
 
 
 def _fix(
-    query: ServeQuery, move: Move, clauses: list[Clause], asker: Asker, how: Literal["alone", "least sum", "in turn"]
+    query: ServeQuery,
+    move: Move,
+    clauses: list[Clause],
+    asker: Asker,
+    how: Literal["alone", "least sum", "demand kept", "in turn"],
 ) -> plan.Fix:
     """A repair of a question with the best plan that it allows."""
     optimum = move.optimum or asker.proof(move.query).objective

@@ -180,8 +180,9 @@ class Fix(Record):
     """A change that makes the question feasible, and what the best plan then costs.
 
     how: what moves of several clauses are the least of. "least sum": of |to - from| / from over all moves together, of demand,
-    limits and quotas (of a job: of limits and the deadline); "in turn": each as little as those after it, dropped, allow, names
-    and counts of machines too; "dropped": without any limit in its place; "not sought": values are `?`.
+    limits and quotas (of a job: of limits and the deadline); "demand kept": over those of limits and quotas alone; "in turn":
+    each as little as those after it, dropped, allow, names and counts of machines too; "dropped": without any limit in its
+    place; "not sought": values are `?`.
     demand_left: the share that is left of a demand that is cut, of several the least; None where none is.
     What lies beyond a least move, where its one clause with a size can move on (of a job `without` where several have one
     too): `without`, the objective with all that is changed dropped, which no move betters; and `further`, the least values at
@@ -193,7 +194,7 @@ class Fix(Record):
     value: str
     objective: float | None = None
     unit: str = ""
-    how: Literal["alone", "least sum", "in turn", "dropped", "not sought"] = "alone"
+    how: Literal["alone", "least sum", "demand kept", "in turn", "dropped", "not sought"] = "alone"
     further: str | None = None
     further_objective: float | None = None
     without: float | None = None

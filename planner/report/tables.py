@@ -266,8 +266,10 @@ def _near(file: str) -> str:
 def fix_table(title: str, fixes: Sequence[Fix], kind: str, stuck: Sequence[str] = ()) -> Table:
     """Repairs, the cheapest first, one number each. kind: of the question. stuck: clauses that no change of theirs alone
     repairs."""
-    rows = fix_rows(fixes) + tuple(("", text, "no change of this alone is enough", "-") for text in stuck)
-    return Table(title, ("#", "change", "to", "the best plan is then"), rows, frozenset({"#"}), fix_notes(fixes, kind))
+    notes = fix_notes(fixes, kind)
+    if stuck and any(" + " not in fix.clause for fix in fixes):  # else the title says it
+        notes += (f"no change of one of these alone is enough: {', '.join(stuck)}",)
+    return Table(title, ("#", "change", "to", "the best plan is then"), fix_rows(fixes), frozenset({"#"}), notes)
 
 
 def fix_rows(fixes: Sequence[Fix]) -> tuple[tuple[str, ...], ...]:
@@ -298,12 +300,15 @@ def fix_notes(fixes: Sequence[Fix], kind: str) -> tuple[str, ...]:
     movable = "limits and the deadline" if kind == "train" else "demand, limits and quotas"
     notes = ["least moves: one step less is infeasible; the plan is the cheapest that they allow"]
     for fix in fixes:
-        if fix.how == "least sum":
-            words = fix.change.replace("; ", " and ")
-            notes.append(f"{words}: the least sum of |to - from| / from over joint moves of {movable}")
+        if fix.how in ("least sum", "demand kept"):
+            words, of = (
+                fix.change.replace("; ", " and "),
+                "limits and quotas, all demand kept" if fix.how == "demand kept" else movable,
+            )
+            notes.append(f"{words}: the least sum of |to - from| / from over joint moves of {of}")
     hows = {fix.how for fix in fixes}
     if "in turn" in hows:
-        others = "other joint moves" if "least sum" in hows else "joint moves"
+        others = "other joint moves" if hows & {"least sum", "demand kept"} else "joint moves"
         notes.append(f"{others}: the first as little as possible with those below it dropped, then the next, and so on")
     if "not sought" in hows:
         notes.append("?: dropped (together) these would do; `explain` with `--switches` finds how little of each is enough")
@@ -370,6 +375,9 @@ def conflict_tables(plan: Plan) -> list[Table]:
         for i, clash in enumerate((plan.conflict, *plan.further)[:_MOST_CLASHES], 1)
         if clash
     ]
+    more = 1 + len(plan.further) - _MOST_CLASHES
+    if more > 0:
+        tables[-1] = replace(tables[-1], notes=(f"{more} more: `--format json` has all",))
     single = {fix.clause for fix in plan.fixes if " + " not in fix.clause}
     title = (
         "Each of these changes alone would make it feasible"
@@ -393,7 +401,7 @@ def nearest_notes(plan: Plan) -> tuple[str, ...]:
     """What "nearest" measures; where a repair goes further for less than half of its price, that repair."""
     if plan.nearest is None:
         return ()
-    notes = ["nearest: the least sum of moves, |ln(to / from)| of each number, ln 2 for a list widened or given up"]
+    notes = ["nearest: of these repairs that with the least sum of |ln(to / from)|; ln 2 for a list widened or given up"]
     options = [
         (objective, f"{fix.change}: {value}", fix.unit)
         for fix in plan.fixes

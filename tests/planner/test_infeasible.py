@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, count
+from itertools import combinations, count, product
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
@@ -248,7 +249,7 @@ def check(case: Case) -> Explanation:
     for fix in why.fixes:
         check_fix(case, fix)
     for fix in why.fixes:  # minimal: with any one of its clauses back as it was, the others gone, there is no plan
-        for path in fix.clause.split(" + ") if fix.how != "least sum" else ():
+        for path in fix.clause.split(" + ") if fix.how not in ("least sum", "demand kept") else ():
             kept = {p: v for p, v in case.clauses.items() if p == path or p not in fix.clause.split(" + ")}
             assert best(case.ask(kept)) is None
     return why
@@ -435,6 +436,45 @@ def test_two_limits_that_each_clash_are_both_named_and_moved_together(put: Calla
     assert any("limits.chips" in one and "limits.power" not in one for one in clashes)
     assert "limits.power + limits.chips" in {fix.clause for fix in why.fixes}
     check(case)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_the_least_sums_are_those_of_all_fleets(seed: int, put: Callable[[Catalog], None]) -> None:
+    """Every fleet is tried: what it leaves unserved and takes beyond each limit, as shares of what was asked."""
+    draw = Random(seed)
+    chips = [tiny.chip("red", memory_bandwidth=Q(draw.choice([0.5, 1.0, 2.0]), "TB/s"))]
+    offers = [tiny.offer("here/one", "red", draw.choice([6.0, 8.0, 20.0]), 8)]
+    clauses: dict[str, Any] = {"workload.rate": f"{draw.choice([1500, 2500])}/s", "sla.ttft.p99": "600 ms"}
+    free = Case(tiny.world(chips, [tiny.model()], [tiny.region("here/one")], offers), clauses)
+    put(free.catalog)
+    prepared = preparing.prepare(free.question, memory=_known)
+    (rate,), columns = prepared.market.rates, prepared.choices.columns
+    limited = draw.sample(["chips", "power", "cost"], draw.randint(1, 3))
+    needed = {
+        name: min(-(-rate // prepared.choices.curves[c.curve].slope) * c.amounts[name] for c in columns) for name in limited
+    }
+    bounds = {name: max(1, int(draw.choice([0.3, 0.5, 0.8]) * amount)) for name, amount in needed.items()}
+    limits = {f"limits.{n}": b if n == "chips" else f"{b * STEP[n]:.4f} {HOURLY[n]}" for n, b in bounds.items()}
+    case = Case(free.catalog, clauses | limits)
+    units = np.array(list(product(range(21), repeat=len(columns))))  # of replicas on one instance, on two, ...
+    tables = [[prepared.choices.curves[column.curve].best(each)[0] for each in range(21)] for column in columns]
+    assert len(columns) == 4 and all(sum(table[-1:]) > rate for table in tables)
+    carried = sum(np.array(table)[units[:, j]] for j, table in enumerate(tables))
+    taken = {n: units @ np.array([column.amounts[n] for column in columns]) for n in limited}
+    moves = np.array([np.maximum(0, 1 - carried / rate), *(np.maximum(0, taken[n] / bounds[n] - 1) for n in limited)])
+    sums = {"least sum": moves.sum(axis=0), "demand kept": np.where(carried >= rate, moves.sum(axis=0), math.inf)}
+    least = {how: (total.min(), np.count_nonzero(moves[:, total.argmin()])) for how, total in sums.items()}
+    fixes = {fix.how: fix for fix in why_infeasible(preparing.prepare(case.question)).fixes}
+    for how, (total, several) in least.items():
+        fix = fixes.get(how) or fixes.get("least sum")
+        if several < 2 or total >= 1:  # a single clause does it, or nobody would be served
+            continue
+        assert fix is not None
+        said = 0.0
+        for path, value in zip(fix.clause.split(" + "), fix.value.split("; "), strict=True):
+            was, now = (float(str(text).split()[0].removesuffix("/s")) for text in (case.clauses[path], value))
+            said += abs(now / was - 1)
+        assert said == pytest.approx(total, abs=2e-4)
 
 
 def test_the_clash_that_a_reader_recognises_comes_first(put: Callable[[Catalog], None]) -> None:
