@@ -116,7 +116,7 @@ class Asker:
     @property
     def slow(self) -> bool:
         """Whether an answer takes so long that asking in other processes pays."""
-        return self.seconds > 0.05 * len(self.answers)
+        return self.seconds > 0.02 * len(self.answers)
 
     def left(self, query: ServeQuery) -> float:
         """The time [s] that a question may take. Raises OutOfTime where there is none."""
