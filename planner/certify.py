@@ -52,7 +52,9 @@ class Certificate:
     cross_check: str
     purchases: tuple[Purchase, ...]
     program: Program | None  # the last one solved: what was proven is proven of this
+    index: Index | None  # where that program keeps each decision
     exact: Exact  # where the curves were cut for it: a similar question may begin there
+    without: tuple[str, ...] = ()  # clauses that the proof does without (see `relaxed`)
 
 
 class Cuts:
@@ -182,7 +184,7 @@ def certify(
         objective, purchases = best if best is not None else (None, ())
         return Certificate(
             status, objective, bound, rounds, solves, time.perf_counter() - started, name, cross, purchases,
-            program, cuts.exact(),
+            program, index, cuts.exact(),
         )  # fmt: skip
 
     def refine(missing: list[tuple[int, int, int]]) -> None:

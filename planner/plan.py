@@ -148,6 +148,7 @@ class Certificate(Record):
     rows: int
     variables: int
     seconds: float
+    without: tuple[str, ...] = ()  # clauses that the proof does without: the plan is the best even so, and keeps them
 
 
 class Removed(Record):

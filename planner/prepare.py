@@ -219,11 +219,12 @@ def prove(
     tie_break: bool = True,
     begin: Exact = MappingProxyType({}),
     most: int | None = None,
+    seconds: float | None = None,
 ) -> Certificate:
     """The certified best purchases of a market. Without `tie_break` any plan of the optimal objective will do.
 
     `begin`: where curves are exact from the first round on, of the certificate of a similar question. `most`: plans of a larger
-    objective, in the program's integers, do not count.
+    objective, in the program's integers, do not count. `seconds`: in the place of solver.time.
     """
     query, market, curves = prepared.query, prepared.market, prepared.choices.curves
     return certify(
@@ -232,7 +233,7 @@ def prove(
         lambda j: curves[market.columns[j].curve].slope,
         query.solver.engine,
         query.solver.gap,
-        float(query.solver.time.m_as("s")),
+        float(query.solver.time.m_as("s")) if seconds is None else seconds,
         progress,
         tie_break,
         begin,

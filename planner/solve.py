@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.catalog import Catalog
 
-from . import calibrated, plan, uncertainty
+from . import calibrated, plan, relaxed, uncertainty
 from .certify import Certificate
 from .columns import Memory
 from .evaluate import Decision, Evaluated, evaluate
 from .missing import missing_data
 from .plan import Plan
-from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare, prove
+from .pooled import together
+from .prepare import Prepared, Progress, in_objective_units, model_of, objective_units, open_catalog, prepare
 from .program import Program, quantise
 from .query import Clause, ServeQuery
 from .records import QueryError
@@ -47,8 +48,8 @@ def solve_with_program(
     started = time.perf_counter()
     memory = memory or Memory()
     prepared = prepare(uncertainty.guarded_query(query), progress, memory)
-    certificate = prove(prepared, progress)
-    found = answer(prepared, certificate, asked=query)
+    bought_from, certificate = relaxed.proved(prepared, progress)
+    found = answer(bought_from, certificate, asked=query)
     if certificate.status == "infeasible":
         progress("infeasible: looking for the clash")
         found = found.model_copy(update=_explained(query, found, prepared, memory, progress, kept))
@@ -195,11 +196,12 @@ def _at_rates(query: ServeQuery, decisions: list[Decision]) -> list[Decision]:
 
 
 def decisions_of(prepared: Prepared, certificate: Certificate) -> list[Decision]:
-    """The purchases of a certificate as decisions that anybody can evaluate."""
+    """The purchases of a certificate as decisions that anybody can evaluate, in as few pools as carry the same (see `pooled`)."""
+    columns, curves = prepared.market.columns, prepared.choices.curves
     result = []
-    for purchase in certificate.purchases:
-        column = prepared.market.columns[purchase.column]
-        curve = prepared.choices.curves[column.curve]
+    for purchase in together(columns, lambda j, units: curves[columns[j].curve].best(units)[0], certificate.purchases):
+        column = columns[purchase.column]
+        curve = curves[column.curve]
         layout = layout_of(curve.runs.choice(curve.best(purchase.units)[1]))
         loads = {prepared.market.populations[k]: load for k, load in purchase.loads}
         result.append(Decision(column.offer.name, purchase.units * column.instances, layout, loads))
@@ -264,6 +266,7 @@ def _plan(
             rows=len(certificate.program.rows) if certificate.program else 0,
             variables=len(certificate.program.variables) if certificate.program else 0,
             seconds=certificate.seconds,
+            without=certificate.without,
         ),
         removed=tuple(plan.Removed(wall=d.wall, name=d.name, removed=d.removed, reason=d.reason) for d in prepared.dropped),
         assumptions=assumptions_of(query, catalog, checked),

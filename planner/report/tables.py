@@ -226,6 +226,12 @@ def certificate_table(plan: Plan) -> Table:
     return proof_table(c, (("rounds", search),), time)
 
 
+_WITHOUT = {
+    "optimal": "no plan is better even without them, and this one keeps them",
+    "infeasible": "there is no plan even without them",
+}
+
+
 def proof_table(c: Certificate, search: Sequence[tuple[str, str]], time: str) -> Table:
     """What was proven of a plan of any kind: `search` says what was gone through."""
     rows = (
@@ -233,6 +239,7 @@ def proof_table(c: Certificate, search: Sequence[tuple[str, str]], time: str) ->
         ("objective", f"{number(c.objective, 8)} {c.unit}" if c.objective is not None else "-"),
         ("lower bound", f"{number(c.lower_bound, 8)} {c.unit}" if c.lower_bound is not None else "-"),
         ("gap", "-" if c.gap is None else f"{c.gap:.2%}"),
+        *((("proven without", f"{', '.join(c.without)}: {_WITHOUT[c.status]}"),) if c.without else ()),
         *search,
         ("solver", c.solver),
         ("forward check", c.forward_check),
