@@ -20,27 +20,26 @@ def together(market: Sequence[Column], carries: Curve, purchases: Iterable[Purch
 
     `carries(column, units)` is exact [integer load units]; loads of a population add up.
     """
-    pools = sorted(purchases, key=lambda purchase: purchase.column)
-    merged = _one_merge(market, carries, pools)
-    while merged is not None:
-        pools = merged
-        merged = _one_merge(market, carries, pools)
-    return tuple(pools)
+    alike: dict[tuple[str, int], list[Purchase]] = {}
+    for purchase in purchases:
+        column = market[purchase.column]
+        alike.setdefault((column.offer.name, column.instances), []).append(purchase)
+    pools = [pool for one in alike.values() for pool in _merged(market, carries, one)]
+    return tuple(sorted(pools, key=lambda pool: pool.column))
 
 
-def _one_merge(market: Sequence[Column], carries: Curve, pools: list[Purchase]) -> list[Purchase] | None:
-    """The pools with the largest group put together that one pool carries; None where there is none."""
+def _merged(market: Sequence[Column], carries: Curve, pools: list[Purchase]) -> list[Purchase]:
+    """Pools of one offer and unit in as few as carry the same: the largest group that one pool carries is put together first."""
+    pools = sorted(pools, key=lambda pool: pool.column)
     for size in range(len(pools), 1, -1):
         for group in combinations(pools, size):
             if (one := _one_pool(market, carries, group)) is not None:
-                return sorted([*(pool for pool in pools if pool not in group), one], key=lambda pool: pool.column)
-    return None
+                return _merged(market, carries, [*(pool for pool in pools if pool not in group), one])
+    return pools
 
 
 def _one_pool(market: Sequence[Column], carries: Curve, group: Sequence[Purchase]) -> Purchase | None:
-    """The pools of one offer and unit as one, of the column that serves all whom they serve; None where it does not carry it."""
-    if len({(market[pool.column].offer.name, market[pool.column].instances) for pool in group}) > 1:
-        return None
+    """These pools as one, of the column that serves all whom they serve; None where it does not carry that."""
     loads: Counter[int] = Counter()
     for pool in group:
         loads.update(dict(pool.loads))
