@@ -28,11 +28,27 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     _job = function, items
     gc.freeze()  # what is known by now is shared with the workers as long as their collectors do not touch it
     try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _end_with_parent) as pool:
             return list(pool.map(_run, range(len(items))))
     finally:
         gc.unfreeze()
         _job = None
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    from multiprocessing import parent_process
+    from threading import Thread
+
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _run(position: int) -> Any:
