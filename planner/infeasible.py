@@ -506,16 +506,17 @@ def _repairs(
             return None, ("the least joint move" + (" with the demand kept" if how == "demand kept" else ""),)
 
     # those that have something beyond take longest
-    longest = sorted(tasks, key=lambda task: not any(_has_size(c.path) and not c.path.endswith("rate") for c in task))
+    order = sorted(
+        range(len(tasks)), key=lambda at: not any(_has_size(c.path) and not c.path.endswith("rate") for c in tasks[at])
+    )
     sums = [partial(least, "least sum"), partial(least, "demand kept")] if tasks else []
-    answers = _each(asker, [*(partial(repair, task) for task in longest), *sums])
-    ranked = sorted(range(len(longest)), key=lambda at: tasks.index(longest[at]))
-    found = [answers[at][0] for at in ranked]
-    of_sums = {
-        _paths(one): one for one, _ in answers[: len(longest) - 1 : -1] if one is not None
-    }  # of the same clauses the first
-    kept = {_paths(one): of_sums.get(_paths(one), one) for one in found if one is not None} | of_sums
-    return list(kept.values()), tuple(text for _, texts in answers for text in texts)
+    answers = _each(asker, [*(partial(repair, tasks[at]) for at in order), *sums])
+    own = [one for _, (one, _) in sorted(zip(order, answers[: len(order)], strict=True), key=lambda each: each[0])]
+    found = {_paths(one): one for one in own if one is not None}
+    for one, _ in reversed(answers[len(order) :]):  # of the same clauses a least sum tells more, that of all moves most
+        if one is not None:
+            found[_paths(one)] = one
+    return list(found.values()), tuple(text for _, texts in answers for text in texts)
 
 
 def _paths(repair: Repair) -> frozenset[str]:

@@ -7,7 +7,8 @@ The question without its limits and quotas is a relaxation: each plan of the que
 - else the proven bound of the relaxation is one of the question.
 
 It is asked first because the more is limited, the fewer offers replace each other: with three populations and two limits
-(examples/serve-populations.yaml, carbon and power) 544 columns are left instead of 1,236, and the proof takes 5 s instead of 47.
+(examples/serve-populations.yaml, carbon and power) 544 columns are left instead of 1,236, and the proof takes 10 CPU s instead
+of 47.
 """
 
 from __future__ import annotations

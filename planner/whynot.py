@@ -32,7 +32,7 @@ from .marginal import (
 )
 from .marginal import best as optimum
 from .plan import Fix, Plan, Pool, WhyNot
-from .prepare import UNITS, catalog_of, in_objective_units, model_of
+from .prepare import UNITS, catalog_of, model_of
 from .program import SCALES, dequantise, quantise
 from .query import AnyQuery, ServeQuery
 from .records import NotProven, QueryError
@@ -276,10 +276,8 @@ def _share_of_prices(plan: Plan, query: ServeQuery, narrowed: ServeQuery, object
         prepared, found = below(query, repriced(query, catalog.with_offers(offers), memory), share * objective)
         memory.exact = found.exact  # the next proof begins where this one left the curves
         market = prepared.market
-        costs = [
-            (market.columns[p.column].offer.name, in_objective_units(query, market.objective[p.column] * p.units) or 0.0)
-            for p in found.purchases
-        ]
+        step = float(dequantise(1, "cost").m_as("USD/hour"))
+        costs = [(market.columns[p.column].offer.name, step * market.objective[p.column] * p.units) for p in found.purchases]
         if not costs:
             return share
 

@@ -252,10 +252,15 @@ def marginals(plan: TrainPlan, query: TrainQuery, asker: Asker, switches: bool =
         )  # fmt: skip
     if switches:
         pairs = in_parallel.each(lambda knob: _switches(asker, question, knob, base), found)
-        tighter = in_parallel.each(lambda knob: _moved(asker, base, knob, 2 - knob.easier)[0], found)
+        # where `_harder` took today's job for enough, a better one may be there
+        bounds = [k for k in found if harder[k].signature == base.signature and harder[k].objective != base.objective]
+        solved = in_parallel.each(lambda knob: _moved(asker, base, knob, 2 - knob.easier)[0], bounds)
+        harder |= dict(zip(bounds, solved, strict=True))
         rows = [
-            row.model_copy(update={"switches_at": easier, "worsens_at": harder, "costs_per_percent": _costs(query, base, worse)})
-            for row, (easier, harder), worse in zip(rows, pairs, tighter, strict=True)
+            row.model_copy(
+                update={"switches_at": looser, "worsens_at": tighter, "costs_per_percent": _costs(query, base, harder[knob])}
+            )
+            for row, knob, (looser, tighter) in zip(rows, found, pairs, strict=True)
         ]
     return tuple(rows)
 
